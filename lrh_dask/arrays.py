@@ -1,0 +1,108 @@
+"""The one door to array libraries: NumPy, CuPy, and the strict namespace of the tests.
+
+The mathematics asks an array for its own namespace and device (:func:`namespace`) and never
+names a library. Blocks enter a device through :meth:`Device.put` and leave it through
+:func:`to_host`; nothing else crosses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from lrh_dask.errors import SettingsError, explain
+
+__all__ = ["CPU", "Array", "Device", "device_of", "like", "namespace", "pick_device", "to_host"]
+
+Array = Any
+"""An array of any library that follows the array API standard."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """An array namespace and a device of it."""
+
+    name: str
+    xp: Any
+    handle: Any = None
+
+    def put(self, block: np.ndarray) -> Array:
+        """Copy a host block (m, ...) to this device, in its own dtype."""
+        return self.xp.asarray(block, device=self.handle)
+
+
+CPU = Device("cpu", array_api_compat.array_namespace(np.empty(0)), "cpu")
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array API namespace that all the arrays share."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def device_of(array: Array) -> Any:
+    """The device an array lives on, as its own library names it."""
+    return array_api_compat.device(array)
+
+
+def like(reference: Array, block: np.ndarray) -> Array:
+    """A host array as an array of the library and on the device of ``reference``."""
+    return namespace(reference).asarray(block, device=device_of(reference))
+
+
+def to_host(array: Array) -> np.ndarray:
+    """An array of any library as a NumPy array (no copy where it is one already)."""
+    if isinstance(array, np.ndarray):
+        return array
+    if array_api_compat.is_cupy_array(array):
+        host: np.ndarray = array.get()
+        return host
+    if "array_api_strict" in type(array).__module__:
+        import array_api_strict as strict
+
+        return np.from_dlpack(strict.to_device(array, strict.Device("CPU_DEVICE"))
+                              if hasattr(strict, "to_device")
+                              else array.to_device(strict.Device("CPU_DEVICE")))
+    return np.asarray(array)
+
+
+@cache
+def _probe_gpu() -> tuple[Device | None, str]:
+    """The GPU if it can allocate and multiply, else why not. An import proves nothing."""
+    try:
+        import cupy
+
+        one = cupy.ones((8, 8), dtype=cupy.float64)
+        if float((one @ one).sum()) != 512.0:
+            return None, "the GPU multiplied 8 x 8 matrices wrongly"
+        xp = array_api_compat.array_namespace(one)
+        return Device("gpu", xp, array_api_compat.device(one)), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def pick_device(wanted: str, probe: Callable[[], tuple[Device | None, str]] = _probe_gpu) -> Device:
+    """The device a worker computes on.
+
+    Args:
+        wanted: ``cpu``, ``gpu``, or ``auto`` (a GPU where the probe passes).
+    Raises:
+        SettingsError: ``gpu`` was asked for and the probe fails here.
+    """
+    if wanted == "cpu":
+        return CPU
+    gpu, reason = probe()
+    if gpu is not None:
+        return gpu
+    if wanted == "auto":
+        return CPU
+    raise SettingsError(explain(
+        "device 'gpu'",
+        expected="a GPU on which CuPy can allocate and multiply",
+        got=f"none on this worker ({reason})",
+        consequence="Nothing was computed.",
+        fix="Install CuPy for your CUDA (`pip install cupy-cuda12x`) or use `--device cpu`."))

@@ -1,0 +1,163 @@
+"""What a fit knows of its own error: residuals, standard errors, and a verdict in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from lrh_dask.selection import Choice
+from lrh_dask.solve import Rows, fit_from_moments
+
+__all__ = ["Certificates", "Verdict", "asymmetry", "curvature_sentence", "decide_verdict",
+           "jackknife_errors"]
+
+PAIRS_PER_COLUMN = 3
+"""Below this many pairs per basis column a jackknife over buckets is not honest."""
+
+
+class Verdict(Enum):
+    """The outcome of a fit; each value says what it means and what to do."""
+
+    converged = (
+        "The rank-r Hessian explains pairs it has not seen about as well as those it was "
+        "fitted on, and little is left over. Use it.")
+    noisy = (
+        "The rank-r Hessian explains pairs it has not seen as well as those it was fitted on, "
+        "but what is left over is noise (or curvature spread over many directions) of "
+        "noticeable size. Trust an eigenvalue only beyond its standard error; more pairs, or "
+        "larger batches behind each gradient, lower it.")
+    rank_limited = (
+        "The asked rank or basis size leaves out curvature that the pairs do show. "
+        "Raise `rank` (or use `rank: auto`), or give the workers more memory.")
+    underdetermined = (
+        "There are too few pairs to check the fit on pairs it has not seen, or it fails that "
+        "check. It reproduces the given pairs, and may be far off elsewhere. Record more pairs.")
+    inconsistent = (
+        "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
+        "H = 0. Check that y are gradient differences (or Hessian products) of the very x in "
+        "the same row, taken on the same batch.")
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Figures that tell how far a result can be believed.
+
+    Attributes:
+        residual: ‖Y - HX - b‖ / ‖Y‖ over all pairs, exact.
+        held_out_residual: the same over pairs not fitted on, NaN where too few.
+        asymmetry: ‖XᵀY - YᵀX‖ / ‖XᵀY‖ in the fitted basis, before symmetrisation.
+        captured_energy: share of ‖Y‖² inside the fitted basis.
+        tail: bound on the share of ‖Y‖² the basis stage cut away (0: nothing was cut).
+        condition: ratio of largest to smallest singular value of the projected x.
+        ridge: λ relative to tr(XᵀX)/k.
+        n_basis: columns k that were fitted; ``n_buckets``: buckets behind the errors.
+        standard_error_note: why standard errors are missing, or what they are conditional on.
+        verdict: the outcome.
+    """
+
+    residual: float
+    held_out_residual: float
+    asymmetry: float
+    captured_energy: float
+    tail: float
+    condition: float
+    ridge: float
+    n_basis: int
+    n_buckets: int
+    centered: bool
+    standard_error_note: str
+    verdict: Verdict
+
+
+def asymmetry(rows: Rows) -> float:
+    """‖XᵀY - YᵀX‖ / ‖XᵀY‖ over pairs (XᵀY is pairs x pairs), 0 for consistent noise-free ones."""
+    product = rows.x @ rows.y.T
+    size = float(np.linalg.norm(product))
+    return float(np.linalg.norm(product - product.T)) / size if size > 0 else 0.0
+
+
+def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
+                     *, center: bool) -> np.ndarray:
+    """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
+
+    The eigenvalue without bucket j is u_iᵀ M₍₋ⱼ₎ u_i: to first order the eigenvalue of M₍₋ⱼ₎,
+    and free of the matching of eigenvectors. Conditional on the basis.
+
+    Args:
+        buckets: rows of each bucket in the basis (q, k), centred already where ``center``.
+        n_pairs: pairs in each bucket.
+        vectors: (k, r) eigenvectors of the full fit.
+    Cost: O(n_buckets k³).
+    Source: Busing, Meijer & van der Leeden 1999 (delete-m_j jackknife).
+    """
+    s_xx = [rows.x.T @ rows.x for rows in buckets]
+    s_xy = [rows.x.T @ rows.y for rows in buckets]
+    total_xx, total_xy = sum(s_xx), sum(s_xy)
+    weight = np.array([rows.one @ rows.one for rows in buckets])
+    sum_x = np.array([rows.one @ rows.x for rows in buckets])
+    sum_y = np.array([rows.one @ rows.y for rows in buckets])
+
+    def eigenvalues(xx: np.ndarray, xy: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        if center:
+            mean_x = sum_x[keep].sum(axis=0) / weight[keep].sum()
+            xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
+            xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
+        m = fit_from_moments(xx, xy).solve(ridge)
+        values: np.ndarray = np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
+        return values
+
+    everyone = np.ones(len(buckets), dtype=bool)
+    full = eigenvalues(total_xx, total_xy, everyone)
+    sizes = np.asarray(n_pairs, dtype=float)
+    h = (sizes.sum() / sizes)[:, None]
+    without = np.empty((len(buckets), vectors.shape[1]))
+    for j in range(len(buckets)):
+        keep = everyone.copy()
+        keep[j] = False
+        without[j] = eigenvalues(total_xx - s_xx[j], total_xy - s_xy[j], keep)
+    pseudo = h * full - (h - 1.0) * without
+    center_of_all = len(buckets) * full - ((1.0 - 1.0 / h) * without).sum(axis=0)
+    variance = ((pseudo - center_of_all) ** 2 / (h - 1.0)).mean(axis=0)
+    errors: np.ndarray = np.sqrt(variance)
+    return errors
+
+
+def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *,
+                   rank_was_asked: bool) -> Verdict:
+    """The outcome of a fit, from its residuals."""
+    held_out = choice.held_out_residual
+    if np.isnan(held_out):
+        return Verdict.underdetermined
+    curve = choice.residual_by_rank
+    if n_eigenvalues == 0 or held_out > 0.999:
+        return Verdict.inconsistent
+    floor = 1e-6
+    if held_out > 2.0 * residual + floor:
+        return Verdict.underdetermined
+    if rank_was_asked and held_out > 1.2 * float(curve.min()) + floor:
+        return Verdict.rank_limited
+    still_falling = n_eigenvalues >= curve.size - 1 and held_out > floor
+    if still_falling and not rank_was_asked:
+        return Verdict.rank_limited
+    return Verdict.noisy if held_out > 0.02 else Verdict.converged
+
+
+def curvature_sentence(eigenvalues: np.ndarray, errors: np.ndarray, n_features: int) -> str:
+    """What the signs of the eigenvalues prove, and what they cannot.
+
+    A sign counts only where it exceeds twice its standard error. "Minimum" is never certified.
+    """
+    margin = np.where(np.isfinite(errors), 2.0 * errors, 0.0)
+    negative = int(np.count_nonzero(eigenvalues + margin < 0))
+    positive = int(np.count_nonzero(eigenvalues - margin > 0))
+    unsure = eigenvalues.size - negative - positive
+    rest = f"{n_features - eigenvalues.size} of {n_features} directions unexplored"
+    doubt = f"; {unsure} within their error of zero" if unsure else ""
+    if negative and positive:
+        return (f"{negative} negative and {positive} positive directions: a saddle where the "
+                f"gradient is zero{doubt}; {rest}")
+    if negative:
+        return f"{negative} negative directions: not a minimum{doubt}; {rest}"
+    return f"no negative curvature among the {eigenvalues.size} directions seen{doubt}; {rest}"

@@ -1,0 +1,39 @@
+"""What can go wrong, said so that a person can act on it.
+
+Every message has the same four parts: where, expected and got, consequence, fix.
+The class decides the exit code of the command line.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain"]
+
+
+def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) -> str:
+    """The text of an error: ``<where>: expected <x>, got <y>. <consequence>. <fix>.``"""
+    parts = [f"{where}: expected {expected}, got {got}", consequence, fix]
+    return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts)
+
+
+class LrhError(Exception):
+    """Base of all errors that are meant for the user."""
+
+    exit_code = 4
+
+
+class SettingsError(LrhError, ValueError):
+    """A call or a setting that cannot be carried out."""
+
+    exit_code = 2
+
+
+class BadPairs(LrhError, ValueError):  # noqa: N818 - the field says "bad data", not "error"
+    """The stored pairs cannot be used as they are."""
+
+    exit_code = 3
+
+
+class RunFailed(LrhError, RuntimeError):  # noqa: N818
+    """The cluster or the machine could not carry the run through."""
+
+    exit_code = 4

@@ -1,0 +1,80 @@
+"""The two methods that take few, noise-free pairs whole: `seed` and `least_norm`.
+
+Pairs come as rows X, Y (n, p) in the coordinates of G, the Gram-Schmidt basis of [X Y]; both
+methods return signed eigenvalues, the largest in magnitude first, and eigenvectors (p, r).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lrh_dask.certificates import asymmetry
+from lrh_dask.errors import BadPairs, explain
+from lrh_dask.solve import Rows, symmetric_fit
+
+__all__ = ["gram_schmidt_basis", "least_norm_eigenpairs", "refuse_inconsistent",
+           "seed_eigenpairs", "sorted_eigenpairs"]
+
+ASYMMETRY_LIMIT = {"float32": 1e-4, "float64": 1e-8}
+"""Pairs of one symmetric H have XᵀY = YᵀX; above this, rounding cannot explain the difference."""
+
+
+def gram_schmidt_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """G (D, min(D, 2n)): orthonormal columns that span the rows of X and Y (n, D)."""
+    basis: np.ndarray = np.linalg.qr(np.concatenate([x, y]).T)[0]
+    return basis
+
+
+def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:
+    """Raise unless XᵀY is symmetric to what the stored dtype can tell.
+
+    Raises:
+        BadPairs: naming the measured asymmetry.
+    """
+    found = asymmetry(rows)
+    limit = ASYMMETRY_LIMIT["float32" if dtype.itemsize <= 4 else "float64"]  # noqa: PLR2004
+    if found > limit:
+        raise BadPairs(explain(
+            "method 'seed'", expected=f"pairs with XᵀY symmetric to {limit:g} ({dtype} data)",
+            got=f"asymmetry ‖XᵀY - YᵀX‖/‖XᵀY‖ = {found:.3g}",
+            consequence="Its eigenproblem is the regression of x on y: with noise in y its "
+                        "eigenvalues turn complex and wrong",
+            fix="Use `--method symmetric`, which is made for noise"))
+
+
+def seed_eigenpairs(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """The reference post's eigenproblem, on consistent pairs.
+
+    With J = ŶŶᵀ = U_J S_J U_Jᵀ (Ŷ = GᵀY, columns are pairs), the eigenpairs (1/s, α̂) of
+
+        A = S_J⁺ U_Jᵀ Ŷ X̂ᵀ U_J
+
+    give u = G U_J α̂ and H = Σ s u uᵀ. For consistent pairs A is symmetric (in the SVD
+    Ŷ = U_J Σ Vᵀ it is Σ⁻¹ Vᵀ (XᵀY) V Σ⁻¹), so it is solved as such, and H equals the Nyström form
+    Y (XᵀY)⁺ Yᵀ. Directions with 1/s = 0 carry no finite curvature and are left out.
+    """
+    u_j, sigma, vt = np.linalg.svd(rows.y.T, full_matrices=False)
+    keep = sigma > np.finfo(np.float64).eps * max(rows.y.shape) * sigma[0]
+    u_j, sigma, vt = u_j[:, keep], sigma[keep], vt[keep]
+    a = (vt @ rows.x @ u_j) / sigma[:, None]
+    inverse, alpha = np.linalg.eigh((a + a.T) / 2.0)
+    finite = np.abs(inverse) > np.finfo(np.float64).eps * inverse.size * np.abs(inverse).max()
+    return sorted_eigenpairs(1.0 / inverse[finite], u_j @ alpha[:, finite])
+
+
+def least_norm_eigenpairs(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """The symmetric H of least Frobenius norm among the least-squares solutions; rank <= 2n.
+
+    Where the pairs are consistent, H = YX⁺ + (YX⁺)ᵀ - X⁺ᵀXᵀYX⁺ (Don 1987). It is the symmetric
+    fit without ridge over all of span [X Y]: what no pair has seen is left at zero.
+    """
+    m = symmetric_fit(rows.x, rows.y).solve(0.0)
+    values, vectors = np.linalg.eigh(m)
+    keep = np.abs(values) > np.finfo(np.float64).eps * values.size * np.abs(values).max(initial=0)
+    return sorted_eigenpairs(values[keep], vectors[:, keep])
+
+
+def sorted_eigenpairs(values: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenpairs by magnitude, the largest first."""
+    order = np.argsort(-np.abs(values), kind="stable")
+    return values[order], vectors[:, order]

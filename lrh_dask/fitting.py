@@ -1,0 +1,218 @@
+"""From triangles to a fit: choose, solve once with all pairs, certify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from lrh_dask.certificates import (
+    PAIRS_PER_COLUMN,
+    Certificates,
+    asymmetry,
+    decide_verdict,
+    jackknife_errors,
+)
+from lrh_dask.exact_pairs import (
+    least_norm_eigenpairs,
+    refuse_inconsistent,
+    seed_eigenpairs,
+    sorted_eigenpairs,
+)
+from lrh_dask.selection import Choice, Fold, choose
+from lrh_dask.solve import Rows, center_rows, leading_directions, symmetric_fit
+from lrh_dask.triangle import Triangle
+
+__all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
+
+N_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Eigenpairs in the coordinates of the basis, with their certificates.
+
+    Attributes:
+        eigenvalues (r,), standard_errors (r,): signed, the largest in magnitude first.
+        vectors: (p, r) in the coordinates of the basis.
+        offset: (p,) part of b inside the basis and ``mean_y`` (D,) for the rest, or None.
+        bucket_residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖ of each bucket.
+        residual_by_rank, residual_by_rank_error: held out, for ranks 0..k.
+    """
+
+    eigenvalues: np.ndarray
+    standard_errors: np.ndarray
+    vectors: np.ndarray
+    mean_x: np.ndarray | None
+    mean_y: np.ndarray | None
+    bucket_residuals: np.ndarray
+    residual_by_rank: np.ndarray
+    residual_by_rank_error: np.ndarray
+    certificates: Certificates
+
+
+def rotating_folds(buckets: list[int]) -> list[Fold]:
+    """Every bucket is held out once; no folds where there are fewer than two buckets."""
+    n_folds = min(N_FOLDS, len(buckets))
+    parts = [tuple(buckets[f::n_folds]) for f in range(n_folds)] if n_folds > 1 else []
+    return [Fold(tuple(b for b in buckets if b not in part), part) for part in parts]
+
+
+def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
+                  center: bool | None, nested: bool, lossless: bool, tail: float = 0.0) -> Fit:
+    """Symmetric least squares with basis size, ridge and rank chosen on held-out pairs.
+
+    Args:
+        buckets: triangles of disjoint sets of pairs over one basis of p columns.
+        folds: which buckets are judged by which; none where pairs are too few.
+        rank: wanted rank, or None.
+        center: fit an offset b, or not, or (None) decide.
+        nested: see :func:`lrh_dask.selection.choose`.
+        lossless: the basis spans all of x and y, so no square lies outside of it.
+        tail: squares the basis stage cut.
+    """
+    choice = _choose(buckets, folds, rank=rank, center=center, nested=nested)
+    total = reduce(Triangle.merge, buckets.values())
+    rows = Rows.of(total)
+    means = rows.means() if choice.center else None
+    centred = rows if means is None else center_rows(rows, means)
+    directions = (np.eye(rows.y.shape[1], choice.n_basis) if nested
+                  else leading_directions(centred.y, choice.n_basis))
+    projected = centred.project(directions)
+    fitted = symmetric_fit(projected.x, projected.y)
+    values, inner = sorted_eigenpairs(*np.linalg.eigh(fitted.solve(choice.ridge)))
+    if choice.rank < 0:  # nothing could be held out: keep what is above rounding
+        floor = 1e-12 * np.abs(values).max(initial=0.0)
+        values, inner = values[np.abs(values) > floor], inner[:, np.abs(values) > floor]
+    values, inner = values[:max(choice.rank, 0) or values.size * (choice.rank < 0)], inner
+    inner = inner[:, :values.size]
+    errors, note = _errors(buckets, means, directions, inner, choice)
+    seen = fitted.sigma[fitted.sigma > fitted.negligible]
+    return _certified(
+        buckets, total, centred, means, values, directions @ inner, errors, note, choice,
+        lossless=lossless, rank_was_asked=rank is not None, tail=tail,
+        asymmetry_found=asymmetry(projected),
+        condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
+        captured=float(np.sum(projected.y**2)))
+
+
+def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
+              dtype: np.dtype) -> Fit:
+    """`seed` or `least_norm` on pairs that are held whole (a lossless basis, no offset).
+
+    Raises:
+        BadPairs: `seed` on pairs that no symmetric H can explain.
+    """
+    solver: Callable[[Rows], tuple[np.ndarray, np.ndarray]]
+    total = reduce(Triangle.merge, buckets.values())
+    rows = Rows.of(total)
+    if method == "seed":
+        refuse_inconsistent(rows, dtype)
+        solver = seed_eigenpairs
+    else:
+        solver = least_norm_eigenpairs
+    values, vectors = solver(rows)
+    values, vectors = values[:rank], vectors[:, :rank]
+    held_out = _held_out_exact(solver, buckets, folds, rank)
+    k = rows.y.shape[1]
+    choice = Choice(n_basis=k, ridge=0.0, rank=values.size, center=False,
+                    held_out_residual=held_out, residual_by_rank=np.array([]),
+                    residual_by_rank_error=np.array([]))
+    sigma = np.linalg.svd(rows.x, compute_uv=False)
+    seen = sigma[sigma > np.finfo(float).eps * sigma.size * sigma[0]]
+    return _certified(
+        buckets, total, rows, None, values, vectors, np.full(values.size, np.nan),
+        f"method '{method}' takes pairs as exact and has no error model", choice,
+        lossless=True, rank_was_asked=rank is not None, tail=0.0,
+        asymmetry_found=asymmetry(rows), condition=float(seen[0] / seen[-1]),
+        captured=total.energy)
+
+
+def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
+            center: bool | None, nested: bool) -> Choice:
+    if folds:
+        return choose(buckets, folds, rank=rank, center=center, nested=nested)
+    any_bucket = next(iter(buckets.values()))
+    n_pairs = sum(t.n_pairs for t in buckets.values())
+    nan = np.array([np.nan])
+    return Choice(n_basis=min(any_bucket.n_basis, n_pairs), ridge=0.0,
+                  rank=-1 if rank is None else rank, center=bool(center),
+                  held_out_residual=float("nan"), residual_by_rank=nan, residual_by_rank_error=nan)
+
+
+def _errors(buckets: dict[int, Triangle], means: tuple[np.ndarray, np.ndarray] | None,
+            directions: np.ndarray, inner: np.ndarray, choice: Choice) -> tuple[np.ndarray, str]:
+    n_pairs = [t.n_pairs for t in buckets.values() if t.n_pairs]
+    missing = np.full(inner.shape[1], np.nan)
+    if len(n_pairs) < N_FOLDS:
+        return missing, f"fewer than {N_FOLDS} buckets of pairs: no error can be estimated"
+    if sum(n_pairs) < PAIRS_PER_COLUMN * choice.n_basis:
+        return missing, (f"{sum(n_pairs)} pairs for a basis of {choice.n_basis} columns: fewer "
+                         f"than {PAIRS_PER_COLUMN} pairs a column leave no honest error")
+    rows = [Rows.of(t) for t in buckets.values() if t.n_pairs]
+    if means is not None:
+        rows = [center_rows(r, means) for r in rows]
+    errors = jackknife_errors([r.project(directions) for r in rows], n_pairs, inner, choice.ridge,
+                              center=means is not None)
+    return errors, (f"jackknife over {len(n_pairs)} buckets, conditional on the basis; "
+                    "intervals by Student's t")
+
+
+def _held_out_exact(solver: Callable[[Rows], tuple[np.ndarray, np.ndarray]],
+                    buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) -> float:
+    if not folds:
+        return float("nan")
+    squares = energy = 0.0
+    for fold in folds:
+        values, vectors = solver(Rows.stack([Rows.of(buckets[b]) for b in fold.train]))
+        for bucket in fold.test:
+            rows = Rows.of(buckets[bucket])
+            squares += _left_over(rows, values[:rank], vectors[:, :rank])
+            energy += buckets[bucket].energy
+    return float(np.sqrt(squares / energy)) if energy > 0 else 0.0
+
+
+def _left_over(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> float:
+    """‖Y - X H‖² of rows, inside the basis."""
+    return float(np.sum((rows.y - (rows.x @ vectors * values) @ vectors.T) ** 2))
+
+
+def _certified(buckets: dict[int, Triangle], total: Triangle, centred: Rows,
+               means: tuple[np.ndarray, np.ndarray] | None, values: np.ndarray,
+               vectors: np.ndarray, errors: np.ndarray, note: str, choice: Choice, *,
+               lossless: bool, rank_was_asked: bool, tail: float, asymmetry_found: float,
+               condition: float, captured: float) -> Fit:
+    """Attach the exact residual of the *truncated* H, over all pairs and by bucket."""
+    weight = float(centred.one @ centred.one)
+    mean_y = total.sum_y / weight
+
+    def squares(triangle: Triangle, rows: Rows) -> tuple[float, float]:
+        energy = triangle.energy
+        if means is not None:
+            w = float(rows.one @ rows.one)
+            energy += float(w * (mean_y @ mean_y) - 2.0 * (mean_y @ triangle.sum_y))
+            rows = center_rows(rows, means)
+        outside = 0.0 if lossless else max(energy - float(np.sum(rows.y**2)), 0.0)
+        return _left_over(rows, values, vectors) + outside, energy
+
+    left, centred_energy = squares(total, Rows.of(total))
+    residual = float(np.sqrt(left / total.energy)) if total.energy > 0 else 0.0
+    by_bucket = [np.sqrt(squares(t, Rows.of(t))[0] / t.energy) if t.energy > 0 else 0.0
+                 for t in buckets.values()]
+    return Fit(
+        eigenvalues=values, standard_errors=errors, vectors=vectors,
+        mean_x=None if means is None else total.sum_x / weight,
+        mean_y=None if means is None else mean_y,
+        bucket_residuals=np.array(by_bucket), residual_by_rank=choice.residual_by_rank,
+        residual_by_rank_error=choice.residual_by_rank_error,
+        certificates=Certificates(
+            residual=residual, held_out_residual=choice.held_out_residual,
+            asymmetry=asymmetry_found,
+            captured_energy=min(captured / centred_energy, 1.0) if centred_energy > 0 else 1.0,
+            tail=tail / total.energy if total.energy > 0 else 0.0,
+            condition=condition, ridge=choice.ridge, n_basis=choice.n_basis,
+            n_buckets=len(buckets), centered=means is not None, standard_error_note=note,
+            verdict=decide_verdict(residual, choice, values.size,
+                                   rank_was_asked=rank_was_asked)))

@@ -1,0 +1,206 @@
+"""The result: a symmetric low-rank Hessian H = U diag(s) Uᵀ that can be used as an operator.
+
+Shapes: D features, r the rank, U (D, r) orthonormal, s (r,) signed. Units: eigenvalues are in
+units of y per unit of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrh_dask.certificates import Certificates, curvature_sentence
+from lrh_dask.errors import SettingsError, explain
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+__all__ = ["LowRankHessian"]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankHessian:
+    """A low-rank symmetric Hessian with its certificates.
+
+    Attributes:
+        eigenvalues: s (r,), signed, the largest in magnitude first.
+        standard_errors: (r,), one standard deviation; NaN where none is honest (the reason is
+            ``certificates.standard_error_note``).
+        eigenvectors: U (D, r), orthonormal columns.
+        offset: b (D,) of y = H x + b where one was fitted, else None.
+        n_pairs: pairs the fit rests on.
+        certificates: residuals and verdict.
+        curves: arrays behind the report: ``residual_by_rank``, ``residual_by_rank_error``
+            (ranks 0, 1, ...) and ``bucket_residuals``.
+        provenance: settings, fingerprint of the input, versions, seconds and bytes.
+    """
+
+    eigenvalues: np.ndarray
+    standard_errors: np.ndarray
+    eigenvectors: np.ndarray
+    n_pairs: int
+    certificates: Certificates
+    offset: np.ndarray | None = None
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """r, the number of eigenpairs."""
+        return int(self.eigenvalues.size)
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return int(self.eigenvectors.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(D, D)."""
+        return self.n_features, self.n_features
+
+    @property
+    def index(self) -> int:
+        """Number of negative eigenvalues among those found."""
+        return int(np.count_nonzero(self.eigenvalues < 0))
+
+    @property
+    def curvature(self) -> str:
+        """What the signs prove, in a sentence; "minimum" is never certified."""
+        return curvature_sentence(self.eigenvalues, self.standard_errors, self.n_features)
+
+    def __repr__(self) -> str:
+        top = ", ".join(f"{v:.4g}" for v in self.eigenvalues[:3])
+        more = ", ..." if self.rank > 3 else ""  # noqa: PLR2004
+        return (f"<LowRankHessian D={self.n_features} rank={self.rank} n_pairs={self.n_pairs} "
+                f"eigenvalues=[{top}{more}] residual={self.certificates.residual:.3g} "
+                f"verdict={self.certificates.verdict.name}>")
+
+    def matvec(self, v: np.ndarray) -> np.ndarray:
+        """H v for v (D,). Cost: 4 D r flops.
+
+        Raises:
+            SettingsError: v has another shape.
+        """
+        v = self._checked(v, ndim=1)
+        product: np.ndarray = self.eigenvectors @ (self.eigenvalues * (self.eigenvectors.T @ v))
+        return product
+
+    def matmat(self, v: np.ndarray) -> np.ndarray:
+        """H V for V (D, m), column by column.
+
+        Raises:
+            SettingsError: V has another shape.
+        """
+        v = self._checked(v, ndim=2)
+        product: np.ndarray = self.eigenvectors @ (
+            self.eigenvalues[:, None] * (self.eigenvectors.T @ v))
+        return product
+
+    def __matmul__(self, v: np.ndarray) -> np.ndarray:
+        return self.matvec(v) if np.ndim(v) == 1 else self.matmat(v)
+
+    def solve(self, b: np.ndarray, damping: float = 0.0) -> np.ndarray:
+        """x with (H + damping I) x = b, for b (D,) or (D, m).
+
+        With damping d > 0 the unexplored directions count as curvature d:
+        x = (b - U diag(s / (s + d)) Uᵀ b) / d. With d = 0 they have no inverse: the least-norm
+        solution U diag(1/s) Uᵀ b is returned, which ignores the part of b outside U.
+
+        Raises:
+            SettingsError: damping is negative or not finite, b has another shape, or
+                H + damping I is singular.
+        """
+        b = self._checked(b, ndim=np.ndim(b))
+        shifted = self._shifted(damping)
+        if np.any(shifted == 0):
+            raise SettingsError(explain(
+                "solve", expected="H + damping I to be invertible",
+                got=f"an eigenvalue of exactly -{damping:g}",
+                consequence="The step along it would be infinite", fix="Use another damping"))
+        inner = self.eigenvectors.T @ b
+        if damping == 0:
+            answer: np.ndarray = self.eigenvectors @ (inner.T / shifted).T
+            return answer
+        share = self.eigenvalues / shifted
+        damped: np.ndarray = (b - self.eigenvectors @ (inner.T * share).T) / damping
+        return damped
+
+    def trace(self) -> float:
+        """Sum of the eigenvalues found: the trace of the known part."""
+        return float(self.eigenvalues.sum())
+
+    def logdet(self, damping: float) -> float:
+        """log det(H + damping I), unexplored directions counting as curvature ``damping``.
+
+        Raises:
+            SettingsError: H + damping I is not positive definite.
+        """
+        shifted = self._shifted(damping)
+        if damping <= 0 or np.any(shifted <= 0):
+            lowest = float(self.eigenvalues.min(initial=0.0))
+            raise SettingsError(explain(
+                "logdet", expected="H + damping I positive definite",
+                got=f"damping {damping:g} with a smallest eigenvalue of {lowest:g}",
+                consequence="Its logarithm is not real",
+                fix=f"Use a damping above {max(-lowest, 0.0):g}"))
+        return float(np.log(shifted).sum() + (self.n_features - self.rank) * np.log(damping))
+
+    def diagonal(self) -> np.ndarray:
+        """Diagonal of H (D,)."""
+        values: np.ndarray = (self.eigenvectors**2) @ self.eigenvalues
+        return values
+
+    def to_dense(self) -> np.ndarray:
+        """H (D, D). Memory: 8 D² bytes."""
+        dense: np.ndarray = (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
+        return dense
+
+    def to_scipy(self) -> LinearOperator:
+        """H as a :class:`scipy.sparse.linalg.LinearOperator`, for its solvers."""
+        from scipy.sparse.linalg import LinearOperator
+
+        return LinearOperator(shape=self.shape, dtype=np.dtype(np.float64), matvec=self.matvec,
+                              rmatvec=self.matvec, matmat=self.matmat, rmatmat=self.matmat)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a Zarr group that :func:`xarray.open_zarr` opens; see :mod:`lrh_dask.results`.
+
+        Raises:
+            SettingsError: the path exists and ``overwrite`` is False.
+        """
+        from lrh_dask.results import save_result
+
+        return save_result(self, path, overwrite=overwrite)
+
+    @staticmethod
+    def load(path: str | Path) -> LowRankHessian:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BadPairs: no complete result lies there, or of another format version.
+        """
+        from lrh_dask.results import load_result
+
+        return load_result(path)
+
+    def _shifted(self, damping: float) -> np.ndarray:
+        if not (np.isfinite(damping) and damping >= 0):
+            raise SettingsError(explain(
+                "damping", expected="a finite number >= 0", got=f"{damping}",
+                consequence="Nothing was solved", fix="Give curvature to add, in units of s"))
+        return self.eigenvalues + damping
+
+    def _checked(self, v: np.ndarray, ndim: int) -> np.ndarray:
+        v = np.asarray(v)
+        if v.ndim != ndim or ndim not in (1, 2) or v.shape[0] != self.n_features:
+            wanted = f"({self.n_features},)" if ndim == 1 else f"({self.n_features}, m)"
+            raise SettingsError(explain(
+                "vector", expected=f"shape {wanted}", got=f"{v.shape}",
+                consequence="It lies in another space than this Hessian",
+                fix="Give one entry per feature"))
+        return v

@@ -1,0 +1,185 @@
+"""Reduced pairs: at most k pairs that stand for many.
+
+Notation: a block holds m pairs over D features, row i is pair i.
+
+    x (m, D)   points or steps          y (m, D)   gradients or gradient differences, y_i ~ H x_i + b
+    one (m,)   what multiplies b        V (m, k)   orthonormal columns
+
+Multiplying pairs by any matrix from the left keeps the equation: Y = X H + 1 bᵀ gives
+VᵀY = (VᵀX) H + (Vᵀ1) bᵀ. With V the k leading left singular vectors of Y, VᵀY keeps the k
+dominant directions of Y, and the result is pairs again: it can be stored, merged, solved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lrh_dask.arrays import Array, device_of, like, namespace, to_host
+from lrh_dask.errors import BadPairs, explain
+
+__all__ = ["ReducedPairs", "reduce_pairs"]
+
+EXACT_ROWS = 4
+"""Blocks of up to EXACT_ROWS * max_rank rows are cut exactly, taller ones after a sketch."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedPairs:
+    """A frozen state of the basis stage.
+
+    Laws: the empty state is the identity of :meth:`merge`; merge never writes its inputs;
+    pairs that satisfy Y = X H satisfy it after any tree of merges; and for the basis Q of the
+    result ``‖Y - Y Q Qᵀ‖² <= tail``.
+
+    Attributes:
+        x: reduced points (m, D), m <= max_rank, in the data's dtype.
+        y: reduced gradients (m, D); where a cut was made its rows are orthogonal and sorted.
+        one: (m,) the reduced column of ones (of root weights), for an offset b.
+        max_rank: how many pairs are kept at most.
+        n_pairs: how many pairs this stands for.
+        tail: sum of the squares cut so far, in the unit of y squared.
+        energy: ‖Y‖² of the pairs it stands for.
+    """
+
+    x: Array
+    y: Array
+    one: Array
+    max_rank: int
+    n_pairs: int = 0
+    tail: float = 0.0
+    energy: float = 0.0
+
+    @staticmethod
+    def empty(x: Array, max_rank: int) -> ReducedPairs:
+        """The identity of merge, with the library, dtype and features of ``x`` (m, D)."""
+        none = x[:0, :]
+        return ReducedPairs(none, none, none[:, 0], max_rank)
+
+    def merge(self, other: ReducedPairs) -> ReducedPairs:
+        """Reduced pairs that stand for the pairs of both.
+
+        The rows of both, one under the other, are cut to ``max_rank`` again.
+
+        Raises:
+            BadPairs: the two have different D.
+        Cost: O(D k²) flops, O(D k) bytes; no pass over pairs.
+        Source: Iwen & Ong 2016, Alg. 1; Himpe, Leibner & Rave 2018 for the tail.
+        """
+        if self.x.shape[1] != other.x.shape[1]:
+            raise BadPairs(explain(
+                "merge reduced pairs", expected=f"{self.x.shape[1]} features",
+                got=f"{other.x.shape[1]}", consequence="They belong to different Hessians.",
+                fix="Merge states of one store only"))
+        if other.n_pairs == 0:
+            return self
+        if self.n_pairs == 0:
+            return replace(other, max_rank=self.max_rank)
+        xp = namespace(self.x, other.x)
+        return _cut(ReducedPairs(
+            x=xp.concat([self.x, other.x], axis=0),
+            y=xp.concat([self.y, other.y], axis=0),
+            one=xp.concat([self.one, other.one], axis=0),
+            max_rank=self.max_rank,
+            n_pairs=self.n_pairs + other.n_pairs,
+            tail=self.tail + other.tail,
+            energy=self.energy + other.energy))
+
+    def basis(self) -> tuple[Array, np.ndarray]:
+        """Gram-Schmidt basis of the directions of y, the most dominant first.
+
+        Returns:
+            Q (D, k) float64 with orthonormal columns, and their scales (k,): the singular
+            values of the reduced y, in the unit of y. Null directions are left out.
+        Cost: O(D k²) flops.
+        """
+        xp = namespace(self.y)
+        y = xp.astype(self.y, xp.float64)
+        if 0 in y.shape:
+            return xp.zeros((y.shape[1], 0), dtype=xp.float64, device=device_of(y)), np.zeros(0)
+        top = xp.max(xp.abs(y))
+        peak = float(top) or 1.0
+        q, r = xp.linalg.qr((y / peak).T)           # Y = Rᵀ Qᵀ: one exact Gram-Schmidt ...
+        u, scales, _ = xp.linalg.svd(r, full_matrices=False)   # ... turned to dominance order
+        host = to_host(scales) * peak
+        floor = np.finfo(np.float64).eps * max(y.shape) * (host[0] if host.size else 0.0)
+        rank = int(np.count_nonzero(host > floor))
+        return (q @ u)[:, :rank], host[:rank]
+
+    def to_host(self) -> ReducedPairs:
+        """The same state in host memory, as it travels."""
+        return replace(self, x=to_host(self.x), y=to_host(self.y), one=to_host(self.one))
+
+    def __sizeof__(self) -> int:
+        """Bytes of the arrays, so that Dask places and spills states by their true size."""
+        return 200 + sum(a.dtype.itemsize * int(np.prod(a.shape))
+                         for a in (self.x, self.y, self.one))
+
+
+def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: int) -> ReducedPairs:
+    """Reduce a block of pairs to at most ``max_rank`` of them.
+
+    Args:
+        x, y: (m, D), finite, of one floating dtype.
+        weight: (m,) non-negative; row i counts as ``weight[i]`` rows.
+        max_rank: how many pairs are kept.
+    Cost: O(m D k) flops (a sketch with one power step) where m > 4 k, else O(m² D).
+    """
+    xp = namespace(x, y)
+    if weight is None:
+        one = xp.ones(x.shape[0], dtype=x.dtype, device=device_of(x))
+    else:
+        one = xp.astype(xp.sqrt(weight), x.dtype)
+        x, y = x * one[:, None], y * one[:, None]
+    return _cut(ReducedPairs(x, y, one, max_rank, n_pairs=int(x.shape[0]), energy=_squares(y)))
+
+
+def _squares(a: Array) -> float:
+    xp = namespace(a)
+    return float(xp.sum(xp.square(xp.astype(a, xp.float64))))
+
+
+def _cut(state: ReducedPairs) -> ReducedPairs:
+    """Keep the ``max_rank`` dominant directions of y; the squares cut go into ``tail``."""
+    rows, k = state.y.shape[0], state.max_rank
+    if rows <= k:
+        return state
+    v = _leading(state.y, k)
+    xp = namespace(state.y)
+    v = xp.astype(v, state.y.dtype)
+    y = v.T @ state.y
+    cut = max(_squares(state.y) - _squares(y), 0.0)
+    return replace(state, x=v.T @ state.x, y=y, one=v.T @ state.one, tail=state.tail + cut)
+
+
+def _leading(y: Array, k: int) -> Array:
+    """The k leading left singular vectors V (m, k) of y (m, D), float64.
+
+    Up to 4 k rows: eigenvectors of Y Yᵀ. Above, the row space is first found by a sketch with
+    one power step, Z = Y orth(Yᵀ Ω) (Halko, Martinsson & Tropp 2011, Alg. 4.4), whose Ω mixes
+    *rows*: turning the features turns the result and changes nothing else.
+    """
+    xp = namespace(y)
+    rows, n_features = y.shape
+    if rows <= EXACT_ROWS * k or n_features <= 2 * k:
+        return _leading_exact(y, k)
+    width = min(k + 8, n_features)
+    omega = np.random.default_rng(rows).standard_normal((rows, width))
+    w, _ = xp.linalg.qr(y.T @ xp.astype(like(y, omega), y.dtype))
+    z, _ = xp.linalg.qr(xp.astype(y @ w, xp.float64))            # (m, width)
+    small = xp.astype(xp.astype(z, y.dtype).T @ y, xp.float64)   # (width, D)
+    return z @ _leading_exact(small, k)
+
+
+def _leading_exact(y: Array, k: int) -> Array:
+    """The k leading left singular vectors of y (m, D), through the smaller Gram matrix."""
+    xp = namespace(y)
+    y = xp.astype(y, xp.float64)
+    rows, n_features = y.shape
+    if rows <= n_features:
+        _, v = xp.linalg.eigh(y @ y.T)
+        return xp.flip(v[:, max(rows - k, 0):], axis=1)
+    _, w = xp.linalg.eigh(y.T @ y)
+    v, _ = xp.linalg.qr(y @ xp.flip(w[:, max(n_features - k, 0):], axis=1))
+    return v

@@ -1,0 +1,257 @@
+"""Choosing by held-out pairs: basis size k, ridge λ, rank r, and whether there is an offset.
+
+A candidate (center, k, λ) is fitted on some buckets of pairs and judged on others that it has
+not seen. For H = Σ λ_i u_i u_iᵀ with orthonormal u_i, direction i lowers the squared residual
+of a set of pairs by
+
+    gain_i = Σ 2 λ_i (u_iᵀx)(u_iᵀy) - λ_i² (u_iᵀx)²,     ‖Y - H X‖² = ‖Y‖² - Σ gain_i
+
+so one eigendecomposition judges every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrh_dask.solve import (
+    Rows,
+    SymmetricFit,
+    center_rows,
+    fit_from_moments,
+    leading_directions,
+)
+from lrh_dask.triangle import Triangle
+
+__all__ = ["Choice", "Fold", "choose"]
+
+COARSE_RIDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+RIDGE_TOLERANCE = 0.005
+"""A smaller ridge is preferred while the held-out residual² grows by less than this share."""
+CENTERING_COSTS_PAIRS = 8
+"""Without a clear verdict of the held-out pairs, fewer than this many per basis column stay uncentred."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the held-out pairs chose, and how they judged it.
+
+    Attributes:
+        n_basis, ridge, rank, center: the choice; ``ridge`` is relative to tr(XᵀX)/k.
+        held_out_residual: ‖Y - HX - b‖ / ‖Y‖ over held-out pairs, NaN where there were none.
+        residual_by_rank: (k+1,) the same for every rank 0..k of the chosen candidate.
+        residual_by_rank_error: (k+1,) its standard error over buckets.
+    """
+
+    n_basis: int
+    ridge: float
+    rank: int
+    center: bool
+    held_out_residual: float
+    residual_by_rank: np.ndarray
+    residual_by_rank_error: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Buckets to fit on and buckets to judge on."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdicts:
+    """Squared residual by bucket and rank (n_buckets, k+1) of one candidate."""
+
+    center: bool
+    n_basis: int
+    ridge: float
+    squares: np.ndarray
+
+    def best_rank(self, rank: int | None) -> int:
+        totals = self.squares.sum(axis=0)
+        return int(np.argmin(totals)) if rank is None else min(rank, totals.size - 1)
+
+    def loss(self, rank: int | None) -> float:
+        return float(self.squares[:, self.best_rank(rank)].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """One fold in coordinates that its training pairs alone have chosen."""
+
+    center: bool
+    train: Rows
+    tests: list[Rows]
+    energies: np.ndarray  # (n_tests,) squares of the (centred) test gradients, all features
+
+
+def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
+           center: bool | None, nested: bool) -> Choice:
+    """Pick basis size, ridge, rank and centring by held-out pairs.
+
+    Args:
+        buckets: triangles of disjoint sets of pairs, over one basis of p columns.
+        folds: who is fitted on whom.
+        rank: the wanted rank, or None to choose it.
+        center: fit an offset, do not, or (None) let the held-out pairs decide.
+        nested: the basis columns are sorted by dominance and come from training pairs only
+            (a fitted basis); otherwise each fold finds its own directions.
+    Cost: O((folds x candidates) p³), no pass over pairs.
+    """
+    energy = sum(buckets[b].energy for fold in folds for b in fold.test)
+    sizes = _sizes(buckets, folds, rank)
+    centers = (False, True) if center is None else (center,)
+    views = {c: [_view(buckets, fold, c, sizes[-1], nested=nested) for fold in folds]
+             for c in centers}
+    small = [k for k in sizes if k <= max(64, sizes[0])]
+    scored = [v for c in centers for v in _score(views[c], small, COARSE_RIDGES)]
+    best_center = _decide_center(scored, rank, energy, sum(t.n_pairs for t in buckets.values()))
+    scored = [v for v in scored if v.center == best_center]
+    scored += _score(views[best_center], [k for k in sizes if k not in small], COARSE_RIDGES)
+    best = min(scored, key=lambda v: v.loss(rank))
+    finer = _finer(best.ridge)
+    scored += _score(views[best_center], [best.n_basis], finer)
+    best = min(scored, key=lambda v: v.loss(rank))
+    best = _smallest_ridge(best, scored, rank, energy)
+    chosen = best.best_rank(rank) if rank is not None else _one_standard_error(best.squares, energy)
+    by_rank = best.squares.sum(axis=0)
+    n_train = min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
+    n_pairs = sum(t.n_pairs for t in buckets.values())
+    k = best.n_basis
+    if not nested and k > n_train // 4:  # the size was limited by the pairs: let it grow with them
+        k = min(round(k * n_pairs / n_train), buckets[next(iter(buckets))].n_basis, n_pairs)
+    return Choice(
+        n_basis=k, ridge=best.ridge, rank=chosen, center=best.center,
+        held_out_residual=_ratio(by_rank[chosen], energy),
+        residual_by_rank=np.sqrt(np.maximum(by_rank, 0.0) / energy),
+        residual_by_rank_error=_root_error(best.squares, energy))
+
+
+def _ratio(squares: float, energy: float) -> float:
+    return float(np.sqrt(max(squares, 0.0) / energy)) if energy > 0 else 0.0
+
+
+def _root_error(squares: np.ndarray, energy: float) -> np.ndarray:
+    """Standard error of sqrt(Σ squares / energy) over buckets, by the delta method."""
+    n = squares.shape[0]
+    if n < 2:
+        return np.full(squares.shape[1], np.nan)
+    total = np.maximum(squares.sum(axis=0), np.finfo(float).tiny)
+    error: np.ndarray = (np.sqrt(n) * squares.std(axis=0, ddof=1)
+                         / (2.0 * np.sqrt(total * energy)))
+    return error
+
+
+def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) -> list[int]:
+    """Basis sizes worth a try: a doubling ladder, and shares of the number of pairs."""
+    p = next(iter(buckets.values())).n_basis
+    n_train = min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
+    top = min(p, n_train)
+    low = min(top, max(8, 0 if rank is None else rank))
+    ladder = [low * 2**i for i in range(40) if low * 2**i < top]
+    shares = [n_train // 3, n_train // 2, 2 * n_train // 3] if top == n_train else [2 * p // 3]
+    return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
+
+
+def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
+          nested: bool) -> _View:
+    rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
+    train = Rows.stack([rows[b] for b in fold.train])
+    total = sum(float(r.one @ r.one) for r in (rows[b] for b in fold.train))
+    mean_y = sum(buckets[b].sum_y for b in fold.train) / total
+    energies = np.array([_centred_energy(buckets[b], mean_y, rows[b]) if center
+                         else buckets[b].energy for b in fold.test])
+    if center:
+        means = train.means()
+        train = center_rows(train, means)
+        rows = {b: center_rows(rows[b], means) for b in fold.test}
+    if nested:
+        directions = np.eye(train.y.shape[1], k)
+    else:
+        directions = leading_directions(train.y, k)
+    return _View(center, train.project(directions),
+                 [rows[b].project(directions) for b in fold.test], energies)
+
+
+def _centred_energy(triangle: Triangle, mean_y: np.ndarray, rows: Rows) -> float:
+    """Σ w ‖y - mean‖² over all D features."""
+    weight = float(rows.one @ rows.one)
+    return float(triangle.energy - 2.0 * (mean_y @ triangle.sum_y) + weight * (mean_y @ mean_y))
+
+
+def _score(views: list[_View], sizes: list[int], ridges: tuple[float, ...]) -> list[_Verdicts]:
+    """Judge every (k, λ) on every fold: squared residuals by bucket and rank."""
+    return [_Verdicts(views[0].center, k, ridge, squares)
+            for k in sizes for ridge, squares in _score_size(views, k, ridges)]
+
+
+def _score_size(views: list[_View], k: int,
+                ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
+    fits = [fit_from_moments(view.train.x[:, :k].T @ view.train.x[:, :k],
+                             view.train.x[:, :k].T @ view.train.y[:, :k]) for view in views]
+    for ridge in ridges:
+        yield ridge, np.concatenate([_squares_by_rank(view, fit, ridge, k)
+                                     for view, fit in zip(views, fits, strict=True)])
+
+
+def _squares_by_rank(view: _View, fit: SymmetricFit, ridge: float, k: int) -> np.ndarray:
+    values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
+    order = np.argsort(-np.abs(values), kind="stable")
+    values, directions = values[order], fit.axes @ vectors[:, order]
+    out = np.empty((len(view.tests), k + 1))
+    for i, test in enumerate(view.tests):
+        zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions
+        gain = 2.0 * values * np.einsum("qi,qi->i", zx, zy) - values**2 * np.einsum(
+            "qi,qi->i", zx, zx)
+        out[i] = view.energies[i] - np.concatenate([[0.0], np.cumsum(gain)])
+    return out
+
+
+def _finer(ridge: float) -> tuple[float, ...]:
+    """Ridges around the best of the coarse grid."""
+    if ridge == 0.0:
+        return (1e-10,)
+    return tuple(ridge * 10.0**e for e in (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5))
+
+
+def _decide_center(scored: list[_Verdicts], rank: int | None, energy: float,
+                   n_pairs: int) -> bool:
+    """An offset ignored costs much without a sign of it, a needless one next to nothing: centre,
+    unless that is clearly worse or the pairs are too few for the held-out residual to tell."""
+    best = {c: min((v for v in scored if v.center == c), key=lambda v: v.loss(rank))
+            for c in {v.center for v in scored}}
+    if len(best) == 1:
+        return next(iter(best))
+    with_b, without = best[True], best[False]
+    gain = (without.squares[:, without.best_rank(rank)] - with_b.squares[:, with_b.best_rank(rank)])
+    error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else np.inf
+    noise = 1e-12 * energy
+    if n_pairs < CENTERING_COSTS_PAIRS * max(with_b.n_basis, without.n_basis):
+        return bool(gain.sum() > max(2.0 * error, noise))
+    return bool(gain.sum() > -max(error, noise))
+
+
+def _smallest_ridge(best: _Verdicts, scored: list[_Verdicts], rank: int | None,
+                    energy: float) -> _Verdicts:
+    """The smallest ridge that is as good: a ridge shrinks eigenvalues, so it must pay."""
+    limit = best.loss(rank) * (1.0 + RIDGE_TOLERANCE) + 1e-14 * energy
+    rivals = [v for v in scored if v.n_basis == best.n_basis and v.loss(rank) <= limit]
+    return min(rivals, key=lambda v: v.ridge)
+
+
+def _one_standard_error(squares: np.ndarray, energy: float) -> int:
+    """The smallest rank whose held-out residual is within one standard error of the best.
+
+    The error is that of the *difference* to the best rank, bucket by bucket.
+    """
+    totals = squares.sum(axis=0)
+    best = int(np.argmin(totals))
+    difference = squares - squares[:, [best]]
+    n = squares.shape[0]
+    error = np.sqrt(n) * difference.std(axis=0, ddof=1) if n > 1 else np.zeros_like(totals)
+    good = difference.sum(axis=0) <= np.maximum(error, 1e-14 * energy)
+    return int(np.argmax(good))

@@ -1,0 +1,145 @@
+"""Symmetric least squares on projected pairs, and the rows of a triangle it reads.
+
+Everything here is small, float64 and on the host. Rows are pairs: X, Y (q, k).
+
+    M = argmin over symmetric M of ‖X M - Y‖² + λ‖M‖²
+
+With the SVD  X = Z diag(σ) Pᵀ  and  C = Pᵀ (Yᵀ Z), the minimiser in the coordinates of P is
+
+    M̂_ij = (C_ij σ_j + C_ji σ_i) / (σ_i² + σ_j² + 2λ),     M = P M̂ Pᵀ,     0 where both σ are negligible,
+
+which solves  M S + S M + 2λ M = YᵀX + XᵀY  (S = XᵀX) and loses accuracy with cond(X), not with
+its square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrh_dask.triangle import Triangle
+
+__all__ = ["Rows", "SymmetricFit", "center_rows", "leading_directions", "symmetric_fit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Pairs in the coordinates of a basis of p columns, as rows (q, p) that stand for many.
+
+    Attributes:
+        one: (q,) what multiplies the offset.
+        x, y: (q, p).
+    """
+
+    one: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+    @staticmethod
+    def of(triangle: Triangle) -> Rows:
+        """The rows of a triangle's factor."""
+        k, factor = triangle.n_basis, triangle.factor
+        return Rows(factor[:, 0], factor[:, 1:k + 1], factor[:, k + 1:])
+
+    @staticmethod
+    def stack(parts: list[Rows]) -> Rows:
+        """Rows of all parts, one under the other."""
+        return Rows(np.concatenate([part.one for part in parts]),
+                    np.concatenate([part.x for part in parts]),
+                    np.concatenate([part.y for part in parts]))
+
+    def project(self, directions: np.ndarray) -> Rows:
+        """The same pairs in the coordinates of ``directions`` (p, k)."""
+        return Rows(self.one, self.x @ directions, self.y @ directions)
+
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted means of x and y (p,)."""
+        total = self.one @ self.one
+        return self.one @ self.x / total, self.one @ self.y / total
+
+
+def center_rows(rows: Rows, means: tuple[np.ndarray, np.ndarray]) -> Rows:
+    """The rows with the given means of x and y taken off every pair."""
+    return Rows(rows.one, rows.x - np.outer(rows.one, means[0]),
+                rows.y - np.outer(rows.one, means[1]))
+
+
+def leading_directions(y: np.ndarray, k: int) -> np.ndarray:
+    """The k dominant directions (p, k) of rows y (q, p), orthonormal, the strongest first."""
+    if y.shape[0] > 2 * y.shape[1]:
+        _, w = np.linalg.eigh(y.T @ y)
+        return w[:, ::-1][:, :k]
+    return np.linalg.svd(y, full_matrices=False)[2][:k].T
+
+
+@dataclass(frozen=True, eq=False)
+class SymmetricFit:
+    """The fit before the ridge is known: factor once, solve for any λ.
+
+    Attributes:
+        axes: P (k, k), the right singular vectors of X.
+        sigma: (k,) singular values of X, padded with zeros.
+        numerator: (k, k) C_ij σ_j + C_ji σ_i.
+    """
+
+    axes: np.ndarray
+    sigma: np.ndarray
+    numerator: np.ndarray
+
+    def solve(self, ridge: float = 0.0) -> np.ndarray:
+        """M (k, k) for a ridge relative to the mean square of σ."""
+        m = self.solve_in_axes(ridge)
+        return self.axes @ m @ self.axes.T
+
+    def solve_in_axes(self, ridge: float = 0.0) -> np.ndarray:
+        """M̂ = Pᵀ M P (k, k)."""
+        square = self.sigma**2
+        denominator = square[:, None] + square[None, :] + 2.0 * ridge * self.scale
+        unseen = self.sigma <= self.negligible
+        with np.errstate(divide="ignore", invalid="ignore"):
+            m = self.numerator / denominator
+        m[np.ix_(unseen, unseen)] = 0.0
+        return m
+
+    @property
+    def scale(self) -> float:
+        """tr(XᵀX) / k, the unit of the ridge."""
+        return float(np.mean(self.sigma**2)) if self.sigma.size else 0.0
+
+    @property
+    def negligible(self) -> float:
+        """Singular values at or below this are rounding."""
+        top = float(self.sigma[0]) if self.sigma.size else 0.0
+        return float(np.finfo(np.float64).eps) * max(self.sigma.size, 1) * top
+
+
+def symmetric_fit(x: np.ndarray, y: np.ndarray) -> SymmetricFit:
+    """Factor the rows X, Y (q, k) for symmetric least squares.
+
+    Cost: one SVD of (q, k), O(q k²).
+    Source: Higham 1988 (the symmetric Procrustes problem).
+    """
+    k = x.shape[1]
+    if x.shape[0] > k:
+        z, sigma, axes = np.linalg.svd(x, full_matrices=False)
+    else:  # fewer rows than columns: P must still span all k directions
+        z, sigma, axes = np.linalg.svd(x, full_matrices=True)
+    sigma = np.concatenate([sigma, np.zeros(k - sigma.size)])
+    c = np.zeros((k, k))
+    c[:, :z.shape[1]] = axes @ (y.T @ z)
+    weighted = c * sigma
+    return SymmetricFit(axes.T, sigma, weighted + weighted.T)
+
+
+def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray) -> SymmetricFit:
+    """The same factors from XᵀX and XᵀY (k, k): cheaper, accurate to cond² only.
+
+    Good enough to compare candidates, never used for the reported fit.
+    """
+    square, axes = np.linalg.eigh(s_xx)
+    square, axes = square[::-1], axes[:, ::-1]
+    floor = np.finfo(np.float64).eps * square.size * max(float(square[0]), 0.0)
+    sigma = np.sqrt(np.where(square > floor, square, 0.0))
+    rotated = axes.T @ s_xy @ axes
+    return SymmetricFit(axes, sigma, rotated + rotated.T)
