@@ -1,3 +1,44 @@
-"""Low-rank Hessians from stored gradients, on a Dask cluster."""
+"""Low-rank Hessians from stored gradients, on a Dask cluster, with certificates.
+
+    import lrh_dask
+    hessian = lrh_dask.fit(lrh_dask.open_pairs("pairs.zarr"))
+    hessian.eigenvalues, hessian.standard_errors, hessian.certificates.verdict
+    step = hessian.solve(-gradient, damping=0.1)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lrh_dask.certificates import Certificates, Verdict
+    from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
+    from lrh_dask.hessian import LowRankHessian
+    from lrh_dask.pairs import Pairs, open_pairs, write_pairs
+    from lrh_dask.pipeline import fit
+    from lrh_dask.report import write_report
+
+__all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "RunFailed",
+           "SettingsError", "Verdict", "fit", "open_pairs", "write_pairs", "write_report"]
+
+_HOME = {
+    "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
+    "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
+    "Verdict": "certificates", "fit": "pipeline", "open_pairs": "pairs", "write_pairs": "pairs",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: Dask and Zarr cost a second that `lrh --help` should not take."""
+    if name in _HOME:
+        return getattr(import_module(f"lrh_dask.{_HOME[name]}"), name)
+    message = f"module 'lrh_dask' has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -42,7 +42,7 @@ def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:
             fix="Use `--method symmetric`, which is made for noise"))
 
 
-def seed_eigenpairs(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+def seed_eigenpairs(rows: Rows, rounding: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """The reference post's eigenproblem, on consistent pairs.
 
     With J = ŶŶᵀ = U_J S_J U_Jᵀ (Ŷ = GᵀY, columns are pairs), the eigenpairs (1/s, α̂) of
@@ -51,24 +51,26 @@ def seed_eigenpairs(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
     give u = G U_J α̂ and H = Σ s u uᵀ. For consistent pairs A is symmetric (in the SVD
     Ŷ = U_J Σ Vᵀ it is Σ⁻¹ Vᵀ (XᵀY) V Σ⁻¹), so it is solved as such, and H equals the Nyström form
-    Y (XᵀY)⁺ Yᵀ. Directions with 1/s = 0 carry no finite curvature and are left out.
+    Y (XᵀY)⁺ Yᵀ. Directions with 1/s = 0 carry no finite curvature and are left out, and
+    so is what of Y lies within ``rounding`` (see :func:`lrh_dask.solve.rounding_of`).
     """
+    eps = float(np.finfo(np.float64).eps)
     u_j, sigma, vt = np.linalg.svd(rows.y.T, full_matrices=False)
-    keep = sigma > np.finfo(np.float64).eps * max(rows.y.shape) * sigma[0]
+    keep = sigma > max(eps * max(rows.y.shape), rounding) * sigma[0]
     u_j, sigma, vt = u_j[:, keep], sigma[keep], vt[keep]
     a = (vt @ rows.x @ u_j) / sigma[:, None]
     inverse, alpha = np.linalg.eigh((a + a.T) / 2.0)
-    finite = np.abs(inverse) > np.finfo(np.float64).eps * inverse.size * np.abs(inverse).max()
+    finite = np.abs(inverse) > eps * inverse.size * np.abs(inverse).max(initial=0)
     return sorted_eigenpairs(1.0 / inverse[finite], u_j @ alpha[:, finite])
 
 
-def least_norm_eigenpairs(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+def least_norm_eigenpairs(rows: Rows, rounding: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """The symmetric H of least Frobenius norm among the least-squares solutions; rank <= 2n.
 
     Where the pairs are consistent, H = YX⁺ + (YX⁺)ᵀ - X⁺ᵀXᵀYX⁺ (Don 1987). It is the symmetric
     fit without ridge over all of span [X Y]: what no pair has seen is left at zero.
     """
-    m = symmetric_fit(rows.x, rows.y).solve(0.0)
+    m = symmetric_fit(rows.x, rows.y, rounding).solve(0.0)
     values, vectors = np.linalg.eigh(m)
     keep = np.abs(values) > np.finfo(np.float64).eps * values.size * np.abs(values).max(initial=0)
     return sorted_eigenpairs(values[keep], vectors[:, keep])

@@ -53,11 +53,13 @@ class Fit:
     certificates: Certificates
 
 
-def rotating_folds(buckets: list[int]) -> list[Fold]:
-    """Every bucket is held out once; no folds where there are fewer than two buckets."""
-    n_folds = min(N_FOLDS, len(buckets))
-    parts = [tuple(buckets[f::n_folds]) for f in range(n_folds)] if n_folds > 1 else []
-    return [Fold(tuple(b for b in buckets if b not in part), part) for part in parts]
+def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
+    """Five folds that hold every bucket out once; none for fewer than two pairs a fold."""
+    if sum(t.n_pairs for t in buckets.values()) < 2 * N_FOLDS:
+        return []
+    names = list(buckets)
+    parts = [tuple(names[f::N_FOLDS]) for f in range(N_FOLDS)]
+    return [Fold(tuple(b for b in names if b not in part), part) for part in parts]
 
 
 def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -83,11 +85,10 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
     projected = centred.project(directions)
     fitted = symmetric_fit(projected.x, projected.y)
     values, inner = sorted_eigenpairs(*np.linalg.eigh(fitted.solve(choice.ridge)))
-    if choice.rank < 0:  # nothing could be held out: keep what is above rounding
-        floor = 1e-12 * np.abs(values).max(initial=0.0)
-        values, inner = values[np.abs(values) > floor], inner[:, np.abs(values) > floor]
-    values, inner = values[:max(choice.rank, 0) or values.size * (choice.rank < 0)], inner
-    inner = inner[:, :values.size]
+    keep = choice.rank
+    if folds == [] and rank is None:  # nothing could be held out: keep what is above rounding
+        keep = int(np.count_nonzero(np.abs(values) > 1e-12 * np.abs(values).max(initial=0.0)))
+    values, inner = values[:keep], inner[:, :keep]
     errors, note = _errors(buckets, means, directions, inner, choice)
     seen = fitted.sigma[fitted.sigma > fitted.negligible]
     return _certified(
@@ -138,7 +139,7 @@ def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None
     n_pairs = sum(t.n_pairs for t in buckets.values())
     nan = np.array([np.nan])
     return Choice(n_basis=min(any_bucket.n_basis, n_pairs), ridge=0.0,
-                  rank=-1 if rank is None else rank, center=bool(center),
+                  rank=rank or 0, center=bool(center),
                   held_out_residual=float("nan"), residual_by_rank=nan, residual_by_rank_error=nan)
 
 

@@ -75,7 +75,7 @@ class ReducedPairs:
         if other.n_pairs == 0:
             return self
         if self.n_pairs == 0:
-            return replace(other, max_rank=self.max_rank)
+            return _cut(replace(other, max_rank=self.max_rank))
         xp = namespace(self.x, other.x)
         return _cut(ReducedPairs(
             x=xp.concat([self.x, other.x], axis=0),

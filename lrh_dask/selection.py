@@ -27,11 +27,11 @@ from lrh_dask.triangle import Triangle
 
 __all__ = ["Choice", "Fold", "choose"]
 
-COARSE_RIDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+COARSE_RIDGES = (0.0, 1e-6, 1e-3, 1e-1)
 RIDGE_TOLERANCE = 0.005
 """A smaller ridge is preferred while the held-out residual² grows by less than this share."""
-CENTERING_COSTS_PAIRS = 8
-"""Without a clear verdict of the held-out pairs, fewer than this many per basis column stay uncentred."""
+PAIRS_TO_CENTER = 8
+"""With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class _View:
     """One fold in coordinates that its training pairs alone have chosen."""
 
     center: bool
-    train: Rows
+    s_xx: np.ndarray  # XᵀX and XᵀY (k, k) of the training rows
+    s_xy: np.ndarray
     tests: list[Rows]
     energies: np.ndarray  # (n_tests,) squares of the (centred) test gradients, all features
 
@@ -173,7 +174,8 @@ def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
         directions = np.eye(train.y.shape[1], k)
     else:
         directions = leading_directions(train.y, k)
-    return _View(center, train.project(directions),
+    train = train.project(directions)
+    return _View(center, train.x.T @ train.x, train.x.T @ train.y,
                  [rows[b].project(directions) for b in fold.test], energies)
 
 
@@ -191,8 +193,7 @@ def _score(views: list[_View], sizes: list[int], ridges: tuple[float, ...]) -> l
 
 def _score_size(views: list[_View], k: int,
                 ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
-    fits = [fit_from_moments(view.train.x[:, :k].T @ view.train.x[:, :k],
-                             view.train.x[:, :k].T @ view.train.y[:, :k]) for view in views]
+    fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k]) for view in views]
     for ridge in ridges:
         yield ridge, np.concatenate([_squares_by_rank(view, fit, ridge, k)
                                      for view, fit in zip(views, fits, strict=True)])
@@ -230,7 +231,7 @@ def _decide_center(scored: list[_Verdicts], rank: int | None, energy: float,
     gain = (without.squares[:, without.best_rank(rank)] - with_b.squares[:, with_b.best_rank(rank)])
     error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else np.inf
     noise = 1e-12 * energy
-    if n_pairs < CENTERING_COSTS_PAIRS * max(with_b.n_basis, without.n_basis):
+    if n_pairs < PAIRS_TO_CENTER * max(with_b.n_basis, without.n_basis):
         return bool(gain.sum() > max(2.0 * error, noise))
     return bool(gain.sum() > -max(error, noise))
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Rows", "SymmetricFit", "center_rows", "leading_directions", "symmetric_fit"]
+__all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "leading_directions",
+           "rounding_of", "symmetric_fit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +82,13 @@ class SymmetricFit:
         axes: P (k, k), the right singular vectors of X.
         sigma: (k,) singular values of X, padded with zeros.
         numerator: (k, k) C_ij σ_j + C_ji σ_i.
+        rounding: share of the largest σ that the rounding of the pairs may reach.
     """
 
     axes: np.ndarray
     sigma: np.ndarray
     numerator: np.ndarray
+    rounding: float = 0.0
 
     def solve(self, ridge: float = 0.0) -> np.ndarray:
         """M (k, k) for a ridge relative to the mean square of σ."""
@@ -111,12 +114,23 @@ class SymmetricFit:
     def negligible(self) -> float:
         """Singular values at or below this are rounding."""
         top = float(self.sigma[0]) if self.sigma.size else 0.0
-        return float(np.finfo(np.float64).eps) * max(self.sigma.size, 1) * top
+        return max(float(np.finfo(np.float64).eps) * max(self.sigma.size, 1), self.rounding) * top
 
 
-def symmetric_fit(x: np.ndarray, y: np.ndarray) -> SymmetricFit:
+def rounding_of(dtype: np.dtype) -> float:
+    """Share of the largest singular value that the rounding of stored pairs may reach.
+
+    Pairs that depend on each other (all differences of a few points) are independent once
+    rounded to float32; what they say along those directions is nothing but rounding.
+    """
+    return 8.0 * float(np.finfo(dtype).eps)
+
+
+def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0) -> SymmetricFit:
     """Factor the rows X, Y (q, k) for symmetric least squares.
 
+    Args:
+        rounding: :func:`rounding_of` the dtype the pairs were stored in.
     Cost: one SVD of (q, k), O(q k²).
     Source: Higham 1988 (the symmetric Procrustes problem).
     """
@@ -129,7 +143,7 @@ def symmetric_fit(x: np.ndarray, y: np.ndarray) -> SymmetricFit:
     c = np.zeros((k, k))
     c[:, :z.shape[1]] = axes @ (y.T @ z)
     weighted = c * sigma
-    return SymmetricFit(axes.T, sigma, weighted + weighted.T)
+    return SymmetricFit(axes.T, sigma, weighted + weighted.T, rounding)
 
 
 def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray) -> SymmetricFit:

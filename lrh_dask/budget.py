@@ -1,0 +1,156 @@
+"""The price of a run, before anything is read: the route it takes, bytes, flops, tasks, memory.
+
+Three routes lead to the same fit:
+
+``all_features``  D is small: the basis is all of R^D, one pass, k is chosen afterwards;
+``whole_pairs``   n is small: all pairs fit one worker, which finds their common basis itself;
+``fitted_basis``  else: one pass finds the k dominant directions of y, a second one fits in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from lrh_dask.errors import SettingsError, explain
+from lrh_dask.shards import N_BUCKETS, Partition
+
+__all__ = ["Plan", "Route", "plan_run"]
+
+MIB = 2**20
+IDLE_BYTES = 260 * MIB
+"""A worker process with NumPy, Dask and Zarr imported."""
+SLAB_BYTES = 16 * MIB
+"""Rows are computed on in slabs of about this size, whatever the block."""
+MAX_FEATURES = 768
+MAX_WHOLE_PAIRS = 1024
+MAX_BASIS = 256
+MAX_TRIANGLE_FLOPS = 4e12
+FAN_IN = 4
+
+
+class Route(Enum):
+    """How a run goes about it; the value says so to a person."""
+
+    all_features = "all of R^D (small D), one pass"
+    whole_pairs = "all pairs on one worker (few pairs), one pass"
+    fitted_basis = "a basis fitted to y, two passes"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and cost.
+
+    Attributes:
+        route: the way it goes.
+        max_basis: columns of the basis at most.
+        bytes_read: bytes of chunks read, over all passes.
+        flops: floating-point operations, about.
+        n_tasks: tasks the scheduler sees.
+        peak_worker_bytes: memory of one worker process at its peak.
+    """
+
+    route: Route
+    max_basis: int
+    bytes_read: int
+    flops: float
+    n_tasks: int
+    peak_worker_bytes: int
+
+
+def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, split: Partition, *,
+             method: str = "symmetric", rank: int | None = None, threads: int = 1,
+             worker_bytes: int | None = None) -> Plan:
+    """Choose the route of a run and price it.
+
+    Args:
+        itemsize: bytes of a number as computed; ``chunk_rows``: pairs read at once.
+        threads: threads of a worker, each of which runs a task.
+        worker_bytes: memory limit of a worker; None is no limit.
+    Raises:
+        SettingsError: the rank is out of reach, or the workers are too small for the run.
+    """
+    if rank is not None and not 1 <= rank <= min(n_pairs, n_features):
+        raise SettingsError(explain(
+            f"rank {rank}", expected=f"1 to {min(n_pairs, n_features)}",
+            got=f"{n_pairs} pairs over {n_features} features",
+            consequence="No more eigenvalues than pairs or features can be found",
+            fix="Lower --rank or use `--rank auto`"))
+    exact = method != "symmetric"
+    if exact:
+        route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
+    elif n_features <= MAX_FEATURES and (
+            n_features <= MAX_BASIS
+            or 2.0 * n_pairs * (2 * n_features + 1) ** 2 <= MAX_TRIANGLE_FLOPS):
+        route, basis = Route.all_features, n_features
+    elif n_pairs <= MAX_WHOLE_PAIRS:
+        route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
+    else:
+        route = Route.fitted_basis
+        basis = max(min(MAX_BASIS, 2 * n_pairs // 3, n_features), rank or 0)
+    sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads)
+    if route is Route.whole_pairs and not exact and worker_bytes is not None \
+            and sizes.peak(route, basis, split) > worker_bytes:
+        route, basis = Route.fitted_basis, max(min(MAX_BASIS, 2 * n_pairs // 3), rank or 0)
+    if route is Route.fitted_basis and worker_bytes is not None:
+        lowest = max(rank or 0, 8)
+        while basis > lowest and sizes.peak(route, basis, split) > worker_bytes:
+            basis = max(lowest, basis * 3 // 4)
+    peak = sizes.peak(route, basis, split)
+    if worker_bytes is not None and peak > worker_bytes:
+        raise SettingsError(explain(
+            f"method '{method}' over {n_pairs} pairs of {n_features} features",
+            expected=f"workers of at least {_mib(peak)} MiB", got=f"{worker_bytes // MIB} MiB",
+            consequence="A worker would run out of memory, so nothing was started",
+            fix=("Use `--method symmetric`, which needs no worker to hold all pairs, or `"
+                 if exact else "Use `") + f"--memory-limit {_mib(peak)}MiB`"))
+    passes = 2 if route is Route.fitted_basis else 1
+    n_runs = len(split.runs)
+    merges = -(-n_runs // (FAN_IN - 1))
+    columns = 2 * basis + 1
+    flops = 2.0 * n_pairs * columns**2 + 60.0 * columns**3
+    if passes > 1:
+        flops += 14.0 * n_pairs * n_features * basis
+    return Plan(route, basis, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
+                flops=flops, n_tasks=passes * (n_runs + merges) + 2, peak_worker_bytes=peak)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    n_pairs: int
+    n_features: int
+    itemsize: int
+    chunk_rows: int
+    threads: int
+
+    def peak(self, route: Route, basis: int, split: Partition) -> int:
+        """Bytes of a worker process at the dearest moment of the run."""
+        row_bytes = 2 * self.n_features * self.itemsize
+        block = 3 * min(self.chunk_rows, self.n_pairs) * row_bytes  # current, ahead, decoded
+        whole = self.n_pairs * row_bytes
+        columns = 2 * basis + 1
+        held = sum(min(columns, self.n_pairs // max(len(split.buckets), 1) + 1)
+                   for _ in split.buckets) * columns * 8
+        if route is Route.whole_pairs:
+            rank = min(self.n_pairs, basis)
+            solve = 3 * whole + 4 * 8 * self.n_features * columns + 6 * held \
+                + 10 * self.n_pairs * rank * 8
+            return IDLE_BYTES + max(self.threads * (block + 5 * whole), solve + whole)
+        triangle = columns**2 * 8
+        slab = 6 * SLAB_BYTES + 4 * triangle
+        state = triangle * (N_BUCKETS if len(split.runs) < 2 * N_BUCKETS else 2)
+        solve = 6 * held + 8 * triangle
+        if route is Route.all_features:
+            leaf = block + slab + state
+            merge = (FAN_IN + 1) * min(held, FAN_IN * state)
+            return IDLE_BYTES + max(self.threads * max(leaf, merge), solve + leaf)
+        reduced = 2 * basis * self.n_features * self.itemsize       # one state, x and y
+        q = self.n_features * basis * (8 + self.itemsize)
+        find = block + 4 * reduced + 6 * basis * self.n_features * 8 // 2 + slab
+        merge = 2 * (FAN_IN + 2) * reduced + 4 * basis * self.n_features * 8
+        leaf = block + q + slab + state
+        return IDLE_BYTES + max(self.threads * max(find, merge, leaf), solve + q)
+
+
+def _mib(n_bytes: int) -> int:
+    return -(-n_bytes // MIB)

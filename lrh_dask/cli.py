@@ -1,0 +1,314 @@
+"""The command line: thin. Each command checks its settings, calls the library, shows the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrh_dask import __version__
+from lrh_dask.errors import LrhError, SettingsError, explain
+
+if TYPE_CHECKING:
+    from lrh_dask.config import RunSettings
+    from lrh_dask.hessian import LowRankHessian
+    from lrh_dask.screen import Screen
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="lrh", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Low-rank Hessians from stored gradients, on a Dask cluster, with certificates.",
+    epilog="Start with `lrh demo`. Exit codes: 0 done, 2 wrong call or settings, 3 bad input "
+           "data, 4 the run failed.")
+
+Store = Annotated[str, typer.Argument(
+    metavar="STORE", help="Path or URL of a Zarr group with arrays x and y, (n, D) each.")]
+XName = Annotated[str | None, typer.Option("--x", help="Name of the array of points or steps.",
+                                           show_default="x")]
+YName = Annotated[str | None, typer.Option("--y", help="Name of the array of gradients.",
+                                           show_default="y")]
+RankText = Annotated[str | None, typer.Option(
+    "--rank", metavar="auto|N", show_default="auto",
+    help="Eigenvalues wanted; auto: as many as held-out pairs support.")]
+MethodText = Annotated[str | None, typer.Option(
+    "--method", metavar="symmetric|seed|least_norm", show_default="symmetric",
+    help="symmetric is always safe; seed and least_norm take few exact pairs.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Processes of the local cluster.",
+                                             show_default="one a core, at most 8")]
+Threads = Annotated[int | None, typer.Option("--threads-per-worker", show_default="1",
+                                             help="Threads of a local worker.")]
+Memory = Annotated[str | None, typer.Option(
+    "--memory-limit", metavar="SIZE", help="Memory of a local worker, such as 4GiB.",
+    show_default="its share of this machine")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, "
+                                                   "and nothing else there.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lrh_dask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _lrh(version: Annotated[bool, typer.Option(  # noqa: ARG001
+        "--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+         ) -> None:
+    pass
+
+
+@app.command()
+def run(
+        store: Annotated[str, typer.Argument(
+            metavar="STORE|CONFIG.yaml",
+            help="Path or URL of a Zarr group of pairs, or a file of settings.")],
+        rank: RankText = None,
+        method: MethodText = None,
+        center: Annotated[str | None, typer.Option(
+            "--center", metavar="auto|yes|no", show_default="auto",
+            help="Fit an offset b in y = H x + b.")] = None,
+        x: XName = None,
+        y: YName = None,
+        out: Annotated[str | None, typer.Option(
+            "--out", metavar="RESULT.zarr", show_default="STORE-hessian.zarr beside the store",
+            help="Where the result goes.")] = None,
+        overwrite: Annotated[bool, typer.Option(
+            "--overwrite", help="Replace a result that exists.")] = False,
+        scheduler: Annotated[str | None, typer.Option(
+            "--scheduler", metavar="ADDRESS", show_default="a local cluster",
+            help="Run on this Dask scheduler, such as tcp://host:8786.")] = None,
+        workers: Workers = None,
+        threads_per_worker: Threads = None,
+        memory_limit: Memory = None,
+        device: Annotated[str | None, typer.Option(
+            "--device", metavar="auto|cpu|gpu", show_default="auto",
+            help="Where workers compute.")] = None,
+        as_json: Json = False) -> None:
+    """Compute the low-rank Hessian of a store of pairs, on a Dask cluster.
+
+    Options given here override those in CONFIG.yaml.
+    """
+    settings = _settings(store, {
+        "rank": _number_or_text(rank), "method": method, "center": _yes_or_no(center), "x": x,
+        "y": y, "out": out, "overwrite": overwrite or None, "device": device},
+        {"workers": workers, "threads_per_worker": threads_per_worker,
+         "memory_limit": memory_limit, "address": scheduler,
+         "kind": None if scheduler is None else "address"})
+    hessian, screen = _run(settings, quiet_output=as_json)
+    _hand_over(hessian, settings, screen, as_json=as_json)
+
+
+@app.command()
+def demo(
+        folder: Annotated[Path, typer.Option(
+            "--folder", help="Where stores, results and reports go.")] = Path("lrh-demo"),
+        workers: Workers = None) -> None:
+    """Try it on real data, in a minute: the Hessian of softmax regression on digits.
+
+    Trains on scikit-learn's digits (D = 650 weights), records two stores of pairs, runs both on
+    a local Dask cluster, and compares with the exact Hessian. No download.
+    """
+    from lrh_dask.cluster import connect
+    from lrh_dask.demo import record_digits
+    from lrh_dask.screen import Screen
+
+    screen = Screen()
+    screen.say("Training softmax regression on 1,797 scans of digits, recording pairs ...")
+    stores = record_digits(folder, overwrite=True)
+    screen.say(f"Trained to {100 * stores.accuracy:.1f} % of the scans it was trained on. Recorded:\n"
+               f"  {stores.steps}     2,000 mini-batch steps and the gradient's change over each\n"
+               f"  {stores.products}  1,500 Hessian-vector products at the end point")
+    jobs = [
+        (stores.steps, stores.exact_steps,
+         "From training steps: beside the exact Hessian, averaged along the same steps"),
+        (stores.products, stores.exact_products,
+         "From Hessian-vector products: beside the exact Hessian at the end point")]
+    results = []
+    settings = [_settings(str(store), {"overwrite": True}, {"workers": workers})
+                for store, _, _ in jobs]
+    with connect(settings[0].cluster) as client:
+        _say_where(screen, client)
+        for setting, (store, exact, title) in zip(settings, jobs, strict=True):
+            screen.say(f"lrh run {store}")
+            hessian = _fit(setting, screen)
+            screen.output.rule(title, style="dim")
+            screen.show(hessian, exact=exact)
+            result, report = _keep(hessian, setting)
+            results.append((result, report))
+    screen.output.rule("Where everything is", style="dim")
+    for result, report in results:
+        screen.output.print(f"result {result}\nreport {report}", soft_wrap=True)
+    result = results[-1][0]
+    screen.output.print(
+        f"\nNext:\n  lrh inspect {stores.steps}\n  lrh run {stores.products} --rank 8 --out "
+        f"{folder / 'top8.zarr'}\n  python -c \"import lrh_dask; "
+        f"print(lrh_dask.LowRankHessian.load('{result}'))\"", soft_wrap=True, markup=False)
+
+
+@app.command()
+def inspect(store: Store, x: XName = None, y: YName = None, as_json: Json = False) -> None:
+    """Say what a store holds and whether it is usable, before any run."""
+    from lrh_dask.inspection import inspect_pairs
+    from lrh_dask.pairs import open_pairs
+    from lrh_dask.screen import Screen
+
+    screen = Screen(quiet_output=as_json)
+    found = inspect_pairs(open_pairs(store, x=x or "x", y=y or "y"))
+    if as_json:
+        typer.echo(json.dumps(found))
+    screen.facts([(name.replace("_", " "), value) for name, value in found.items()])
+
+
+@app.command()
+def plan(store: Store, rank: RankText = None, method: MethodText = None, x: XName = None,
+         y: YName = None, workers: Workers = None, threads_per_worker: Threads = None,
+         memory_limit: Memory = None, as_json: Json = False) -> None:
+    """Price a run (bytes read, flops, tasks, memory of a worker) without running it."""
+    from dataclasses import asdict
+
+    from dask.utils import parse_bytes
+
+    from lrh_dask.pairs import open_pairs
+    from lrh_dask.pipeline import price
+    from lrh_dask.screen import Screen
+
+    settings = _settings(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y},
+                         {"workers": workers, "threads_per_worker": threads_per_worker,
+                          "memory_limit": memory_limit})
+    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+    limit = settings.cluster.memory_limit
+    found, split = price(
+        pairs, rank=None if settings.rank == "auto" else settings.rank, method=settings.method,
+        worker_bytes=None if limit is None else parse_bytes(limit),
+        threads=settings.cluster.threads_per_worker)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "route": found.route.name}))
+        return
+    Screen().plan(found, len(split.runs))
+
+
+@app.command()
+def report(
+        result: Annotated[Path, typer.Argument(metavar="RESULT.zarr",
+                                               help="What `lrh run` wrote.")],
+        out: Annotated[Path | None, typer.Option(
+            "--out", metavar="FILE.html", show_default="RESULT.html beside the result",
+            help="Where the page goes.")] = None) -> None:
+    """Write one self-contained HTML page: spectrum, held-out residual, certificates in words."""
+    from lrh_dask.report import write_report
+    from lrh_dask.results import load_result
+
+    hessian = load_result(result)
+    path = out or result.with_suffix(".html")
+    try:
+        typer.echo(str(write_report(hessian, path)))
+    except OSError as error:
+        raise SettingsError(explain(
+            f"write {path}", expected="a place that can be written", got=str(error),
+            consequence="No report was written", fix="Choose another with --out")) from error
+
+
+def main() -> None:
+    """Run the command line; every error is one message on standard error and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except LrhError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped by the user; no result was written", 130)
+    except Exception as error:
+        if os.environ.get("LRH_DEBUG"):
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error}. No result was written. Set "
+              "LRH_DEBUG=1 to see where, and please report it.", 4)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
+
+
+def _settings(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> RunSettings:
+    """Settings from a file, where one is named, overridden by those of the command line."""
+    from lrh_dask.config import load_config, settings_from
+
+    loaded: dict[str, Any] = {"store": store}
+    where = "settings"
+    if store.endswith((".yaml", ".yml")):
+        loaded, where = load_config(Path(store)), f"settings in {store}"
+    given = {key: value for key, value in cluster.items() if value is not None}
+    if given:
+        nested = loaded.get("cluster")
+        loaded = {**loaded, "cluster": {**(nested if isinstance(nested, dict) else {}), **given}}
+    loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
+    return settings_from(loaded, where)
+
+
+def _run(settings: RunSettings, *, quiet_output: bool) -> tuple[LowRankHessian, Screen]:
+    from lrh_dask.cluster import connect
+    from lrh_dask.pairs import open_pairs, refuse_existing
+    from lrh_dask.screen import Screen
+
+    screen = Screen(quiet_output=quiet_output)
+    refuse_existing(settings.result_path, overwrite=settings.overwrite)
+    open_pairs(settings.store, x=settings.x, y=settings.y)  # bad input ends before a cluster starts
+    with connect(settings.cluster) as client:
+        _say_where(screen, client)
+        return _fit(settings, screen), screen
+
+
+def _fit(settings: RunSettings, screen: Screen) -> LowRankHessian:
+    from lrh_dask.pairs import open_pairs
+    from lrh_dask.pipeline import fit
+    from lrh_dask.screen import size
+
+    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+    screen.say(f"{pairs.name}: {pairs.n_pairs:,} pairs over {pairs.n_features:,} features, "
+               f"{pairs.dtype}, {size(pairs.stored_bytes)}")
+    with screen.stages(pairs.n_pairs) as stages:
+        return fit(pairs, rank=settings.rank, method=settings.method, center=settings.center,
+                   device=settings.device, on_plan=stages.plan, on_event=stages.event)
+
+
+def _hand_over(hessian: LowRankHessian, settings: RunSettings, screen: Screen, *,
+               as_json: bool) -> None:
+    from lrh_dask.results import save_result, summary
+
+    path = save_result(hessian, settings.result_path, overwrite=settings.overwrite)
+    screen.show(hessian)
+    if as_json:
+        typer.echo(json.dumps(summary(hessian, path)))
+        return
+    screen.output.print(f"[bold]result[/bold] {path}", soft_wrap=True)
+    screen.output.print(f"[dim]Next: lrh report {path}[/dim]", soft_wrap=True)
+
+
+def _keep(hessian: LowRankHessian, settings: RunSettings) -> tuple[Path, Path]:
+    from lrh_dask.report import write_report
+    from lrh_dask.results import save_result
+
+    path = save_result(hessian, settings.result_path, overwrite=settings.overwrite)
+    return path, write_report(hessian, path.with_suffix(".html"))
+
+
+def _say_where(screen: Screen, client: Any) -> None:
+    from lrh_dask.cluster import dashboard_of
+
+    screen.say(f"Dashboard: {dashboard_of(client)}")
+
+
+def _number_or_text(value: str | None) -> int | str | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return value
+
+
+def _yes_or_no(value: str | None) -> bool | str | None:
+    return {"yes": True, "no": False}.get(value, value) if value is not None else None

@@ -1,0 +1,146 @@
+"""Settings of a run, from a YAML file or the command line, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lrh_dask.errors import SettingsError, explain
+
+__all__ = ["ClusterSettings", "RunSettings", "load_config", "settings_from"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ClusterSettings(_Strict):
+    """Where a run is carried out."""
+
+    kind: Literal["local", "address"] = "local"
+    """`local`: worker processes on this machine; `address`: a scheduler that runs already."""
+    workers: Annotated[int, Field(ge=1)] = min(os.cpu_count() or 1, 8)
+    """Worker processes of a local cluster."""
+    threads_per_worker: Annotated[int, Field(ge=1)] = 1
+    """Threads of a worker, each of which reduces one run of shards at a time."""
+    memory_limit: str | None = None
+    """Memory of a local worker, such as `4GiB`; by default its share of this machine."""
+    address: str | None = None
+    """Scheduler address such as `tcp://host:8786`, for kind `address`."""
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            from dask.utils import parse_bytes
+
+            try:
+                n_bytes = parse_bytes(value)
+            except (ValueError, KeyError) as error:
+                message = f"expected a size such as 4GiB, got {value!r}"
+                raise ValueError(message) from error
+            if n_bytes <= 0:
+                message = f"expected a positive size such as 4GiB, got {value!r}"
+                raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _address_goes_with_kind(self) -> ClusterSettings:
+        if (self.kind == "address") != (self.address is not None):
+            message = "`kind: address` and `address: tcp://host:port` go together"
+            raise ValueError(message)
+        return self
+
+
+class RunSettings(_Strict):
+    """One run: what is read, what is fitted, where, and where the result goes."""
+
+    store: str
+    """Path or URL of a Zarr group of pairs."""
+    x: str = "x"
+    """Name of the array of points or steps, (n, D)."""
+    y: str = "y"
+    """Name of the array of gradients or gradient differences, (n, D)."""
+    rank: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Eigenvalues wanted, or `auto`: as many as held-out pairs support."""
+    method: Literal["symmetric", "seed", "least_norm"] = "symmetric"
+    """`symmetric` is always safe; `seed` and `least_norm` take few exact pairs."""
+    center: Literal["auto"] | bool = "auto"
+    """Whether y = H x + b has an offset b."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where workers compute; `auto` takes a GPU where one is usable."""
+    out: str | None = None
+    """Where the result goes; by default beside the store, as `<store>-hessian.zarr`."""
+    overwrite: bool = False
+    """Replace a result that exists."""
+    cluster: ClusterSettings = ClusterSettings()
+    """Where the run is carried out."""
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result goes.
+
+        Raises:
+            SettingsError: the store is remote and no place was named, or the place is remote.
+        """
+        if self.out is not None and "://" not in self.out:
+            return Path(self.out)
+        if self.out is None and "://" not in self.store:
+            name = Path(self.store).name.removesuffix(".zarr")
+            return Path(self.store).parent / f"{name}-hessian.zarr"
+        raise SettingsError(explain(
+            "out", expected="a local path for the result",
+            got="a remote store and no --out" if self.out is None else "a URL",
+            consequence="A result is made whole by a rename, which object stores do not have",
+            fix="Name a local path with --out, and copy it afterwards"))
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, as they stand there.
+
+    Raises:
+        SettingsError: it cannot be read or is no mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(explain(
+            f"read settings {path}", expected="a YAML file", got=" ".join(str(error).split()),
+            consequence="Nothing was started", fix="See configs/quickstart.yaml")) from error
+    if not isinstance(loaded, dict):
+        raise SettingsError(explain(
+            f"read settings {path}", expected="a mapping of settings",
+            got=type(loaded).__name__, consequence="Nothing was started",
+            fix="See configs/quickstart.yaml"))
+    return loaded
+
+
+def settings_from(values: dict[str, Any], where: str) -> RunSettings:
+    """Checked settings.
+
+    Args:
+        values: nested as in the file; ``where``: what the message names as their source.
+    Raises:
+        SettingsError: naming every setting that is unknown or wrong.
+    """
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        wrong = []
+        for item in error.errors():
+            name = ".".join(str(part) for part in item["loc"]
+                            if not str(part).startswith(("literal[", "constrained-", "int", "bool")))
+            said = ("unknown setting" if item["type"] == "extra_forbidden"
+                    else "missing" if item["type"] == "missing"
+                    else f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
+            wrong.append(f"{name or 'settings'}: {said}")
+        raise SettingsError(explain(
+            where, expected="known settings with allowed values",
+            got="; ".join(dict.fromkeys(wrong)),
+            consequence="Nothing was started",
+            fix=f"Known settings: {', '.join(RunSettings.model_fields)}; of cluster: "
+                f"{', '.join(ClusterSettings.model_fields)}")) from error

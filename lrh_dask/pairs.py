@@ -1,0 +1,434 @@
+"""Pairs (x, y): where they are stored, whether they can be used, and how rows are read.
+
+A store is a Zarr group with two arrays of shape (n, D), row i being pair i: ``x`` points or
+steps, ``y`` gradients or gradient differences. An optional ``weight`` (n,) counts rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrh_dask.errors import BadPairs, SettingsError, explain
+
+__all__ = ["Block", "Pairs", "open_pairs", "write_pairs"]
+
+CHUNK_BYTES = 16 * 2**20
+MANY_ROWS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive pairs in memory: x, y (m, D) of one floating dtype, weight (m,) or None."""
+
+    start: int
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+    n_bytes: int = 0
+    seconds: float = 0.0
+
+    def rows(self, start: int, stop: int) -> Block:
+        """Rows ``start`` to ``stop`` of the whole store, as a view; read costs are not divided."""
+        part = slice(start - self.start, stop - self.start)
+        return Block(start, self.x[part], self.y[part],
+                     None if self.weight is None else self.weight[part])
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs in NumPy, dask or Zarr arrays; nothing is read when it is made.
+
+    Args:
+        x, y: (n, D) arrays.
+        weight: (n,) non-negative, or None.
+        name: what messages call the pairs.
+        fill_chunks: chunks by array ("x", "y") that the store declares to hold nothing but
+            fill, so that their absence is no loss.
+    Raises:
+        BadPairs: shapes, dtypes or the number of pairs cannot give a Hessian.
+    """
+
+    x: Any
+    y: Any
+    weight: Any = None
+    name: str = "pairs"
+    fill_chunks: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for label, array in (("x", self.x), ("y", self.y)):
+            _check_array(f"{self.name}/{label}", array, ndim=2)
+        if tuple(self.x.shape) != tuple(self.y.shape):
+            raise BadPairs(explain(
+                f"{self.name}", expected="x and y of one shape (n, D)",
+                got=f"x {tuple(self.x.shape)} and y {tuple(self.y.shape)}",
+                consequence="Rows cannot be matched to pairs",
+                fix="Write x and y row by row together; cut the longer one to the shorter if an "
+                    "append was interrupted"))
+        if self.weight is not None:
+            _check_array(f"{self.name}/weight", self.weight, ndim=1)
+            if self.weight.shape[0] != self.x.shape[0]:
+                raise BadPairs(explain(
+                    f"{self.name}/weight", expected=f"{self.x.shape[0]} weights",
+                    got=f"{self.weight.shape[0]}", consequence="Rows cannot be matched to weights",
+                    fix="Write one weight a pair"))
+        if self.n_pairs < 2 or self.n_features < 1:  # noqa: PLR2004
+            raise BadPairs(explain(
+                f"{self.name}", expected="at least 2 pairs over at least 1 feature",
+                got=f"{self.n_pairs} pairs over {self.n_features} features",
+                consequence="No Hessian can be fitted", fix="Record more pairs first"))
+
+    @property
+    def n_pairs(self) -> int:
+        """n."""
+        return int(self.x.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return int(self.x.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype in which pairs are computed: float32 or float64."""
+        return np.result_type(_working_dtype(self.x.dtype), _working_dtype(self.y.dtype))
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are read at once: the row chunk of x, or about 16 MiB without chunks."""
+        if is_dask(self.x):
+            return int(max(self.x.chunks[0]))
+        if _is_zarr(self.x):
+            return int((getattr(self.x, "shards", None) or self.x.chunks)[0])
+        return max(1, CHUNK_BYTES // max(self.row_bytes, 1))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one pair in its working dtype."""
+        return 2 * self.n_features * self.dtype.itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all pairs, uncompressed, as stored."""
+        per_row = self.n_features * (self.x.dtype.itemsize + self.y.dtype.itemsize)
+        return self.n_pairs * per_row
+
+    def notices(self) -> list[str]:
+        """What a user should know although the pairs can be used."""
+        said = [f"{label} is {a.dtype}: computed in {_working_dtype(a.dtype)}"
+                for label, a in (("x", self.x), ("y", self.y))
+                if _working_dtype(a.dtype) != a.dtype.newbyteorder("=")]
+        if _is_zarr(self.x) and self.x.chunks[0] != self.y.chunks[0]:
+            said.append(f"x and y have row chunks of {self.x.chunks[0]} and {self.y.chunks[0]}: "
+                        "chunks of y are read more than once")
+        return said
+
+    def missing(self, label: str, start: int = 0, stop: int | None = None) -> list[str]:
+        """Chunks of array ``label`` (x, y, weight) that are neither stored nor declared fill."""
+        array = getattr(self, label)
+        if array is None or not _is_zarr(array):
+            return []
+        declared = self.fill_chunks.get(label, frozenset())
+        stop = self.n_pairs if stop is None else stop
+        return [key for key in _missing_chunks(array, start, stop) if key not in declared]
+
+    def has_checksums(self) -> bool:
+        """Whether every stored array carries a checksum, so that a flipped bit cannot pass."""
+        stored = [a for a in (self.x, self.y, self.weight) if a is not None and _is_zarr(a)]
+        return bool(stored) and all("crc32" in str(a.metadata).lower() for a in stored)
+
+    def fingerprint(self) -> str:
+        """Digest (hex) of what the arrays say of themselves: shape, dtype, chunks, name."""
+        parts = [{"shape": list(a.shape), "dtype": str(a.dtype), "chunks": str(a.chunks)
+                  if hasattr(a, "chunks") else ""} for a in (self.x, self.y, self.weight)
+                 if a is not None]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def part(self, start: int, stop: int) -> Pairs:
+        """What a task must be given to read rows ``start`` to ``stop``.
+
+        Stored pairs travel as their address, pairs in memory as the slice.
+        """
+        if _is_zarr(self.x):
+            return self
+        return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
+                               None if self.weight is None else self.weight[start:stop])
+
+    def read(self, start: int, stop: int) -> Block:
+        """Read rows ``start`` to ``stop`` and check them.
+
+        Raises:
+            BadPairs: a chunk is missing or cannot be decoded, or a row is not finite.
+        """
+        begin = time.perf_counter()
+        x = self._rows("x", self.x, start, stop)
+        y = self._rows("y", self.y, start, stop)
+        weight = None if self.weight is None else self._rows(
+            "weight", self.weight, start, stop).astype(np.float64)
+        n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
+        block = Block(start, np.asarray(x, self.dtype), np.asarray(y, self.dtype), weight,
+                      n_bytes, time.perf_counter() - begin)
+        check_block(self.name, block)
+        return block
+
+    def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
+        if not _is_zarr(array):
+            return np.asarray(array[start:stop])
+        where = f"read rows {start}-{stop - 1} of {self.name}/{label}"
+        missing = self.missing(label, start, stop)
+        if missing:
+            raise BadPairs(explain(
+                where, expected="every chunk to be stored",
+                got=f"{len(missing)} missing ({', '.join(missing[:MANY_ROWS])})",
+                consequence="Zarr would read them as fill values, and the Hessian would be wrong "
+                            "without a word",
+                fix="Restore the chunks. If they hold nothing but fill, write them with "
+                    "`write_empty_chunks`, or name them in the group attribute "
+                    "`lrh_fill_chunks`"))
+        try:
+            return np.asarray(array[start:stop])
+        except Exception as error:
+            raise BadPairs(explain(
+                where, expected="chunks that can be decoded",
+                got=f"{type(error).__name__}: {error}",
+                consequence="These pairs cannot be counted, so no result was written",
+                fix="Restore the damaged chunks from a copy, or write these rows again")) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice(Pairs):
+    """Rows of pairs in memory that still go by their numbers in the whole."""
+
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        """The whole was checked already."""
+
+    def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
+        return np.asarray(array[start - self.offset:stop - self.offset])
+
+
+def slice_in_memory(name: str, start: int, x: np.ndarray, y: np.ndarray,
+                    weight: np.ndarray | None = None) -> Pairs:
+    """Rows ``start``, ``start + 1``, ... of checked pairs, as arrays in memory."""
+    return _Slice(x, y, weight, name, offset=start)
+
+
+def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight") -> Pairs:
+    """Open a Zarr group of pairs.
+
+    Args:
+        store: path, URL, or an open :class:`zarr.Group`.
+        x, y: names of the arrays (n, D); ``weight``: name of the weights (n,), used where present.
+    Raises:
+        BadPairs: there is no such group, an array is missing, or the pairs are unusable.
+    """
+    import zarr
+
+    name = _public_name(store)
+    try:
+        group = store if isinstance(store, zarr.Group) else zarr.open_group(
+            str(store) if isinstance(store, Path) else store, mode="r")
+    except Exception as error:
+        raise BadPairs(explain(
+            f"open {name}", expected="a Zarr group",
+            got="nothing there" if isinstance(error, FileNotFoundError)
+            else f"{type(error).__name__}: {error}",
+            consequence="Nothing was read",
+            fix="Check the path; a group is made by `lrh_dask.write_pairs` or by "
+                "`zarr.open_group(path, mode='w')`")) from error
+    arrays = dict(group.arrays())
+    absent = [key for key in (x, y) if key not in arrays]
+    if absent:
+        raise BadPairs(explain(
+            f"open {name}", expected=f"arrays {x!r} and {y!r}",
+            got=f"arrays {sorted(arrays)}" if arrays else "a group without arrays",
+            consequence=f"{' and '.join(map(repr, absent))} cannot be read",
+            fix="Name the arrays with --x and --y"))
+    declared = group.attrs.asdict().get("lrh_fill_chunks", {})
+    fill = {label: frozenset(str(key) for key in declared.get(array, ()))
+            for label, array in (("x", x), ("y", y), ("weight", weight))
+            } if isinstance(declared, dict) else {}
+    return Pairs(arrays[x], arrays[y], arrays.get(weight), name, fill)
+
+
+def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
+                *, chunk_rows: int | None = None, overwrite: bool = False) -> Path:
+    """Write pairs as a Zarr group: uncompressed chunks of about 16 MiB with crc32c checksums.
+
+    The group is written aside and renamed, so that a killed writer leaves none.
+
+    Args:
+        x, y: (n, D) float arrays; ``weight`` (n,) or None.
+        chunk_rows: pairs a chunk.
+        overwrite: replace what lies at ``path``.
+    Raises:
+        SettingsError: ``path`` exists and ``overwrite`` is False.
+        BadPairs: the arrays are no pairs.
+    """
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    Pairs(x, y, weight)
+    with written_aside(path, overwrite=overwrite) as aside:
+        group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+        rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
+        for label, array in (("x", x), ("y", y), ("weight", weight)):
+            if array is not None:
+                chunks = (min(rows, array.shape[0]), *array.shape[1:])
+                group.create_array(
+                    label, data=np.ascontiguousarray(array), chunks=chunks,
+                    compressors=(Crc32cCodec(),), config={"write_empty_chunks": True},
+                    dimension_names=("pair", "feature")[:array.ndim])
+    return Path(path)
+
+
+@contextlib.contextmanager
+def written_aside(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``path`` to write into; it takes the name ``path`` at the end, or is gone.
+
+    Raises:
+        SettingsError: ``path`` exists and ``overwrite`` is False, or its folder cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite=overwrite)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+    except OSError as error:
+        raise SettingsError(explain(
+            f"write {path}", expected="a folder that can be written", got=str(error),
+            consequence="Nothing was written", fix="Choose another place with --out")) from error
+    try:
+        yield aside
+        _sync_tree(aside)
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise unless ``path`` is free or may be overwritten.
+
+    Raises:
+        SettingsError: it exists and ``overwrite`` is False.
+    """
+    if path.exists() and not overwrite:
+        raise SettingsError(explain(
+            f"write {path}", expected="a new path", got="one that exists",
+            consequence="Nothing was computed, and it was left as it is",
+            fix="Choose another path or pass --overwrite (overwrite=True)"))
+
+
+def check_block(name: str, block: Block) -> None:
+    """Raise when a row of the block is not finite or a weight is negative.
+
+    Raises:
+        BadPairs: naming array and rows.
+    """
+    for label, array in (("x", block.x), ("y", block.y), ("weight", block.weight)):
+        if array is None:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            quick = np.isfinite(array.sum(dtype=array.dtype))
+        good = True if quick else np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if label == "weight":
+            good = good & (array >= 0)
+        bad = np.flatnonzero(~np.broadcast_to(good, len(array))) + block.start
+        if bad.size:
+            shown = ", ".join(map(str, bad[:MANY_ROWS])) + (", ..." if bad.size > MANY_ROWS else "")
+            wanted = "finite values >= 0" if label == "weight" else "finite values"
+            raise BadPairs(explain(
+                f"read rows {block.start}-{block.start + len(array) - 1} of {name}/{label}",
+                expected=wanted, got=f"NaN, Inf or negative in {bad.size} rows ({shown})"
+                if label == "weight" else f"NaN or Inf in {bad.size} rows ({shown})",
+                consequence="They would make the whole Hessian NaN",
+                fix="Remove these rows from the store and run again"))
+
+
+def is_dask(array: Any) -> bool:
+    """Whether an array is a dask array (without importing dask)."""
+    return type(array).__module__.startswith("dask.")
+
+
+def _is_zarr(array: Any) -> bool:
+    return type(array).__module__.startswith("zarr.")
+
+
+def _public_name(store: Any) -> str:
+    """A store's name for messages, without the credentials a URL may carry."""
+    if isinstance(store, (str, Path)):
+        text = str(store)
+        scheme, separator, rest = text.partition("://")
+        return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else text
+    return str(getattr(store, "store_path", type(store).__name__))
+
+
+def _check_array(where: str, array: Any, ndim: int) -> None:
+    dtype = getattr(array, "dtype", None)
+    shape = tuple(getattr(array, "shape", ()))
+    if dtype is None or len(shape) != ndim:
+        raise BadPairs(explain(
+            where, expected="a 2-D array (n, D)" if ndim == 2 else "a 1-D array (n,)",  # noqa: PLR2004
+            got=f"shape {shape}" if dtype is not None else type(array).__name__,
+            consequence="Rows are pairs and columns are features",
+            fix="Flatten each point and gradient to one row"))
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:  # noqa: PLR2004
+        raise BadPairs(explain(
+            where, expected="float32 or float64 (float16 and integers are upcast)",
+            got=str(dtype), consequence="Gradients of this type give no real Hessian",
+            fix="Store real floating-point numbers"))
+
+
+def _working_dtype(dtype: Any) -> np.dtype:
+    """float16 -> float32, integers -> float64, byte order -> native."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)  # noqa: PLR2004
+    return np.dtype(np.float64)
+
+
+def _missing_chunks(array: Any, start: int, stop: int) -> list[str]:
+    """Keys of the chunks of rows ``start`` to ``stop`` that the store does not hold."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    sizes = getattr(array, "shards", None) or array.chunks
+    spans = [range(start // sizes[0], -(-stop // sizes[0]))]
+    spans += [range(-(-n // c)) for n, c in zip(array.shape[1:], sizes[1:], strict=True)]
+    keys = [array.metadata.encode_chunk_key(coords) for coords in product(*spans)]
+
+    async def present() -> list[bool]:
+        return await asyncio.gather(*((array.store_path / key).exists() for key in keys))
+
+    return [key for key, there in zip(keys, sync(present()), strict=True) if not there]
+
+
+def _sync_tree(folder: Path) -> None:
+    """Flush a folder's files to disk: Zarr's local store leaves that to the system."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            descriptor = os.open(Path(root) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

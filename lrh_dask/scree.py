@@ -1,0 +1,40 @@
+"""How many columns of a fitted basis to keep, from what the basis stage has read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lrh_dask.arrays import Array, like, namespace, to_host
+from lrh_dask.reduced_pairs import ReducedPairs
+
+__all__ = ["basis_size"]
+
+ABOVE_FLOOR = 2.0
+WINDOW = 4
+
+
+def basis_size(q: Array, held_out: ReducedPairs, *, rank: int | None) -> int:
+    """Columns of Q (D, k) worth fitting.
+
+    A column that captures more of the *held-out* gradients than ABOVE_FLOOR times what a random
+    direction would is signal. Where the signal ends before the columns do there is a noise
+    floor: half as many columns again (at least 8) suffice, more would only cost time. Where it
+    does not end, the spectrum has a long tail and every column is kept.
+
+    Args:
+        q: orthonormal columns, the most dominant first, from pairs not in ``held_out``.
+        rank: the rank that must fit in, or None.
+    """
+    n_features, k = q.shape
+    if held_out.n_pairs == 0 or k == 0:
+        return int(k)
+    xp = namespace(q)
+    seen = xp.astype(like(q, to_host(held_out.y)), q.dtype) @ q
+    energy = to_host(xp.sum(seen * seen, axis=0))
+    outside = max(held_out.energy - float(energy.sum()), 0.0)
+    floor = outside / max(n_features - k, 1)
+    smooth = np.convolve(energy, np.ones(WINDOW) / WINDOW, mode="same")
+    signal = np.flatnonzero(smooth > ABOVE_FLOOR * floor)
+    last = int(signal[-1]) + 1 if signal.size else 0
+    wanted = max(last + max(8, last // 2), 0 if rank is None else rank + 8)
+    return min(int(k), wanted)

@@ -1,0 +1,188 @@
+"""What a person sees in a terminal: progress, the result table, a plan, a store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lrh_dask.budget import Plan, Route
+from lrh_dask.hessian import LowRankHessian
+from lrh_dask.progress import Event
+
+__all__ = ["Screen", "figure", "size"]
+
+SHOWN = 10
+
+
+def size(n_bytes: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:  # noqa: PLR2004
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+def figure(value: float) -> str:
+    """A number to four digits; NaN is a dash."""
+    return "-" if not np.isfinite(value) else f"{value:.4g}"
+
+
+class Screen:
+    """Talks to a person: progress and notices on standard error, results on standard output."""
+
+    def __init__(self, *, quiet_output: bool = False) -> None:
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.output = Console(highlight=False, quiet=quiet_output)
+
+    def say(self, text: str) -> None:
+        """One line on standard error."""
+        self.errors.print(escape(text))
+
+    @contextmanager
+    def stages(self, n_pairs: int) -> Iterator[_Stages]:
+        """A progress bar for each stage, or plain lines where this is no terminal."""
+        stages = _Bars(self.errors, n_pairs) if self.errors.is_terminal else _Lines(self, n_pairs)
+        with stages:
+            yield stages
+
+    def show(self, hessian: LowRankHessian, *, exact: np.ndarray | None = None) -> None:
+        """The result: eigenvalues with errors, certificates, cost."""
+        c, p = hessian.certificates, hessian.provenance
+        table = Table(title=f"Top {min(SHOWN, hessian.rank)} of {hessian.rank} eigenvalues",
+                      title_justify="left", header_style="bold")
+        table.add_column("#", justify="right")
+        table.add_column("eigenvalue", justify="right")
+        table.add_column("standard error", justify="right")
+        if exact is not None:
+            table.add_column("exact", justify="right")
+            table.add_column("off by", justify="right")
+        for i, (value, error) in enumerate(
+                zip(hessian.eigenvalues[:SHOWN], hessian.standard_errors[:SHOWN], strict=True)):
+            cells = [str(i + 1), f"{value:.6g}", f"± {error:.2g}" if np.isfinite(error) else "-"]
+            if exact is not None:
+                cells += [f"{exact[i]:.6g}", f"{100 * (value / exact[i] - 1):+.2f} %"]
+            table.add_row(*cells)
+        if hessian.rank:
+            self.output.print(table)
+        if np.isnan(hessian.standard_errors).any():
+            self.output.print(f"[dim]No standard errors: {escape(c.standard_error_note)}.[/dim]")
+        facts = Table.grid(padding=(0, 2))
+        seconds = p["seconds"]
+        for name, text in (
+                ("pairs n", f"{hessian.n_pairs:,}"), ("features D", f"{hessian.n_features:,}"),
+                ("rank r", f"{hessian.rank} (of a fitted basis of {c.n_basis} columns)"),
+                ("residual, all pairs", figure(c.residual)),
+                ("residual, held out", figure(c.held_out_residual)),
+                ("asymmetry of XᵀY", figure(c.asymmetry)),
+                ("captured energy", figure(c.captured_energy)),
+                ("offset b", "fitted" if c.centered else "none"),
+                ("seconds", ", ".join(f"{k} {seconds[k]:.1f}"
+                                      for k in ("total", "basis", "fit", "solve"))
+                 + f" (workers reading {seconds['read']:.1f})"),
+                ("bytes read", ", ".join(f"{k} {size(v)}" for k, v in p["bytes"].items() if v)),
+                ("peak of a worker", size(p["peak_worker_bytes"]))):
+            facts.add_row(f"[bold]{name}[/bold]", escape(text))
+        self.output.print(facts)
+        self.output.print(f"[bold]verdict[/bold] [reverse] {c.verdict.name} [/reverse] "
+                          f"{escape(c.verdict.value)}", soft_wrap=False)
+        self.output.print(f"[bold]curvature[/bold] {escape(hessian.curvature)}.")
+        for notice in p["notices"]:
+            self.say(f"Notice: {notice}.")
+
+    def plan(self, plan: Plan, n_runs: int) -> None:
+        """The price of a run."""
+        facts = Table.grid(padding=(0, 2))
+        passes = 2 if plan.route is Route.fitted_basis else 1
+        for name, text in (
+                ("route", plan.route.value), ("basis", f"up to {plan.max_basis} columns"),
+                ("reads", f"{size(plan.bytes_read)} in {passes} pass{'es'[:2 * (passes - 1)]}, "
+                          f"{n_runs} runs of shards each"),
+                ("computes", f"about {plan.flops:.2g} floating-point operations"),
+                ("tasks", f"{plan.n_tasks}"),
+                ("memory", f"at most {size(plan.peak_worker_bytes)} a worker")):
+            facts.add_row(f"[bold]{name}[/bold]", escape(text))
+        self.output.print(facts)
+
+    def facts(self, rows: list[tuple[str, Any]]) -> None:
+        """Names and values, one a line."""
+        grid = Table.grid(padding=(0, 2))
+        for name, text in rows:
+            grid.add_row(f"[bold]{escape(name)}[/bold]", escape(str(text)))
+        self.output.print(grid)
+
+
+class _Stages:
+    """Follows the events of one run."""
+
+    def __init__(self) -> None:
+        self.route: Route | None = None
+
+    def __enter__(self) -> _Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def plan(self, plan: Plan) -> None:
+        """The run is about to start."""
+        self.route = plan.route
+
+    def event(self, event: Event) -> None:
+        """A task of the run is done."""
+
+
+class _Bars(_Stages):
+    def __init__(self, console: Console, n_pairs: int) -> None:
+        super().__init__()
+        self.n_pairs = n_pairs
+        self.bars = Progress(
+            TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"), TimeElapsedColumn(), console=console)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Stages:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, task in self.tasks.items():
+            if name == "solve":
+                self.bars.update(task, total=1, completed=1)
+        self.bars.stop()
+
+    def event(self, event: Event) -> None:
+        if event.stage not in self.tasks:
+            total = None if event.stage == "solve" else self.n_pairs
+            self.tasks[event.stage] = self.bars.add_task(
+                event.stage, total=total, unit="" if event.stage == "solve" else "pairs")
+        self.bars.advance(self.tasks[event.stage], event.n_pairs)
+
+
+class _Lines(_Stages):
+    """A line at each quarter of a stage."""
+
+    def __init__(self, screen: Screen, n_pairs: int) -> None:
+        super().__init__()
+        self.screen, self.n_pairs = screen, n_pairs
+        self.done: dict[str, int] = {}
+        self.started = time.monotonic()
+
+    def event(self, event: Event) -> None:
+        before = self.done.get(event.stage, 0)
+        self.done[event.stage] = now = before + event.n_pairs
+        elapsed = time.monotonic() - self.started
+        if event.stage == "solve":
+            self.screen.say(f"solve: begins after {elapsed:.1f} s")
+        elif 4 * now // self.n_pairs > 4 * before // self.n_pairs:
+            self.screen.say(f"{event.stage}: {now:,} of {self.n_pairs:,} pairs, {elapsed:.1f} s")
+        sys.stderr.flush()

@@ -1,0 +1,89 @@
+"""The partition: which rows a task reads, and which bucket they are counted in.
+
+A *block* is what is read at once (the row chunk of the store). A *run* is the consecutive
+blocks of one task. A *bucket* is one of about twenty disjoint sets of rows that are kept apart
+up to the solve, for held-out residuals and standard errors. The partition depends on the
+store's shape alone, never on the cluster, so that any cluster gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "partition"]
+
+N_BUCKETS = 20
+RUN_BYTES = 256 * 2**20
+"""Tasks of about a second or more: the scheduler's share of a run stays small."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive rows ``start`` to ``stop`` that are counted in one bucket."""
+
+    start: int
+    stop: int
+    bucket: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one task reads: its blocks, and the buckets its rows go to."""
+
+    index: int
+    blocks: tuple[tuple[int, int], ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def n_pairs(self) -> int:
+        """Rows in this run."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """All runs of a store, in row order."""
+
+    n_pairs: int
+    runs: tuple[Run, ...]
+
+    @property
+    def buckets(self) -> list[int]:
+        """The buckets that hold rows."""
+        return sorted({piece.bucket for run in self.runs for piece in run.pieces})
+
+
+def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
+              run_bytes: int = RUN_BYTES) -> Partition:
+    """Cut the rows of a store into runs and buckets.
+
+    Many blocks: runs of about ``run_bytes``, a multiple of twenty of them, each in one bucket
+    (run index modulo 20). Few blocks: one block a run, cut into consecutive pieces so that
+    every bucket gets its share.
+
+    Args:
+        n_pairs: rows of the store.
+        chunk_rows: rows of a block; ``row_bytes``: bytes of a row, x and y together.
+    """
+    starts = range(0, n_pairs, chunk_rows)
+    blocks = [(start, min(start + chunk_rows, n_pairs)) for start in starts]
+    if len(blocks) < 2 * N_BUCKETS:
+        return Partition(n_pairs, tuple(_split_block(i, block, n_pairs)
+                                        for i, block in enumerate(blocks)))
+    wanted = max(2 * N_BUCKETS, -(-n_pairs * row_bytes // max(run_bytes, 1)))
+    n_runs = min(-(-wanted // N_BUCKETS) * N_BUCKETS, len(blocks))
+    cuts = [len(blocks) * i // n_runs for i in range(n_runs + 1)]
+    return Partition(n_pairs, tuple(
+        Run(i, tuple(blocks[a:b]), (Piece(blocks[a][0], blocks[b - 1][1], i % N_BUCKETS),))
+        for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))))
+
+
+def _split_block(index: int, block: tuple[int, int], n_pairs: int) -> Run:
+    """One block as a run whose pieces are the equal parts of all rows that lie in it."""
+    start, stop = block
+    n_parts = min(2 * N_BUCKETS if n_pairs >= 4 * N_BUCKETS else N_BUCKETS, n_pairs)
+    edges = [n_pairs * i // n_parts for i in range(n_parts + 1)]
+    pieces = [Piece(max(a, start), min(b, stop), i % N_BUCKETS)
+              for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+              if a < stop and b > start]
+    return Run(index, (block,), tuple(pieces))

@@ -1,0 +1,167 @@
+"""Pairs of a Hessian that is known, in shards, and inputs that cannot be written to.
+
+The fixtures are functions without state (session scope), so hypothesis may use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from lrh_dask.arrays import Device, pick_device
+from lrh_dask.errors import SettingsError
+from lrh_dask.triangle import reduce_to_triangle
+
+settings.register_profile("same-every-time", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("same-every-time")
+
+ROUNDING = {"float32": 2e-5, "float64": 1e-11}
+"""What a handful of merges may cost, relative to the size of the data."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """x, y (n, D) read-only with y = x H + b + noise, and what made them."""
+
+    x: np.ndarray
+    y: np.ndarray
+    hessian: np.ndarray
+    offset: np.ndarray
+
+
+def _frozen(array, dtype=None):
+    copy = np.array(array, dtype=dtype)
+    copy.flags.writeable = False
+    return copy
+
+
+def _rotation(seed, n_features):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n_features, n_features)))[0]
+
+
+def _make_pairs(seed, n_pairs, n_features, spectrum, *, noise=0.0, offset=0.0, condition=1.0,
+                dtype=np.float64):
+    """Pairs of a Hessian with the given eigenvalues, the others zero.
+
+    noise, offset: their length relative to the root mean square length of x H.
+    condition: spread of the scales of x, along axes that H does not know.
+    """
+    rng = np.random.default_rng(seed)
+    vectors = _rotation(seed + 1_000_003, n_features)[:, :len(spectrum)]
+    hessian = (vectors * np.asarray(spectrum, dtype=float)) @ vectors.T
+    x = rng.standard_normal((n_pairs, n_features))
+    if condition != 1.0:
+        x = x * np.logspace(0.0, -np.log10(condition), n_features) @ _rotation(seed + 7, n_features)
+    y = x @ hessian
+    size = np.sqrt(np.mean(np.sum(y**2, axis=1))) if n_pairs else 0.0
+    b = rng.standard_normal(n_features)
+    b *= offset * size / np.linalg.norm(b)
+    y = y + b + rng.standard_normal(y.shape) * (noise * size / np.sqrt(n_features))
+    return Pairs(_frozen(x, dtype), _frozen(y, dtype), hessian, b)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Pairs cut into shards, some of them empty."""
+
+    seed: int
+    sizes: list[int]
+    n_features: int
+    rank: int
+    max_rank: int
+    noise: float
+    offset: float
+    dtype: str
+    pairs: Pairs = field(repr=False)
+
+    @property
+    def parts(self):
+        """(x, y) of each shard: read-only views."""
+        cuts = np.cumsum(self.sizes)[:-1]
+        return list(zip(np.split(self.pairs.x, cuts), np.split(self.pairs.y, cuts), strict=True))
+
+    @property
+    def rounding(self):
+        return ROUNDING[self.dtype]
+
+
+@st.composite
+def shards(draw, *, max_rank=st.integers(1, 6), noise=st.just(0.0), offset=st.just(0.0),
+           low_rank=False):
+    """Up to five shards; ``low_rank`` keeps the rank of H within ``max_rank``."""
+    n_features, kept = draw(st.integers(1, 24)), draw(max_rank)
+    sizes = draw(st.lists(st.integers(0, 40), min_size=1, max_size=5))
+    rank = draw(st.integers(1, min(n_features, kept) if low_rank else n_features))
+    spectrum = np.linspace(2.0, 1.0, rank) * (-1.0) ** np.arange(rank)
+    dtype, seed = draw(st.sampled_from(sorted(ROUNDING))), draw(st.integers(0, 2**16))
+    share, shift = draw(noise), draw(offset)
+    return Shards(seed, sizes, n_features, rank, kept, share, shift, dtype,
+                  _make_pairs(seed, sum(sizes), n_features, spectrum, noise=share, offset=shift,
+                              dtype=dtype))
+
+
+def _merge_in_any_order(states, seed):
+    """Merge two random states until one is left: any tree, any order."""
+    rng, states = np.random.default_rng(seed), list(states)
+    while len(states) > 1:
+        first = states.pop(rng.integers(len(states)))
+        second = states.pop(rng.integers(len(states)))
+        states.append(first.merge(second))
+    return states[0]
+
+
+def _make_buckets(x, y, n_buckets, basis=None):
+    """Triangles of n_buckets consecutive, nearly equal parts of the pairs."""
+    parts = np.array_split(np.arange(x.shape[0]), n_buckets)
+    return {i: reduce_to_triangle(x[part], y[part], basis) for i, part in enumerate(parts)}
+
+
+@pytest.fixture(scope="session")
+def frozen():
+    """Read-only copy of an array: a write to it fails the test."""
+    return _frozen
+
+
+@pytest.fixture(scope="session")
+def rotation():
+    return _rotation
+
+
+@pytest.fixture(scope="session")
+def make_pairs():
+    return _make_pairs
+
+
+@pytest.fixture(scope="session")
+def make_buckets():
+    return _make_buckets
+
+
+@pytest.fixture(scope="session")
+def merge_in_any_order():
+    return _merge_in_any_order
+
+
+@pytest.fixture(scope="session")
+def strict_device():
+    """A namespace with nothing beyond the standard, on a device that is not the host."""
+    return Device("strict", array_api_strict, array_api_strict.Device("device1"))
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    try:
+        return pick_device("gpu")
+    except SettingsError as error:
+        pytest.skip(f"no usable GPU: {error}")
+
+
+@pytest.fixture(params=["strict_device", pytest.param("gpu", marks=pytest.mark.gpu)])
+def other_device(request):
+    """Each device that is not NumPy's: the strict namespace, and a GPU where there is one."""
+    return request.getfixturevalue(request.param)
