@@ -1,9 +1,9 @@
 """Low-rank Hessians from stored gradients, on a Dask cluster, with certificates.
 
-    import lrh_dask
-    hessian = lrh_dask.fit(lrh_dask.open_pairs("pairs.zarr"))
-    hessian.eigenvalues, hessian.standard_errors, hessian.certificates.verdict
-    step = hessian.solve(-gradient, damping=0.1)
+>>> import lrh_dask
+>>> hessian = lrh_dask.fit(lrh_dask.open_pairs("pairs.zarr"))
+>>> hessian.eigenvalues, hessian.standard_errors, hessian.certificates.verdict
+>>> step = hessian.solve(-gradient, damping=0.1)
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from lrh_dask.certificates import Certificates, Verdict
     from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
     from lrh_dask.hessian import LowRankHessian
-    from lrh_dask.pairs import Pairs, open_pairs, write_pairs
+    from lrh_dask.pairs import Pairs, open_pairs
     from lrh_dask.pipeline import fit
     from lrh_dask.report import write_report
+    from lrh_dask.writing import write_pairs
 
 __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "RunFailed",
            "SettingsError", "Verdict", "fit", "open_pairs", "write_pairs", "write_report"]
@@ -27,7 +28,7 @@ __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "R
 _HOME = {
     "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
     "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
-    "Verdict": "certificates", "fit": "pipeline", "open_pairs": "pairs", "write_pairs": "pairs",
+    "Verdict": "certificates", "fit": "pipeline", "open_pairs": "pairs", "write_pairs": "writing",
     "write_report": "report",
 }
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from lrh_dask.errors import SettingsError, explain
 
-__all__ = ["CPU", "Array", "Device", "device_of", "like", "namespace", "pick_device", "to_host"]
+__all__ = ["CPU", "Array", "Device", "device_of", "like", "namespace", "pick_device", "to_host",
+           "triangular_factor"]
 
 Array = Any
 """An array of any library that follows the array API standard."""
@@ -54,6 +55,17 @@ def like(reference: Array, block: np.ndarray) -> Array:
     return namespace(reference).asarray(block, device=device_of(reference))
 
 
+def triangular_factor(rows: Array) -> Array:
+    """R of a QR factorisation of rows (m, c), m >= c, without forming Q where the library can."""
+    if isinstance(rows, np.ndarray):  # mode "r" is beyond the standard: array_api_compat refuses it
+        return np.linalg.qr(rows, mode="r")
+    if array_api_compat.is_cupy_array(rows):
+        import cupy
+
+        return cupy.linalg.qr(rows, mode="r")
+    return namespace(rows).linalg.qr(rows, mode="reduced")[1]
+
+
 def to_host(array: Array) -> np.ndarray:
     """An array of any library as a NumPy array (no copy where it is one already)."""
     if isinstance(array, np.ndarray):
@@ -64,9 +76,7 @@ def to_host(array: Array) -> np.ndarray:
     if "array_api_strict" in type(array).__module__:
         import array_api_strict as strict
 
-        return np.from_dlpack(strict.to_device(array, strict.Device("CPU_DEVICE"))
-                              if hasattr(strict, "to_device")
-                              else array.to_device(strict.Device("CPU_DEVICE")))
+        return np.from_dlpack(array.to_device(strict.Device("CPU_DEVICE")))
     return np.asarray(array)
 
 

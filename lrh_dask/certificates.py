@@ -105,8 +105,7 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
             xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
             xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
         m = fit_from_moments(xx, xy).solve(ridge)
-        values: np.ndarray = np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
-        return values
+        return np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
 
     everyone = np.ones(len(buckets), dtype=bool)
     full = eigenvalues(total_xx, total_xy, everyone)
@@ -120,8 +119,7 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
     pseudo = h * full - (h - 1.0) * without
     center_of_all = len(buckets) * full - ((1.0 - 1.0 / h) * without).sum(axis=0)
     variance = ((pseudo - center_of_all) ** 2 / (h - 1.0)).mean(axis=0)
-    errors: np.ndarray = np.sqrt(variance)
-    return errors
+    return np.sqrt(variance)
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *,

@@ -14,9 +14,12 @@ from lrh_dask import __version__
 from lrh_dask.errors import LrhError, SettingsError, explain
 
 if TYPE_CHECKING:
+    from lrh_dask.budget import Plan
     from lrh_dask.config import RunSettings
     from lrh_dask.hessian import LowRankHessian
+    from lrh_dask.pairs import Pairs
     from lrh_dask.screen import Screen
+    from lrh_dask.shards import Partition
 
 __all__ = ["app", "main"]
 
@@ -121,7 +124,7 @@ def demo(
     screen = Screen()
     screen.say("Training softmax regression on 1,797 scans of digits, recording pairs ...")
     stores = record_digits(folder, overwrite=True)
-    screen.say(f"Trained to {100 * stores.accuracy:.1f} % of the scans it was trained on. Recorded:\n"
+    screen.say(f"Trained to {100 * stores.accuracy:.1f} % of its scans. Recorded:\n"
                f"  {stores.steps}     2,000 mini-batch steps and the gradient's change over each\n"
                f"  {stores.products}  1,500 Hessian-vector products at the end point")
     jobs = [
@@ -152,14 +155,18 @@ def demo(
 
 
 @app.command()
-def inspect(store: Store, x: XName = None, y: YName = None, as_json: Json = False) -> None:
+def inspect(
+        store: Store, x: XName = None, y: YName = None,
+        every_row: Annotated[bool, typer.Option(
+            "--all", help="Read every row, and name all bad ones.")] = False,
+        as_json: Json = False) -> None:
     """Say what a store holds and whether it is usable, before any run."""
     from lrh_dask.inspection import inspect_pairs
     from lrh_dask.pairs import open_pairs
     from lrh_dask.screen import Screen
 
     screen = Screen(quiet_output=as_json)
-    found = inspect_pairs(open_pairs(store, x=x or "x", y=y or "y"))
+    found = inspect_pairs(open_pairs(store, x=x or "x", y=y or "y"), every_row=every_row)
     if as_json:
         typer.echo(json.dumps(found))
     screen.facts([(name.replace("_", " "), value) for name, value in found.items()])
@@ -172,21 +179,13 @@ def plan(store: Store, rank: RankText = None, method: MethodText = None, x: XNam
     """Price a run (bytes read, flops, tasks, memory of a worker) without running it."""
     from dataclasses import asdict
 
-    from dask.utils import parse_bytes
-
     from lrh_dask.pairs import open_pairs
-    from lrh_dask.pipeline import price
     from lrh_dask.screen import Screen
 
     settings = _settings(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y},
                          {"workers": workers, "threads_per_worker": threads_per_worker,
                           "memory_limit": memory_limit})
-    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
-    limit = settings.cluster.memory_limit
-    found, split = price(
-        pairs, rank=None if settings.rank == "auto" else settings.rank, method=settings.method,
-        worker_bytes=None if limit is None else parse_bytes(limit),
-        threads=settings.cluster.threads_per_worker)
+    found, split = _price(open_pairs(settings.store, x=settings.x, y=settings.y), settings)
     if as_json:
         typer.echo(json.dumps({**asdict(found), "route": found.route.name}))
         return
@@ -252,15 +251,30 @@ def _settings(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> Ru
 
 def _run(settings: RunSettings, *, quiet_output: bool) -> tuple[LowRankHessian, Screen]:
     from lrh_dask.cluster import connect
-    from lrh_dask.pairs import open_pairs, refuse_existing
+    from lrh_dask.pairs import open_pairs
     from lrh_dask.screen import Screen
+    from lrh_dask.writing import refuse_existing
 
     screen = Screen(quiet_output=quiet_output)
     refuse_existing(settings.result_path, overwrite=settings.overwrite)
-    open_pairs(settings.store, x=settings.x, y=settings.y)  # bad input ends before a cluster starts
+    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+    if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
+        _price(pairs, settings)
     with connect(settings.cluster) as client:
         _say_where(screen, client)
         return _fit(settings, screen), screen
+
+
+def _price(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
+    """The price of a run on the local cluster that the settings ask for."""
+    from dask.utils import parse_bytes
+
+    from lrh_dask.pipeline import price
+
+    limit = settings.cluster.memory_limit
+    return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
+                 method=settings.method, threads=settings.cluster.threads_per_worker,
+                 worker_bytes=None if limit is None else parse_bytes(limit))
 
 
 def _fit(settings: RunSettings, screen: Screen) -> LowRankHessian:

@@ -130,17 +130,32 @@ def settings_from(values: dict[str, Any], where: str) -> RunSettings:
     try:
         return RunSettings.model_validate(values)
     except ValidationError as error:
-        wrong = []
+        wrong: dict[str, str] = {}  # one line a setting, also where it may be of several types
         for item in error.errors():
-            name = ".".join(str(part) for part in item["loc"]
-                            if not str(part).startswith(("literal[", "constrained-", "int", "bool")))
-            said = ("unknown setting" if item["type"] == "extra_forbidden"
-                    else "missing" if item["type"] == "missing"
-                    else f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
-            wrong.append(f"{name or 'settings'}: {said}")
+            name = ".".join(str(part) for part in item["loc"] if str(part) in _NAMES
+                            or item["type"] == "extra_forbidden")
+            wrong.setdefault(name or "settings", _complaint(name, item))
+        unknown = any("unknown setting" in said for said in wrong.values())
         raise SettingsError(explain(
             where, expected="known settings with allowed values",
-            got="; ".join(dict.fromkeys(wrong)),
+            got="; ".join(f"{name}: {said}" for name, said in wrong.items()),
             consequence="Nothing was started",
             fix=f"Known settings: {', '.join(RunSettings.model_fields)}; of cluster: "
-                f"{', '.join(ClusterSettings.model_fields)}")) from error
+                f"{', '.join(ClusterSettings.model_fields)}" if unknown else
+                "`lrh run --help` and configs/quickstart.yaml say what each setting takes",
+        )) from error
+
+
+_NAMES = {*RunSettings.model_fields, *ClusterSettings.model_fields}
+_ALLOWED = {"rank": "'auto' or a whole number >= 1", "center": "auto, yes or no"}
+
+
+def _complaint(name: str, item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "unknown setting"
+    if item["type"] == "missing":
+        return "missing"
+    if item["type"] == "value_error":  # ours: it says what it got
+        return str(item["msg"]).removeprefix("Value error, ")
+    wanted = f"expected {_ALLOWED[name]}" if name in _ALLOWED else item["msg"]
+    return f"{wanted}, got {item['input']!r}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lrh_dask.errors import SettingsError, explain
-from lrh_dask.pairs import write_pairs
+from lrh_dask.writing import write_pairs
 
 __all__ = ["DigitsModel", "DemoStores", "record_digits"]
 
@@ -58,14 +58,13 @@ class DigitsModel:
     @property
     def n_weights(self) -> int:
         """D."""
-        return self.n_classes * self.scans.shape[1]
+        return self.n_classes * int(self.scans.shape[1])
 
     def probabilities(self, w: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Class probabilities p (m, 10) of the given scans."""
         logits = self.scans[rows] @ w.reshape(self.n_classes, -1).T
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
-        return p
+        return odds / odds.sum(axis=1, keepdims=True)
 
     def accuracy(self, w: np.ndarray) -> float:
         """Share of scans that are classified right."""
@@ -76,8 +75,7 @@ class DigitsModel:
         p = self.probabilities(w, rows)
         labels = self.labels[rows]
         p[np.arange(len(labels)), labels] -= 1.0
-        gradient: np.ndarray = (p.T @ self.scans[rows] / len(labels)).ravel()
-        return gradient
+        return (p.T @ self.scans[rows] / len(labels)).ravel()
 
     def hessian_products(self, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Rows H v (m, 650) for rows v (m, 650): mean of (diag(p) - p pᵀ) V scan ⊗ scan."""

@@ -10,7 +10,7 @@ __all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain"]
 
 
 def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) -> str:
-    """The text of an error: ``<where>: expected <x>, got <y>. <consequence>. <fix>.``"""
+    """The text of an error: <where>: expected <x>, got <y>. <consequence>. <fix>."""
     parts = [f"{where}: expected {expected}, got {got}", consequence, fix]
     return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts)
 

@@ -21,8 +21,7 @@ ASYMMETRY_LIMIT = {"float32": 1e-4, "float64": 1e-8}
 
 def gram_schmidt_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """G (D, min(D, 2n)): orthonormal columns that span the rows of X and Y (n, D)."""
-    basis: np.ndarray = np.linalg.qr(np.concatenate([x, y]).T)[0]
-    return basis
+    return np.linalg.qr(np.concatenate([x, y]).T)[0]
 
 
 def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:

@@ -87,8 +87,7 @@ class LowRankHessian:
             SettingsError: v has another shape.
         """
         v = self._checked(v, ndim=1)
-        product: np.ndarray = self.eigenvectors @ (self.eigenvalues * (self.eigenvectors.T @ v))
-        return product
+        return self.eigenvectors @ (self.eigenvalues * (self.eigenvectors.T @ v))
 
     def matmat(self, v: np.ndarray) -> np.ndarray:
         """H V for V (D, m), column by column.
@@ -97,9 +96,8 @@ class LowRankHessian:
             SettingsError: V has another shape.
         """
         v = self._checked(v, ndim=2)
-        product: np.ndarray = self.eigenvectors @ (
+        return self.eigenvectors @ (
             self.eigenvalues[:, None] * (self.eigenvectors.T @ v))
-        return product
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:
         return self.matvec(v) if np.ndim(v) == 1 else self.matmat(v)
@@ -120,15 +118,13 @@ class LowRankHessian:
         if np.any(shifted == 0):
             raise SettingsError(explain(
                 "solve", expected="H + damping I to be invertible",
-                got=f"an eigenvalue of exactly -{damping:g}",
+                got=f"an eigenvalue of exactly {0.0 - damping:g}",
                 consequence="The step along it would be infinite", fix="Use another damping"))
         inner = self.eigenvectors.T @ b
         if damping == 0:
-            answer: np.ndarray = self.eigenvectors @ (inner.T / shifted).T
-            return answer
+            return self.eigenvectors @ (inner.T / shifted).T
         share = self.eigenvalues / shifted
-        damped: np.ndarray = (b - self.eigenvectors @ (inner.T * share).T) / damping
-        return damped
+        return (b - self.eigenvectors @ (inner.T * share).T) / damping
 
     def trace(self) -> float:
         """Sum of the eigenvalues found: the trace of the known part."""
@@ -147,25 +143,26 @@ class LowRankHessian:
                 "logdet", expected="H + damping I positive definite",
                 got=f"damping {damping:g} with a smallest eigenvalue of {lowest:g}",
                 consequence="Its logarithm is not real",
-                fix=f"Use a damping above {max(-lowest, 0.0):g}"))
+                fix=f"Use a damping above {max(0.0, -lowest):g}"))
         return float(np.log(shifted).sum() + (self.n_features - self.rank) * np.log(damping))
 
     def diagonal(self) -> np.ndarray:
         """Diagonal of H (D,)."""
-        values: np.ndarray = (self.eigenvectors**2) @ self.eigenvalues
-        return values
+        return (self.eigenvectors**2) @ self.eigenvalues
 
     def to_dense(self) -> np.ndarray:
         """H (D, D). Memory: 8 D² bytes."""
-        dense: np.ndarray = (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
-        return dense
+        return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
 
     def to_scipy(self) -> LinearOperator:
         """H as a :class:`scipy.sparse.linalg.LinearOperator`, for its solvers."""
         from scipy.sparse.linalg import LinearOperator
 
-        return LinearOperator(shape=self.shape, dtype=np.dtype(np.float64), matvec=self.matvec,
-                              rmatvec=self.matvec, matmat=self.matmat, rmatmat=self.matmat)
+        def matvec(v: np.ndarray) -> np.ndarray:  # SciPy hands over (D,) or (D, 1)
+            return self.matvec(np.ravel(v))
+
+        return LinearOperator(shape=self.shape, dtype=np.dtype(np.float64), matvec=matvec,
+                              rmatvec=matvec, matmat=self.matmat, rmatmat=self.matmat)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a Zarr group that :func:`xarray.open_zarr` opens; see :mod:`lrh_dask.results`.

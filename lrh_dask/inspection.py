@@ -12,9 +12,11 @@ from lrh_dask.pairs import Pairs
 __all__ = ["inspect_pairs"]
 
 
-def inspect_pairs(pairs: Pairs) -> dict[str, Any]:
+def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
     """Facts about stored pairs; every chunk is looked for, three blocks are read.
 
+    Args:
+        every_row: read all blocks, so that all bad rows are named.
     Returns:
         Names and values that JSON knows, in reading order.
     Raises:
@@ -32,9 +34,13 @@ def inspect_pairs(pairs: Pairs) -> dict[str, Any]:
                 "attribute `lrh_fill_chunks`"))
     rows = min(pairs.chunk_rows, pairs.n_pairs)
     starts = sorted({0, (pairs.n_pairs // 2) // rows * rows, (pairs.n_pairs - 1) // rows * rows})
-    blocks = [pairs.read(start, min(start + rows, pairs.n_pairs)) for start in starts]
-    x, y = np.concatenate([b.x for b in blocks]), np.concatenate([b.y for b in blocks])
-    zero = {label: int(np.count_nonzero(~a.any(axis=1))) for label, a in (("x", x), ("y", y))}
+    if every_row:
+        starts = list(range(0, pairs.n_pairs, rows))
+    sample = _Sample()
+    for start in starts:
+        sample.read(pairs, start, min(start + rows, pairs.n_pairs))
+    if sample.faults:
+        raise BadPairs("\n".join(sample.faults))
     return {
         "store": pairs.name,
         "pairs": pairs.n_pairs, "features": pairs.n_features,
@@ -43,13 +49,34 @@ def inspect_pairs(pairs: Pairs) -> dict[str, Any]:
         "bytes": pairs.stored_bytes,
         "row_chunk": pairs.chunk_rows,
         "checksums": pairs.has_checksums(),
-        "rows_sampled": len(x),
-        "zero_rows_sampled": f"x {zero['x']}, y {zero['y']}",
-        "row_size": f"x {_median_norm(x):.3g}, y {_median_norm(y):.3g} (median norm)",
+        "rows_read": sample.n_rows,
+        "zero_rows": f"x {sample.zeros['x']}, y {sample.zeros['y']} of the rows read",
+        "row_size": ", ".join(f"{label} {np.median(norms):.3g}" for label, norms
+                              in sample.norms.items()) + " (median norm of the first rows)",
         "notices": "; ".join(pairs.notices()) or "none",
-        "usable": "yes, as far as metadata, chunk names and the sampled rows tell",
+        "usable": "yes" if every_row else
+        "yes, as far as metadata, chunk names and the rows read tell (--all reads every row)",
     }
 
 
-def _median_norm(rows: np.ndarray) -> float:
-    return float(np.median(np.linalg.norm(rows.astype(np.float64), axis=1)))
+class _Sample:
+    """What the rows read so far tell."""
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self.zeros = {"x": 0, "y": 0}
+        self.norms: dict[str, np.ndarray] = {}
+        self.faults: list[str] = []
+
+    def read(self, pairs: Pairs, start: int, stop: int) -> None:
+        """Read rows; a fault is noted, so that all of them can be told at once."""
+        try:
+            block = pairs.read(start, stop)
+        except BadPairs as error:
+            self.faults.append(str(error))
+            return
+        self.n_rows += len(block.x)
+        for label, rows in (("x", block.x), ("y", block.y)):
+            norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+            self.zeros[label] += int(np.count_nonzero(norms == 0))
+            self.norms.setdefault(label, norms)

@@ -6,13 +6,9 @@ steps, ``y`` gradients or gradient differences. An optional ``weight`` (n,) coun
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -20,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["Block", "Pairs", "open_pairs", "write_pairs"]
+__all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
 
 CHUNK_BYTES = 16 * 2**20
 MANY_ROWS = 5
@@ -215,7 +211,7 @@ class _Slice(Pairs):
     def __post_init__(self) -> None:
         """The whole was checked already."""
 
-    def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
+    def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:  # noqa: ARG002
         return np.asarray(array[start - self.offset:stop - self.offset])
 
 
@@ -261,80 +257,6 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
             for label, array in (("x", x), ("y", y), ("weight", weight))
             } if isinstance(declared, dict) else {}
     return Pairs(arrays[x], arrays[y], arrays.get(weight), name, fill)
-
-
-def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
-                *, chunk_rows: int | None = None, overwrite: bool = False) -> Path:
-    """Write pairs as a Zarr group: uncompressed chunks of about 16 MiB with crc32c checksums.
-
-    The group is written aside and renamed, so that a killed writer leaves none.
-
-    Args:
-        x, y: (n, D) float arrays; ``weight`` (n,) or None.
-        chunk_rows: pairs a chunk.
-        overwrite: replace what lies at ``path``.
-    Raises:
-        SettingsError: ``path`` exists and ``overwrite`` is False.
-        BadPairs: the arrays are no pairs.
-    """
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    Pairs(x, y, weight)
-    with written_aside(path, overwrite=overwrite) as aside:
-        group = zarr.open_group(str(aside), mode="w", zarr_format=3)
-        rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
-        for label, array in (("x", x), ("y", y), ("weight", weight)):
-            if array is not None:
-                chunks = (min(rows, array.shape[0]), *array.shape[1:])
-                group.create_array(
-                    label, data=np.ascontiguousarray(array), chunks=chunks,
-                    compressors=(Crc32cCodec(),), config={"write_empty_chunks": True},
-                    dimension_names=("pair", "feature")[:array.ndim])
-    return Path(path)
-
-
-@contextlib.contextmanager
-def written_aside(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside ``path`` to write into; it takes the name ``path`` at the end, or is gone.
-
-    Raises:
-        SettingsError: ``path`` exists and ``overwrite`` is False, or its folder cannot be written.
-    """
-    path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-    except OSError as error:
-        raise SettingsError(explain(
-            f"write {path}", expected="a folder that can be written", got=str(error),
-            consequence="Nothing was written", fix="Choose another place with --out")) from error
-    try:
-        yield aside
-        _sync_tree(aside)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.exists():
-            os.replace(path, old)
-        os.replace(aside, path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise unless ``path`` is free or may be overwritten.
-
-    Raises:
-        SettingsError: it exists and ``overwrite`` is False.
-    """
-    if path.exists() and not overwrite:
-        raise SettingsError(explain(
-            f"write {path}", expected="a new path", got="one that exists",
-            consequence="Nothing was computed, and it was left as it is",
-            fix="Choose another path or pass --overwrite (overwrite=True)"))
 
 
 def check_block(name: str, block: Block) -> None:
@@ -421,14 +343,3 @@ def _missing_chunks(array: Any, start: int, stop: int) -> list[str]:
         return await asyncio.gather(*((array.store_path / key).exists() for key in keys))
 
     return [key for key, there in zip(keys, sync(present()), strict=True) if not there]
-
-
-def _sync_tree(folder: Path) -> None:
-    """Flush a folder's files to disk: Zarr's local store leaves that to the system."""
-    for root, _, files in os.walk(folder):
-        for name in files:
-            descriptor = os.open(Path(root) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -2,8 +2,8 @@
 
 Notation: a block holds m pairs over D features, row i is pair i.
 
-    x (m, D)   points or steps          y (m, D)   gradients or gradient differences, y_i ~ H x_i + b
-    one (m,)   what multiplies b        V (m, k)   orthonormal columns
+    x (m, D)   points or steps      y (m, D)   gradients or their differences, y_i ~ H x_i + b
+    one (m,)   what multiplies b    V (m, k)   orthonormal columns
 
 Multiplying pairs by any matrix from the left keeps the equation: Y = X H + 1 bᵀ gives
 VᵀY = (VᵀX) H + (Vᵀ1) bᵀ. With V the k leading left singular vectors of Y, VᵀY keeps the k

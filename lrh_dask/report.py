@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,8 +212,8 @@ def _half_widths(hessian: LowRankHessian) -> np.ndarray:
     from scipy.stats import t
 
     freedom = hessian.certificates.n_buckets - 1
-    half: np.ndarray = hessian.standard_errors * float(t.ppf(0.975, freedom))  # NaN without freedom
-    return half
+    half = hessian.standard_errors * float(t.ppf(0.975, freedom))  # NaN without freedom
+    return np.where(np.isfinite(half), half, np.nan)
 
 
 def _curve(hessian: LowRankHessian, name: str) -> np.ndarray:
@@ -263,8 +262,8 @@ def _svg(figure: Figure, name: str, title: str) -> str:
         axis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside upper left", ncols=4, handletextpad=0.4)
     sheet = StringIO()
-    figure.savefig(sheet, format="svg", metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", sheet.getvalue(), flags=re.DOTALL)
+    figure.savefig(sheet, format="svg")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", sheet.getvalue(), flags=re.DOTALL)  # the date
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg[svg.index("<svg"):])
     for stand_in, colour in CSS_COLOURS.items():
         svg = svg.replace(stand_in, colour)
@@ -280,15 +279,14 @@ def _render(hessian: LowRankHessian) -> str:
     pages = jinja2.Environment(loader=jinja2.PackageLoader("lrh_dask"), autoescape=True,
                                undefined=jinja2.StrictUndefined, trim_blocks=True,
                                lstrip_blocks=True)
-    pages.filters |= {"number": _number, "percent": _percent, "size": _size, "day": _day}
+    pages.filters |= {"number": _number, "percent": _percent}
     known, buckets = hessian.provenance, _curve(hessian, "bucket_residuals")
     sure = np.count_nonzero(_half_widths(hessian) < np.abs(hessian.eigenvalues))
     return pages.get_template("report.html").render(
         hessian=hessian, c=hessian.certificates, grades=grades(hessian), known=known,
         settings=_flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
         outliers=outlying_buckets(buckets).tolist(), n_buckets=buckets.size,
-        spectrum=Markup(spectrum_figure(hessian)),
-        held_out=Markup(held_out_figure(hessian)),
+        spectrum=Markup(spectrum_figure(hessian)), held_out=Markup(held_out_figure(hessian)),
         buckets=Markup(bucket_figure(hessian)))
 
 
@@ -323,19 +321,3 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _percent(share: float, digits: int = 4) -> str:
     return "–" if np.isnan(share) else f"{_number(100.0 * share, digits)} %"
-
-
-def _size(n_bytes: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.4g} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:,.4g} TiB"
-
-
-def _day(created: str) -> str:
-    """Format an ISO date and time for a reader; leave any other text as it is."""
-    try:
-        return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip()
-    except (TypeError, ValueError):
-        return str(created)

@@ -9,6 +9,7 @@ written aside and renamed: one that lies under its name is whole.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 from lrh_dask.certificates import Certificates, Verdict
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.hessian import LowRankHessian
-from lrh_dask.pairs import written_aside
+from lrh_dask.writing import written_aside
 
 if TYPE_CHECKING:
     import zarr
@@ -59,7 +60,9 @@ def save_result(hessian: LowRankHessian, path: str | Path, *, overwrite: bool = 
         group.attrs.put({
             "lrh_dask_format": FORMAT_VERSION, "n_pairs": hessian.n_pairs,
             "certificates": _plain(certificates), "provenance": _plain(dict(hessian.provenance))})
-        zarr.consolidate_metadata(group.store)
+        with warnings.catch_warnings():  # xarray looks for consolidated metadata, Zarr warns of it
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(group.store)
     return Path(path)
 
 
@@ -70,7 +73,7 @@ def load_result(path: str | Path) -> LowRankHessian:
         BadPairs: no complete result lies there, or one of another format version.
     """
     group = _open(path)
-    attributes = group.attrs.asdict()
+    attributes: dict[str, Any] = dict(group.attrs.asdict())
     try:
         arrays = {name: np.asarray(array[...]) for name, array in group.arrays()}
         stored = dict(attributes["certificates"])
@@ -106,8 +109,7 @@ def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
         "centered": certificates.centered, "n_basis": certificates.n_basis,
         "ridge": certificates.ridge, "notices": list(provenance["notices"]),
         "explanation": certificates.verdict.value, "curvature": hessian.curvature}
-    plain: dict[str, Any] = _plain(document)
-    return plain
+    return _plain(document)
 
 
 def _open(path: str | Path) -> zarr.Group:

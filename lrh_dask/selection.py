@@ -142,9 +142,8 @@ def _root_error(squares: np.ndarray, energy: float) -> np.ndarray:
     if n < 2:
         return np.full(squares.shape[1], np.nan)
     total = np.maximum(squares.sum(axis=0), np.finfo(float).tiny)
-    error: np.ndarray = (np.sqrt(n) * squares.std(axis=0, ddof=1)
+    return (np.sqrt(n) * squares.std(axis=0, ddof=1)
                          / (2.0 * np.sqrt(total * energy)))
-    return error
 
 
 def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) -> list[int]:
@@ -221,8 +220,11 @@ def _finer(ridge: float) -> tuple[float, ...]:
 
 def _decide_center(scored: list[_Verdicts], rank: int | None, energy: float,
                    n_pairs: int) -> bool:
-    """An offset ignored costs much without a sign of it, a needless one next to nothing: centre,
-    unless that is clearly worse or the pairs are too few for the held-out residual to tell."""
+    """Whether to fit an offset.
+
+    One ignored costs much without a sign of it, a needless one next to nothing: centre, unless
+    that is clearly worse, or the pairs are too few for the held-out residual to tell.
+    """
     best = {c: min((v for v in scored if v.center == c), key=lambda v: v.loss(rank))
             for c in {v.center for v in scored}}
     if len(best) == 1:

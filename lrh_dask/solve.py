@@ -6,10 +6,10 @@ Everything here is small, float64 and on the host. Rows are pairs: X, Y (q, k).
 
 With the SVD  X = Z diag(σ) Pᵀ  and  C = Pᵀ (Yᵀ Z), the minimiser in the coordinates of P is
 
-    M̂_ij = (C_ij σ_j + C_ji σ_i) / (σ_i² + σ_j² + 2λ),     M = P M̂ Pᵀ,     0 where both σ are negligible,
+    M̂_ij = (C_ij σ_j + C_ji σ_i) / (σ_i² + σ_j² + 2λ),     M = P M̂ Pᵀ
 
-which solves  M S + S M + 2λ M = YᵀX + XᵀY  (S = XᵀX) and loses accuracy with cond(X), not with
-its square.
+(0 where both σ are negligible), which solves  M S + S M + 2λ M = YᵀX + XᵀY  (S = XᵀX) and loses
+accuracy with cond(X), not with its square.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Notation: rows are pairs, x̃ = Qᵀx and ỹ = Qᵀy (k,), w the weight of a pair.
 
-    rows [√w, √w x̃ᵀ, √w ỹᵀ]   (n, 2k+1)   =   Z R,   Z orthonormal,   R (2k+1, 2k+1) upper triangular
+    rows [√w, √w x̃ᵀ, √w ỹᵀ] (n, 2k+1) = Z R,   Z orthonormal,   R (2k+1, 2k+1) upper triangular
 
 Whatever a least-squares fit asks of the rows it can ask of R: RᵀR is their Gram matrix, but R
 has its accuracy (cond, not cond²). The leading column carries counts and projected means, so
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lrh_dask.arrays import Array, device_of, namespace, to_host
+from lrh_dask.arrays import Array, device_of, namespace, to_host, triangular_factor
 from lrh_dask.errors import BadPairs, explain
 
 __all__ = ["Triangle", "reduce_to_triangle"]
@@ -121,5 +121,4 @@ def _triangular(rows: Array) -> Array:
     """R of the rows (m, 2k+1), or the rows themselves while there are few of them."""
     if rows.shape[0] <= rows.shape[1]:
         return rows
-    xp = namespace(rows)
-    return xp.linalg.qr(rows, mode="reduced")[1]
+    return triangular_factor(rows)

@@ -74,8 +74,6 @@ class Shards:
     n_features: int
     rank: int
     max_rank: int
-    noise: float
-    offset: float
     dtype: str
     pairs: Pairs = field(repr=False)
 
@@ -91,18 +89,19 @@ class Shards:
 
 
 @st.composite
-def shards(draw, *, max_rank=st.integers(1, 6), noise=st.just(0.0), offset=st.just(0.0),
-           low_rank=False):
-    """Up to five shards; ``low_rank`` keeps the rank of H within ``max_rank``."""
-    n_features, kept = draw(st.integers(1, 24)), draw(max_rank)
+def shards(draw, *, noise=(0.0,), offset=(0.0,), low_rank=False):
+    """Up to five shards, with one of the noises and offsets.
+
+    ``low_rank`` keeps the rank of H within ``max_rank``.
+    """
+    n_features, kept = draw(st.integers(1, 24)), draw(st.integers(1, 6))
     sizes = draw(st.lists(st.integers(0, 40), min_size=1, max_size=5))
     rank = draw(st.integers(1, min(n_features, kept) if low_rank else n_features))
     spectrum = np.linspace(2.0, 1.0, rank) * (-1.0) ** np.arange(rank)
     dtype, seed = draw(st.sampled_from(sorted(ROUNDING))), draw(st.integers(0, 2**16))
-    share, shift = draw(noise), draw(offset)
-    return Shards(seed, sizes, n_features, rank, kept, share, shift, dtype,
-                  _make_pairs(seed, sum(sizes), n_features, spectrum, noise=share, offset=shift,
-                              dtype=dtype))
+    pairs = _make_pairs(seed, sum(sizes), n_features, spectrum, dtype=dtype,
+                        noise=draw(st.sampled_from(noise)), offset=draw(st.sampled_from(offset)))
+    return Shards(seed, sizes, n_features, rank, kept, dtype, pairs)
 
 
 def _merge_in_any_order(states, seed):

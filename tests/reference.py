@@ -45,7 +45,7 @@ def nystrom(x, y, rank):
 
 
 def gram_schmidt(columns):
-    """Modified Gram-Schmidt, each column twice; columns that depend on earlier ones are left out."""
+    """Modified Gram-Schmidt, each column twice; what depends on earlier columns is left out."""
     basis = []
     for column in columns.T:
         rest = column.astype(np.float64)
@@ -79,12 +79,6 @@ def seed_hessian(X, Y):  # noqa: N803 - the post's names
             u /= np.linalg.norm(u)
             H += np.outer(u, u) / value
     return H
-
-
-def held_out_squares(hessians, offsets, tests):
-    """Σ ‖Y - X H - b‖² over folds, each with its own H, b and test pairs (x, y)."""
-    return sum(float(np.sum((y - x @ h - b) ** 2))
-               for h, b, (x, y) in zip(hessians, offsets, tests, strict=True))
 
 
 def truncated(hessian, rank):

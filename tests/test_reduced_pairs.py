@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import shards
 from hypothesis import given
-from hypothesis import strategies as st
 
 from lrh_dask.arrays import device_of, to_host
 from lrh_dask.errors import BadPairs
@@ -38,7 +37,7 @@ def reduce_and_merge(case, merge_in_any_order):
                               case.seed)
 
 
-@given(case=shards(noise=st.just(0.3)))
+@given(case=shards(noise=(0.3,)))
 def test_the_empty_state_is_the_identity_of_merge(case):
     x, y = case.pairs.x, case.pairs.y
     state, empty = reduce_pairs(x, y, max_rank=case.max_rank), ReducedPairs.empty(x, case.max_rank)
@@ -49,7 +48,7 @@ def test_the_empty_state_is_the_identity_of_merge(case):
             state.n_pairs, state.tail, state.energy, state.max_rank)
 
 
-@given(case=shards(noise=st.just(0.3)))
+@given(case=shards(noise=(0.3,)))
 def test_merge_never_writes_its_inputs(case, frozen, merge_in_any_order):
     states = [reduce_pairs(x, y, max_rank=case.max_rank) for x, y in case.parts]
     held = [replace(s, x=frozen(s.x), y=frozen(s.y), one=frozen(s.one)) for s in states]
@@ -58,7 +57,7 @@ def test_merge_never_writes_its_inputs(case, frozen, merge_in_any_order):
     assert [[a.tobytes() for a in as_pairs_of(s)] for s in held] == before
 
 
-@given(case=shards(noise=st.just(0.3)))
+@given(case=shards(noise=(0.3,)))
 def test_any_tree_accounts_for_every_pair_and_every_square(case, merge_in_any_order):
     state = reduce_and_merge(case, merge_in_any_order)
     energy = float(np.sum(case.pairs.y.astype(float) ** 2))
@@ -69,7 +68,7 @@ def test_any_tree_accounts_for_every_pair_and_every_square(case, merge_in_any_or
     assert kept + state.tail == pytest.approx(energy, rel=case.rounding, abs=0.0)
 
 
-@given(case=shards(offset=st.sampled_from([0.0, 3.0])))
+@given(case=shards(offset=(0.0, 3.0)))
 def test_reduced_pairs_satisfy_the_equation_of_the_pairs(case, merge_in_any_order):
     state = reduce_and_merge(case, merge_in_any_order)
     x, y, one = (a.astype(float) for a in as_pairs_of(state))
@@ -88,7 +87,7 @@ def test_any_tree_finds_the_span_of_low_rank_gradients(case, merge_in_any_order)
     assert np.count_nonzero(scales > 1e-4 * scales.max(initial=0.0)) <= case.rank
 
 
-@given(case=shards(noise=st.sampled_from([0.0, 0.3, 3.0]), offset=st.sampled_from([0.0, 3.0])))
+@given(case=shards(noise=(0.0, 0.3, 3.0), offset=(0.0, 3.0)))
 def test_tail_bounds_the_residual_of_every_pair(case, merge_in_any_order):
     state = reduce_and_merge(case, merge_in_any_order)
     true = residual_squares(case.pairs.y, state)
@@ -151,9 +150,10 @@ def test_an_integer_weight_counts_as_repeated_rows(make_pairs, frozen):
     assert weighted.energy == pytest.approx(repeated.energy)
 
 
+@pytest.mark.parametrize("n_pairs", [10, 50], ids=["uncut", "cut"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_basis_is_orthonormal_in_float64_and_sorted_by_dominance(make_pairs, dtype):
-    pairs = make_pairs(4, 50, 40, 0.5 ** np.arange(8), noise=0.01, dtype=dtype)
+def test_the_basis_is_orthonormal_in_float64_and_sorted_by_dominance(make_pairs, dtype, n_pairs):
+    pairs = make_pairs(4, n_pairs, 40, 0.5 ** np.arange(8), noise=0.01, dtype=dtype)
     state = reduce_pairs(pairs.x, pairs.y, max_rank=10)
     q, scales = state.basis()
     assert q.dtype == np.float64
@@ -177,10 +177,10 @@ def test_a_duplicated_pair_is_one_direction_counted_many_times(make_pairs, max_r
     x, y = np.repeat(pairs.x, 7, axis=0), np.repeat(pairs.y, 7, axis=0)
     state = reduce_pairs(x[:3], y[:3], max_rank=max_rank).merge(
         reduce_pairs(x[3:], y[3:], max_rank=max_rank))
-    _, scales = state.basis()
+    q, scales = state.basis()
     assert state.n_pairs == 7
-    assert scales[0] == pytest.approx(np.sqrt(7) * np.linalg.norm(pairs.y))
-    assert np.all(scales[1:] <= 1e-14 * scales[0])
+    assert scales == pytest.approx([np.sqrt(7) * np.linalg.norm(pairs.y)])
+    assert q.shape == (12, 1)
 
 
 def test_gradients_that_are_all_zero_have_no_directions(make_pairs):
@@ -230,8 +230,8 @@ def test_another_array_library_gives_the_same_reduced_pairs(make_pairs, other_de
     weight = 1.0 + np.arange(rows_per_shard) % 3
 
     def reduce_on(put):
-        states = [reduce_pairs(put(x), put(y), put(weight), max_rank=6) for x, y in
-                  zip(np.split(pairs.x, 2), np.split(pairs.y, 2), strict=True)]
+        states = [reduce_pairs(put(x), put(y), w, max_rank=6) for x, y, w in
+                  zip(np.split(pairs.x, 2), np.split(pairs.y, 2), [None, put(weight)], strict=True)]
         return ReducedPairs.empty(put(pairs.x), 6).merge(states[0]).merge(states[1])
 
     here, there = reduce_on(np.asarray), reduce_on(other_device.put)

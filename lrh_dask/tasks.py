@@ -1,0 +1,235 @@
+"""What runs on a worker: leaves read runs of shards, the last task solves.
+
+Each is a pure function of its arguments; what it returns is a state or the outcome.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from lrh_dask import process, progress
+from lrh_dask.arrays import Device, pick_device
+from lrh_dask.budget import SLAB_BYTES, Route
+from lrh_dask.errors import BadPairs, explain
+from lrh_dask.exact_pairs import gram_schmidt_basis
+from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
+from lrh_dask.pairs import Block, Pairs
+from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
+from lrh_dask.scree import basis_size
+from lrh_dask.selection import Fold
+from lrh_dask.shards import Run
+from lrh_dask.tree import Partial, ReadStats
+from lrh_dask.triangle import Triangle, reduce_to_triangle
+
+__all__ = ["Basis", "Solved", "Spec", "basis_leaf", "finish_basis", "fit_leaf", "merge_partials",
+           "solve_buckets", "solve_whole"]
+
+HELD_OUT_EVERY = 5
+"""Every fifth bucket is held out of a fitted basis."""
+TRAIN, HELD_OUT = 0, 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What every task of a run is told."""
+
+    run_id: str
+    method: str
+    rank: int | None
+    center: bool | None
+    route: Route
+    max_basis: int
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """What the basis stage hands to the fit stage."""
+
+    q: np.ndarray | None  # (D, k)
+    tail: float
+    stats: ReadStats
+    finished: float
+
+    def __sizeof__(self) -> int:
+        return 200 + (0 if self.q is None else self.q.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """What comes back to the driver."""
+
+    fit: Fit
+    eigenvectors: np.ndarray
+    basis_stats: ReadStats
+    fit_stats: ReadStats
+    n_pairs: int
+    content: str
+    times: dict[str, float]
+
+
+def _read_ahead(pairs: Pairs, run: Run) -> Iterator[Block]:
+    """The blocks of a run, the next one being read while this one is computed on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="lrh-read") as pool:
+        pending = pool.submit(pairs.read, *run.blocks[0])
+        for following in (*run.blocks[1:], None):
+            block = pending.result()
+            if following is not None:
+                pending = pool.submit(pairs.read, *following)
+            yield block
+
+
+def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
+          reduce_slab: Callable[[Any, Any, Any], Any], bucket_of: Callable[[int], int],
+          device: Device) -> Partial:
+    """Read a run block by block and fold its rows, slab by slab, into one state a bucket."""
+    states: dict[int, Any] = {}
+    stats = ReadStats()
+    for block in _read_ahead(pairs, run):
+        end = block.start + len(block.x)
+        for piece in run.pieces:
+            first, last = max(piece.start, block.start), min(piece.stop, end)
+            for start in range(first, last, slab_rows):
+                slab = block.rows(start, min(start + slab_rows, last))
+                weight = None if slab.weight is None else device.put(slab.weight)
+                state = reduce_slab(device.put(slab.x), device.put(slab.y), weight)
+                bucket = bucket_of(piece.bucket)
+                states[bucket] = states[bucket].merge(state) if bucket in states else state
+        stats = stats.merge(ReadStats(
+            len(block.x), block.n_bytes, block.seconds, _zero_rows(block.x), _zero_rows(block.y),
+            process.peak_bytes()))
+    progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
+    return Partial({bucket: state.to_host() for bucket, state in sorted(states.items())}, stats)
+
+
+def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
+    """Reduced pairs of a run: by group (a fitted basis), or by bucket and uncut (few pairs)."""
+    device = _device(spec)
+    max_rank = run.n_pairs if spec.route is Route.whole_pairs else spec.max_basis
+    rows = max(4 * max_rank, SLAB_BYTES // pairs.row_bytes)
+    return _fold(pairs, run, spec, "basis", rows,
+                 lambda x, y, weight: reduce_pairs(x, y, weight, max_rank=max_rank),
+                 (lambda b: b) if spec.route is Route.whole_pairs else _group, device)
+
+
+def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
+    """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
+    device = _device(spec)
+    q = None if basis is None or basis.q is None else device.put(
+        basis.q.astype(pairs.dtype, copy=False))
+    k = pairs.n_features if q is None else int(q.shape[1])
+    rows = max(2 * (2 * k + 1), SLAB_BYTES // pairs.row_bytes)
+    return _fold(pairs, run, spec, "fit", rows,
+                 lambda x, y, weight: reduce_to_triangle(x, y, q, weight), lambda b: b, device)
+
+
+def merge_partials(*partials: Partial) -> Partial:
+    """A node of the tree."""
+    process.pin_blas_threads()
+    return reduce(Partial.merge, partials)
+
+
+def finish_basis(partial: Partial, spec: Spec) -> Basis:
+    """Q from the training group, cut to the size that held-out gradients reward."""
+    process.pin_blas_threads()
+    train = partial.states[TRAIN]
+    q, _ = train.basis()
+    held_out = partial.states.get(HELD_OUT, ReducedPairs.empty(train.x, spec.max_basis))
+    k = basis_size(q, held_out, rank=spec.rank)
+    return Basis(np.ascontiguousarray(q[:, :k]), train.tail, partial.stats, time.time())
+
+
+def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
+    """Choose, solve and certify from the buckets' triangles."""
+    begin = time.time()
+    process.pin_blas_threads()
+    progress.emit(spec.run_id, progress.Event("solve", 0, 0, 0))
+    buckets: dict[int, Triangle] = partial.states
+    _refuse_zero_x(partial.stats)
+    q = None if basis is None else basis.q
+    if q is None:
+        folds = rotating_folds(buckets)
+    else:  # the basis has seen the noise of its own pairs: judge on the others only
+        held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
+        folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
+    outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
+                            nested=q is not None, lossless=q is None,
+                            tail=0.0 if basis is None else basis.tail)
+    lifted = outcome.vectors if q is None else q @ outcome.vectors
+    return _done(outcome, lifted, buckets, ReadStats() if basis is None else basis.stats,
+                 partial.stats, {"basis": begin if basis is None else basis.finished,
+                                 "fit": begin, "solve": time.time()})
+
+
+def solve_whole(partial: Partial, spec: Spec) -> Solved:
+    """Few pairs: their own Gram-Schmidt basis G of [X Y] loses nothing; the rest is the same."""
+    begin = time.time()
+    process.pin_blas_threads()
+    progress.emit(spec.run_id, progress.Event("solve", 0, 0, 0))
+    _refuse_zero_x(partial.stats)
+    held: dict[int, ReducedPairs] = partial.states
+    x = np.concatenate([s.x for s in held.values()]).astype(np.float64)
+    y = np.concatenate([s.y for s in held.values()]).astype(np.float64)
+    g = gram_schmidt_basis(x, y) if 2 * len(x) < x.shape[1] else np.eye(x.shape[1])
+    buckets = {b: _triangle_of(s, g) for b, s in held.items()}
+    folds = rotating_folds(buckets)
+    if spec.method == "symmetric":
+        outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center, nested=False,
+                                lossless=True)
+    else:
+        outcome = fit_exact(spec.method, buckets, folds, rank=spec.rank,
+                            dtype=np.dtype(spec.dtype))
+    return _done(outcome, g @ outcome.vectors, buckets, partial.stats, ReadStats(),
+                 {"basis": begin, "fit": begin, "solve": time.time()})
+
+
+def _triangle_of(held: ReducedPairs, g: np.ndarray) -> Triangle:
+    """Pairs that were only scaled by their root weights, in the coordinates of G."""
+    one = held.one.astype(np.float64)
+    x, y = held.x.astype(np.float64), held.y.astype(np.float64)
+    rows = np.concatenate([one[:, None], x @ g, y @ g], axis=1)
+    return Triangle(rows, one @ x, one @ y, float(np.sum(y**2)), held.n_pairs)
+
+
+def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
+          basis_stats: ReadStats, fit_stats: ReadStats, times: dict[str, float]) -> Solved:
+    solved = ReadStats(peak_worker_bytes=process.peak_bytes())
+    digest = hashlib.sha256()
+    for bucket in buckets.values():
+        digest.update(np.float64(bucket.energy).tobytes())
+        digest.update(np.ascontiguousarray(bucket.sum_x).tobytes())
+        digest.update(np.ascontiguousarray(bucket.sum_y).tobytes())
+    return Solved(outcome, eigenvectors, basis_stats.merge(solved), fit_stats,
+                   sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
+
+
+def _group(bucket: int) -> int:
+    return HELD_OUT if bucket % HELD_OUT_EVERY == 0 else TRAIN
+
+
+def _device(spec: Spec) -> Device:
+    process.pin_blas_threads()
+    return pick_device(spec.device)
+
+
+def _zero_rows(a: np.ndarray) -> int:
+    suspects = np.flatnonzero(a[:, 0] == 0)
+    return int(np.count_nonzero(~a[suspects].any(axis=1))) if suspects.size else 0
+
+
+def _refuse_zero_x(stats: ReadStats) -> None:
+    if stats.n_pairs and stats.zero_x_rows == stats.n_pairs:
+        raise BadPairs(explain(
+            "all pairs", expected="points or steps x that differ from zero",
+            got=f"x = 0 in all {stats.n_pairs} rows",
+            consequence="y = H 0 says nothing about H",
+            fix="Check that x was written; for secant pairs it is the step, not its direction"))
