@@ -122,9 +122,13 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
     return np.sqrt(variance)
 
 
-def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *,
+def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
                    rank_was_asked: bool) -> Verdict:
-    """The outcome of a fit, from its residuals."""
+    """The outcome of a fit, from its residuals.
+
+    Args:
+        n_explored: directions of the basis along which x differs from zero.
+    """
     held_out = choice.held_out_residual
     if np.isnan(held_out):
         return Verdict.underdetermined
@@ -132,13 +136,12 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *,
     if n_eigenvalues == 0 or held_out > 0.999:
         return Verdict.inconsistent
     floor = 1e-6
-    if held_out > 2.0 * residual + floor:
+    if held_out > 2.0 * residual + floor or n_explored < choice.n_basis:
         return Verdict.underdetermined
-    if rank_was_asked and held_out > 1.2 * float(curve.min()) + floor:
-        return Verdict.rank_limited
-    still_falling = n_eigenvalues >= curve.size - 1 and held_out > floor
-    if still_falling and not rank_was_asked:
-        return Verdict.rank_limited
+    if curve.size:
+        still_falling = n_eigenvalues >= curve.size - 1 and held_out > floor
+        if (held_out > 1.2 * float(curve.min()) + floor) if rank_was_asked else still_falling:
+            return Verdict.rank_limited
     return Verdict.noisy if held_out > 0.02 else Verdict.converged
 
 

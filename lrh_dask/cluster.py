@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from lrh_dask.errors import RunFailed, SettingsError, explain
 __all__ = ["connect", "dashboard_of"]
 
 CONNECT_SECONDS = 10
+MAX_WORKERS = 8
 DASHBOARD_PORT = 8787
 MALLOC = {
     # Dask trims the allocator's memory at every chance, which halves the speed of reading.
@@ -90,13 +92,12 @@ def _local(settings: ClusterSettings) -> Iterator[Any]:
     """Worker processes on this machine; scheduler and dashboard answer to this machine only."""
     from distributed import Client, LocalCluster
 
-    options: dict[str, Any] = {}
-    if settings.memory_limit is not None:
-        options["memory_limit"] = settings.memory_limit
     with LocalCluster(
-            n_workers=settings.workers, threads_per_worker=settings.threads_per_worker,
-            processes=True, dashboard_address=f"127.0.0.1:{_free_dashboard_port()}",
-            silence_logs=logging.CRITICAL, **options) as cluster, Client(cluster) as client:
+            n_workers=settings.workers or min(os.cpu_count() or 1, MAX_WORKERS),
+            threads_per_worker=settings.threads_per_worker, processes=True,
+            memory_limit=settings.memory_limit or "auto", silence_logs=logging.CRITICAL,
+            dashboard_address=f"127.0.0.1:{_free_dashboard_port()}",
+            ) as cluster, Client(cluster) as client:
         yield client
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +22,8 @@ class ClusterSettings(_Strict):
 
     kind: Literal["local", "address"] = "local"
     """`local`: worker processes on this machine; `address`: a scheduler that runs already."""
-    workers: Annotated[int, Field(ge=1)] = min(os.cpu_count() or 1, 8)
-    """Worker processes of a local cluster."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Worker processes of a local cluster; by default one a core, at most 8."""
     threads_per_worker: Annotated[int, Field(ge=1)] = 1
     """Threads of a worker, each of which reduces one run of shards at a time."""
     memory_limit: str | None = None

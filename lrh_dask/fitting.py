@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -22,7 +22,13 @@ from lrh_dask.exact_pairs import (
     sorted_eigenpairs,
 )
 from lrh_dask.selection import Choice, Fold, choose
-from lrh_dask.solve import Rows, center_rows, leading_directions, symmetric_fit
+from lrh_dask.solve import (
+    Rows,
+    center_rows,
+    leading_directions,
+    rounding_of,
+    symmetric_fit,
+)
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
@@ -63,7 +69,8 @@ def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
 
 
 def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-                  center: bool | None, nested: bool, lossless: bool, tail: float = 0.0) -> Fit:
+                  center: bool | None, nested: bool, lossless: bool, dtype: np.dtype,
+                  tail: float = 0.0) -> Fit:
     """Symmetric least squares with basis size, ridge and rank chosen on held-out pairs.
 
     Args:
@@ -73,17 +80,20 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         center: fit an offset b, or not, or (None) decide.
         nested: see :func:`lrh_dask.selection.choose`.
         lossless: the basis spans all of x and y, so no square lies outside of it.
+        dtype: in which the pairs were stored: what lies within its rounding says nothing.
         tail: squares the basis stage cut.
     """
-    choice = _choose(buckets, folds, rank=rank, center=center, nested=nested)
+    rounding = rounding_of(dtype)
+    choice = _choose(buckets, folds, rank=rank, center=center, nested=nested, rounding=rounding)
     total = reduce(Triangle.merge, buckets.values())
     rows = Rows.of(total)
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
     directions = (np.eye(rows.y.shape[1], choice.n_basis) if nested
-                  else leading_directions(centred.y, choice.n_basis))
+                  else leading_directions(centred.y, choice.n_basis, rounding))
+    choice = replace(choice, n_basis=directions.shape[1])
     projected = centred.project(directions)
-    fitted = symmetric_fit(projected.x, projected.y)
+    fitted = symmetric_fit(projected.x, projected.y, rounding)
     values, inner = sorted_eigenpairs(*np.linalg.eigh(fitted.solve(choice.ridge)))
     keep = choice.rank
     if folds == [] and rank is None:  # nothing could be held out: keep what is above rounding
@@ -93,7 +103,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
     seen = fitted.sigma[fitted.sigma > fitted.negligible]
     return _certified(
         buckets, total, centred, means, values, directions @ inner, errors, note, choice,
-        lossless=lossless, rank_was_asked=rank is not None, tail=tail,
+        lossless=lossless, n_explored=seen.size, rank_was_asked=rank is not None, tail=tail,
         asymmetry_found=asymmetry(projected),
         condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
         captured=float(np.sum(projected.y**2)))
@@ -106,7 +116,8 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
     Raises:
         BadPairs: `seed` on pairs that no symmetric H can explain.
     """
-    solver: Callable[[Rows], tuple[np.ndarray, np.ndarray]]
+    solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray]]
+    rounding = rounding_of(dtype)
     total = reduce(Triangle.merge, buckets.values())
     rows = Rows.of(total)
     if method == "seed":
@@ -114,27 +125,28 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         solver = seed_eigenpairs
     else:
         solver = least_norm_eigenpairs
-    values, vectors = solver(rows)
+    values, vectors = solver(rows, rounding)
     values, vectors = values[:rank], vectors[:, :rank]
-    held_out = _held_out_exact(solver, buckets, folds, rank)
+    held_out = _held_out_exact(solver, buckets, folds, rank, rounding)
     k = rows.y.shape[1]
     choice = Choice(n_basis=k, ridge=0.0, rank=values.size, center=False,
                     held_out_residual=held_out, residual_by_rank=np.array([]),
                     residual_by_rank_error=np.array([]))
     sigma = np.linalg.svd(rows.x, compute_uv=False)
-    seen = sigma[sigma > np.finfo(float).eps * sigma.size * sigma[0]]
+    seen = sigma[sigma > np.finfo(float).eps * sigma.size * sigma.max(initial=0.0)]
     return _certified(
         buckets, total, rows, None, values, vectors, np.full(values.size, np.nan),
         f"method '{method}' takes pairs as exact and has no error model", choice,
-        lossless=True, rank_was_asked=rank is not None, tail=0.0,
-        asymmetry_found=asymmetry(rows), condition=float(seen[0] / seen[-1]),
+        lossless=True, n_explored=k, rank_was_asked=rank is not None, tail=0.0,
+        asymmetry_found=asymmetry(rows),
+        condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
         captured=total.energy)
 
 
 def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-            center: bool | None, nested: bool) -> Choice:
+            center: bool | None, nested: bool, rounding: float) -> Choice:
     if folds:
-        return choose(buckets, folds, rank=rank, center=center, nested=nested)
+        return choose(buckets, folds, rank=rank, center=center, nested=nested, rounding=rounding)
     any_bucket = next(iter(buckets.values()))
     n_pairs = sum(t.n_pairs for t in buckets.values())
     nan = np.array([np.nan])
@@ -161,13 +173,14 @@ def _errors(buckets: dict[int, Triangle], means: tuple[np.ndarray, np.ndarray] |
                     "intervals by Student's t")
 
 
-def _held_out_exact(solver: Callable[[Rows], tuple[np.ndarray, np.ndarray]],
-                    buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) -> float:
+def _held_out_exact(solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray]],
+                    buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
+                    rounding: float) -> float:
     if not folds:
         return float("nan")
     squares = energy = 0.0
     for fold in folds:
-        values, vectors = solver(Rows.stack([Rows.of(buckets[b]) for b in fold.train]))
+        values, vectors = solver(Rows.stack([Rows.of(buckets[b]) for b in fold.train]), rounding)
         for bucket in fold.test:
             rows = Rows.of(buckets[bucket])
             squares += _left_over(rows, values[:rank], vectors[:, :rank])
@@ -183,8 +196,8 @@ def _left_over(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> float:
 def _certified(buckets: dict[int, Triangle], total: Triangle, centred: Rows,
                means: tuple[np.ndarray, np.ndarray] | None, values: np.ndarray,
                vectors: np.ndarray, errors: np.ndarray, note: str, choice: Choice, *,
-               lossless: bool, rank_was_asked: bool, tail: float, asymmetry_found: float,
-               condition: float, captured: float) -> Fit:
+               lossless: bool, n_explored: int, rank_was_asked: bool, tail: float,
+               asymmetry_found: float, condition: float, captured: float) -> Fit:
     """Attach the exact residual of the *truncated* H, over all pairs and by bucket."""
     weight = float(centred.one @ centred.one)
     mean_y = total.sum_y / weight
@@ -215,5 +228,5 @@ def _certified(buckets: dict[int, Triangle], total: Triangle, centred: Rows,
             tail=tail / total.energy if total.energy > 0 else 0.0,
             condition=condition, ridge=choice.ridge, n_basis=choice.n_basis,
             n_buckets=len(buckets), centered=means is not None, standard_error_note=note,
-            verdict=decide_verdict(residual, choice, values.size,
+            verdict=decide_verdict(residual, choice, values.size, n_explored=n_explored,
                                    rank_was_asked=rank_was_asked)))

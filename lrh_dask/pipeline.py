@@ -203,9 +203,10 @@ def _current_client() -> Any:
     except ImportError:
         return None
     try:
-        return get_client()
+        client = get_client()
     except ValueError:
         return None
+    return None if client.status in {"closing", "closed"} else client
 
 
 def _compute(client: Any, graph: dict[Any, Any], root: str) -> Solved:

@@ -91,7 +91,7 @@ class _View:
 
 
 def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-           center: bool | None, nested: bool) -> Choice:
+           center: bool | None, nested: bool, rounding: float = 0.0) -> Choice:
     """Pick basis size, ridge, rank and centring by held-out pairs.
 
     Args:
@@ -101,13 +101,19 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
         center: fit an offset, do not, or (None) let the held-out pairs decide.
         nested: the basis columns are sorted by dominance and come from training pairs only
             (a fitted basis); otherwise each fold finds its own directions.
+        rounding: :func:`lrh_dask.solve.rounding_of` the dtype the pairs were stored in.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
     energy = sum(buckets[b].energy for fold in folds for b in fold.test)
     sizes = _sizes(buckets, folds, rank)
     centers = (False, True) if center is None else (center,)
-    views = {c: [_view(buckets, fold, c, sizes[-1], nested=nested) for fold in folds]
-             for c in centers}
+    if energy == 0:
+        return Choice(n_basis=sizes[0], ridge=0.0, rank=0, center=False, held_out_residual=0.0,
+                      residual_by_rank=np.zeros(1), residual_by_rank_error=np.zeros(1))
+    views = {c: [_view(buckets, fold, c, sizes[-1], nested=nested, rounding=rounding)
+                 for fold in folds] for c in centers}
+    widest = min(view.s_xx.shape[0] for c in centers for view in views[c])
+    sizes = [k for k in sizes if k < widest] + [widest] * (sizes[-1] >= widest)
     small = [k for k in sizes if k <= max(64, sizes[0])]
     scored = [v for c in centers for v in _score(views[c], small, COARSE_RIDGES)]
     best_center = _decide_center(scored, rank, energy, sum(t.n_pairs for t in buckets.values()))
@@ -158,7 +164,7 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) ->
 
 
 def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
-          nested: bool) -> _View:
+          nested: bool, rounding: float) -> _View:
     rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
     train = Rows.stack([rows[b] for b in fold.train])
     total = sum(float(r.one @ r.one) for r in (rows[b] for b in fold.train))
@@ -172,7 +178,7 @@ def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
     if nested:
         directions = np.eye(train.y.shape[1], k)
     else:
-        directions = leading_directions(train.y, k)
+        directions = leading_directions(train.y, k, rounding)
     train = train.project(directions)
     return _View(center, train.x.T @ train.x, train.x.T @ train.y,
                  [rows[b].project(directions) for b in fold.test], energies)

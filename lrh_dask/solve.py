@@ -66,12 +66,24 @@ def center_rows(rows: Rows, means: tuple[np.ndarray, np.ndarray]) -> Rows:
                 rows.y - np.outer(rows.one, means[1]))
 
 
-def leading_directions(y: np.ndarray, k: int) -> np.ndarray:
-    """The k dominant directions (p, k) of rows y (q, p), orthonormal, the strongest first."""
-    if y.shape[0] > 2 * y.shape[1]:
-        _, w = np.linalg.eigh(y.T @ y)
-        return w[:, ::-1][:, :k]
-    return np.linalg.svd(y, full_matrices=False)[2][:k].T
+def leading_directions(y: np.ndarray, k: int, rounding: float = 0.0) -> np.ndarray:
+    """The dominant directions (p, <= k) of rows y (q, p), orthonormal, the strongest first.
+
+    Directions that are nothing but rounding are left out: a fit in them is arbitrary.
+
+    Args:
+        rounding: :func:`rounding_of` the dtype the pairs were stored in.
+    """
+    eps = float(np.finfo(np.float64).eps)
+    if y.shape[0] > 4 * y.shape[1]:
+        square, w = np.linalg.eigh(y.T @ y)
+        scales, directions = np.sqrt(np.maximum(square[::-1], 0.0)), w[:, ::-1]
+        floor = max(rounding, 2.0 * eps**0.5)
+    else:
+        _, scales, vt = np.linalg.svd(y, full_matrices=False)
+        directions, floor = vt.T, max(rounding, eps * max(y.shape))
+    rank = int(np.count_nonzero(scales > floor * scales.max(initial=0.0)))
+    return directions[:, :min(k, rank)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,7 +162,7 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
         held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
         folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
     outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
-                            nested=q is not None, lossless=q is None,
+                            nested=q is not None, lossless=q is None, dtype=np.dtype(spec.dtype),
                             tail=0.0 if basis is None else basis.tail)
     lifted = outcome.vectors if q is None else q @ outcome.vectors
     return _done(outcome, lifted, buckets, ReadStats() if basis is None else basis.stats,
@@ -184,7 +184,7 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     folds = rotating_folds(buckets)
     if spec.method == "symmetric":
         outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center, nested=False,
-                                lossless=True)
+                                lossless=True, dtype=np.dtype(spec.dtype))
     else:
         outcome = fit_exact(spec.method, buckets, folds, rank=spec.rank,
                             dtype=np.dtype(spec.dtype))

@@ -164,3 +164,22 @@ def gpu():
 def other_device(request):
     """Each device that is not NumPy's: the strict namespace, and a GPU where there is one."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def two_workers():
+    """A real cluster of two worker processes; make a client of it where it is to be used."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
+                      dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(two_workers):
+    """The current client of the two workers."""
+    from distributed import Client
+
+    with Client(two_workers) as client:
+        yield client

@@ -17,15 +17,14 @@ from scipy import stats
 from lrh_dask import report
 from lrh_dask.certificates import Certificates, Verdict
 from lrh_dask.errors import SettingsError
-from lrh_dask.hessian import LowRankHessian
-from lrh_dask.report import (
+from lrh_dask.figures import (
     bucket_figure,
-    grades,
     held_out_figure,
     outlying_buckets,
     spectrum_figure,
-    write_report,
 )
+from lrh_dask.hessian import LowRankHessian
+from lrh_dask.report import grades, write_report
 
 EVIL = "<script>alert('x')</script>\"&"
 NOTE = "jackknife over 20 buckets, conditional on the basis"

@@ -142,8 +142,8 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
     pairs, others = (make_pairs(seed, 60, 20, FIVE, noise=0.3) for seed in (5, 6))
     found = []
 
-    def watched(y, k):
-        found.append(leading_directions(y, k))
+    def watched(y, k, rounding):
+        found.append(leading_directions(y, k, rounding))
         return found[-1]
 
     monkeypatch.setattr(selection, "leading_directions", watched)

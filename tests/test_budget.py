@@ -1,0 +1,53 @@
+"""The price is known before the run, and too small a worker is refused."""
+
+import pytest
+
+from lrh_dask import SettingsError
+from lrh_dask.budget import Route, plan_run
+from lrh_dask.shards import partition
+
+GIB = 2**30
+
+
+def plan(n, d, chunk=4096, **kwargs):
+    return plan_run(n, d, 4, chunk, partition(n, chunk, 8 * d), **kwargs)
+
+
+@pytest.mark.parametrize(("n", "d", "route"), [
+    (200_000, 256, Route.all_features), (2000, 650, Route.all_features),
+    (300, 5000, Route.whole_pairs), (100_000, 4096, Route.fitted_basis),
+    (5_000_000, 700, Route.fitted_basis)])
+def test_the_route_follows_the_shape(n, d, route):
+    assert plan(n, d).route is route
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs():
+    assert plan(10**6, 1024).peak_worker_bytes == plan(10**8, 1024).peak_worker_bytes
+
+
+def test_two_passes_read_the_store_twice():
+    assert plan(10**5, 4096).bytes_read == 2 * 10**5 * 4096 * 8
+
+
+def test_a_basis_shrinks_to_the_workers_memory():
+    small, large = plan(10**5, 200_000, 64, worker_bytes=3 * GIB), plan(10**5, 200_000, 64)
+    assert small.max_basis < large.max_basis
+    assert small.peak_worker_bytes <= 3 * GIB
+
+
+def test_a_worker_below_the_price_is_refused_with_the_memory_that_fits():
+    with pytest.raises(SettingsError, match="--memory-limit") as caught:
+        plan(200_000, 256, worker_bytes=GIB // 8)
+    needed = int(str(caught.value).split("--memory-limit ")[1].split("MiB")[0])
+    assert plan(200_000, 256, worker_bytes=needed * 2**20).route is Route.all_features
+
+
+def test_exact_methods_that_do_not_fit_point_at_symmetric():
+    with pytest.raises(SettingsError, match="--method symmetric"):
+        plan(10**6, 1024, method="seed", worker_bytes=4 * GIB)
+
+
+@pytest.mark.parametrize("rank", [11, 1000])
+def test_a_rank_out_of_reach_is_refused(rank):
+    with pytest.raises(SettingsError, match="expected 1 to 10"):
+        plan(100, 10, rank=rank)

@@ -1,0 +1,212 @@
+"""The command line as a user runs it: real processes, real clusters, real exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from lrh_dask import LowRankHessian, __version__, write_pairs
+
+LRH = Path(sys.executable).with_name("lrh")
+RNG = np.random.default_rng(0)
+U = np.linalg.qr(RNG.standard_normal((12, 2)))[0]
+X = RNG.standard_normal((200, 12))
+Y = X @ (U * [2.0, -1.0]) @ U.T + 0.01 * RNG.standard_normal((200, 12))
+JSON_KEYS = {"eigenvalues", "standard_errors", "rank", "method", "n_pairs", "n_features",
+             "residual", "held_out_residual", "asymmetry", "captured_energy", "verdict",
+             "seconds", "peak_worker_bytes", "result"}
+
+
+def lrh(*args, cwd, **kwargs):
+    return subprocess.run([LRH, *map(str, args)], cwd=cwd, capture_output=True, text=True,
+                          timeout=120, check=False, **kwargs)
+
+
+def raw_store(path, x, y, **kwargs):
+    group = zarr.open_group(path, mode="w")
+    for name, array in (("x", x), ("y", y)):
+        if array is not None:
+            group.create_array(name, data=array, chunks=(20, *array.shape[1:]),
+                               config={"write_empty_chunks": True}, **kwargs)
+    return path
+
+
+@pytest.fixture
+def store(tmp_path):
+    return write_pairs(tmp_path / "pairs.zarr", X, Y, chunk_rows=20)
+
+
+def test_json_is_one_document_and_nothing_else(store, tmp_path):
+    done = lrh("run", store.name, "--workers", 2, "--memory-limit", "1GiB", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document) >= JSON_KEYS
+    assert set(document["seconds"]) == {"total", "read", "basis", "fit", "solve"}
+    assert document["rank"] == 2
+    np.testing.assert_allclose(document["eigenvalues"], [2.0, -1.0], atol=0.01)
+    assert document["n_pairs"] == 200
+    assert Path(document["result"]) == Path("pairs-hessian.zarr")
+    assert "Dashboard: http://127.0.0.1:" in done.stderr
+    assert "fit: 200 of 200 pairs" in done.stderr
+    with xr.open_zarr(tmp_path / document["result"]) as data:
+        np.testing.assert_array_equal(data["eigenvalues"], document["eigenvalues"])
+
+
+def test_the_table_shows_errors_and_certificates_then_a_report(store, tmp_path):
+    done = lrh("run", store.name, "--workers", 1, "--out", "r.zarr", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("standard error", "held out", "captured energy", "verdict", "curvature", "r.zarr"):
+        assert text in done.stdout
+    done = lrh("report", "r.zarr", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<svg" in (tmp_path / "r.html").read_text()
+
+
+def test_a_file_of_settings_runs_and_options_override_it(store, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        f"store: {store}\nrank: 1\nout: {tmp_path}/a.zarr\n"
+        "cluster: {kind: local, workers: 1, memory_limit: 1GiB}\n")
+    done = lrh("run", "run.yaml", "--rank", 2, "--center", "no", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["rank"], document["centered"]) == (2, False)
+    assert LowRankHessian.load(tmp_path / "a.zarr").rank == 2
+
+
+def test_it_runs_on_a_scheduler_that_is_there(store, tmp_path, two_workers):
+    done = lrh("run", store.name, "--scheduler", two_workers.scheduler_address, "--json",
+               cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rank"] == 2
+
+
+def test_plan_prices_a_run_without_running_it(store, tmp_path):
+    done = lrh("plan", store.name, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["bytes_read"] == X.nbytes + Y.nbytes
+    assert plan["peak_worker_bytes"] > 2**27
+    assert "memory" in lrh("plan", store.name, cwd=tmp_path).stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.zarr"]
+
+
+def test_inspect_says_what_a_store_holds(store, tmp_path):
+    done = lrh("inspect", store.name, "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (found["pairs"], found["features"], found["checksums"]) == (200, 12, True)
+    y = Y.copy()
+    y[[31, 95], 0] = np.nan
+    raw_store(tmp_path / "bad.zarr", X, y)
+    done = lrh("inspect", "bad.zarr", "--all", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "(31)" in done.stderr
+    assert "(95)" in done.stderr
+
+
+def test_version_and_help(tmp_path):
+    assert __version__ in lrh("--version", cwd=tmp_path).stdout
+    text = lrh("--help", cwd=tmp_path).stdout
+    for command in ("run", "demo", "inspect", "plan", "report"):
+        assert command in text
+        assert lrh(command, "--help", cwd=tmp_path).returncode == 0
+
+
+def nan_rows(array):
+    array = array.copy()
+    array[[45, 47]] = np.nan
+    return array
+
+
+def without_chunk(path, truncate=False):
+    chunk = path / "y" / "c" / "3" / "0"
+    if truncate:
+        chunk.write_bytes(chunk.read_bytes()[:50])
+    else:
+        chunk.unlink()
+    return path
+
+
+BAD_STORES = {
+    "nothing there": lambda _: None,
+    "got arrays ['x']": lambda p: raw_store(p, X, None),
+    "one shape": lambda p: raw_store(p, X, Y[:150]),
+    "2-D": lambda p: raw_store(p, X[:, 0], Y[:, 0]),
+    "got bool": lambda p: raw_store(p, X > 0, Y > 0),
+    "got complex128": lambda p: raw_store(p, X + 0j, Y + 0j),
+    "(45, 47)": lambda p: raw_store(p, X, nan_rows(Y)),
+    "1 pairs": lambda p: raw_store(p, X[:1], Y[:1]),
+    "x = 0 in all": lambda p: raw_store(p, 0 * X, Y),
+    "c/3/0": lambda p: without_chunk(raw_store(p, X, Y)),
+    "can be decoded": lambda p: without_chunk(raw_store(p, X, Y), truncate=True),
+}
+
+
+@pytest.mark.parametrize("said", BAD_STORES)
+def test_bad_data_is_one_clear_error_and_leaves_nothing(tmp_path, said):
+    BAD_STORES[said](tmp_path / "bad.zarr")
+    before = {p.name for p in tmp_path.iterdir()}
+    done = lrh("run", "bad.zarr", "--workers", 1, cwd=tmp_path)
+    assert done.returncode == 3
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (["--rank", "13"], "expected 1 to 12"),
+    (["--rank", "few"], "'auto' or a whole number"),
+    (["--method", "best"], "'symmetric', 'seed' or 'least_norm'"),
+    (["--out", "pairs.zarr"], "one that exists"),
+    (["--memory-limit", "64MiB"], "--memory-limit"),
+    (["--device", "tpu"], "'cpu'"),
+    (["--no-such-option"], "No such option"),
+    (["--scheduler", "nonsense"], "expected an address"),
+])
+def test_a_wrong_call_exits_with_2(store, tmp_path, args, said):
+    done = lrh("run", store.name, *args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.zarr"]
+
+
+def test_an_unknown_setting_in_a_file_exits_with_2(store, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"store: {store}\nrnak: 3\n")
+    done = lrh("run", "run.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "rnak: unknown setting" in done.stderr
+
+
+def test_a_dead_scheduler_is_told_within_15_seconds(store, tmp_path):
+    started = time.monotonic()
+    done = lrh("run", store.name, "--scheduler", "tcp://127.0.0.1:9", cwd=tmp_path)
+    assert time.monotonic() - started < 15
+    assert done.returncode == 4
+    assert "connect to scheduler tcp://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_killed_midway_leaves_no_result(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30_000, 256)).astype(np.float32)
+    write_pairs(tmp_path / "pairs.zarr", x, x, chunk_rows=500)
+    run = subprocess.Popen([LRH, "run", "pairs.zarr", "--workers", "1"], cwd=tmp_path,
+                           stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in run.stderr:
+        if line.startswith("fit:"):
+            break
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stderr.close()
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["pairs.zarr"]

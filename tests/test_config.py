@@ -1,0 +1,61 @@
+"""Settings are checked before anything starts, and say all that is wrong with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lrh_dask import SettingsError
+from lrh_dask.config import RunSettings, load_config, settings_from
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_shipped_schema_is_that_of_the_settings():
+    shipped = json.loads((ROOT / "lrh_dask" / "config.schema.json").read_text())
+    assert shipped == RunSettings.model_json_schema()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_example_loads(path):
+    settings_from(load_config(path), str(path))
+
+
+def test_unknown_settings_are_all_named():
+    with pytest.raises(SettingsError, match=r"cluster.wrokers: unknown.*rnak: unknown"):
+        settings_from({"store": "a", "rnak": 3, "cluster": {"wrokers": 2}}, "here")
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({}, "store: missing"),
+    ({"store": "a", "rank": 0}, "rank: expected 'auto' or a whole number >= 1, got 0"),
+    ({"store": "a", "rank": "all"}, "rank: expected 'auto' or a whole number >= 1, got 'all'"),
+    ({"store": "a", "center": "maybe"}, "center: expected auto, yes or no, got 'maybe'"),
+    ({"store": "a", "method": "best"}, "method: Input should be 'symmetric'"),
+    ({"store": "a", "cluster": {"memory_limit": "4gibb"}}, "expected a size such as 4GiB"),
+    ({"store": "a", "cluster": {"kind": "address"}}, "go together"),
+])
+def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
+    with pytest.raises(SettingsError, match="Nothing was started") as caught:
+        settings_from(values, "here")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["store: [", "- a\n- b", "", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(SettingsError, match="read settings"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_yaml_runs_no_code(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"store: !!python/object/apply:os.mkdir ['{tmp_path}/x']")
+    with pytest.raises(SettingsError):
+        load_config(tmp_path / "a.yaml")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_result_lies_beside_the_store():
+    assert RunSettings(store="d/pairs.zarr").result_path == Path("d/pairs-hessian.zarr")
+    with pytest.raises(SettingsError, match="--out"):
+        _ = RunSettings(store="s3://bucket/pairs.zarr").result_path

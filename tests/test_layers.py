@@ -1,0 +1,54 @@
+"""Imports point up the list of layers only."""
+
+import ast
+from pathlib import Path
+
+import lrh_dask
+
+LAYERS = [
+    {"errors"}, {"arrays", "process", "progress"},
+    {"reduced_pairs", "triangle"},
+    {"solve"}, {"selection", "scree"}, {"certificates"}, {"exact_pairs"}, {"fitting"}, {"hessian"},
+    {"pairs", "config"}, {"writing"}, {"results", "inspection"},
+    {"shards", "tree"}, {"budget"},
+    {"tasks"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
+    {"cli"},
+]
+MATHEMATICS = {"reduced_pairs", "triangle", "solve", "selection", "scree", "certificates",
+               "exact_pairs", "fitting", "hessian"}
+FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
+PACKAGE = Path(lrh_dask.__file__).parent
+
+
+def imports(module):
+    """(layer name, imported name) of every import, those inside functions included."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "lrh_dask":
+                yield from (f"lrh_dask.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def test_every_module_has_a_layer():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set().union(*LAYERS)
+
+
+def test_imports_point_up_only():
+    depth = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    wrong = []
+    for module in depth:
+        for name in imports(module):
+            other = name.removeprefix("lrh_dask.")
+            if (name.startswith("lrh_dask.") and other in depth and depth[other] >= depth[module]
+                    and (module, other) not in FORWARD):
+                wrong.append((module, other))
+    assert wrong == []
+
+
+def test_the_mathematics_knows_neither_dask_nor_zarr():
+    foreign = {"dask", "distributed", "zarr", "typer", "rich"}
+    assert [(m, n) for m in MATHEMATICS for n in imports(m) if n.split(".")[0] in foreign] == []

@@ -1,0 +1,220 @@
+"""The whole way from pairs to the Hessian: in this process, and on real worker processes."""
+
+import dask.array as da
+import numpy as np
+import pytest
+
+import lrh_dask
+from lrh_dask import BadPairs, Pairs, SettingsError, fit, open_pairs, write_pairs
+from lrh_dask.budget import Route
+from lrh_dask.pipeline import price
+
+POST_X = np.array([[-2.20796738, -0.30411266], [-1.40391911, -0.54950598],
+                   [-0.42806159, 0.83258512]]).T
+POST_Y = np.array([[-2.90303289, -0.07347936], [-3.29571902, -0.13532473],
+                   [-2.85327694, 0.07932159]]).T
+POST_EIGENVALUES = [2.25745730, 0.14866874]
+
+ROUTES = {  # shapes small enough for a test, one for each route
+    Route.all_features: {"n": 3000, "d": 40}, Route.whole_pairs: {"n": 200, "d": 900},
+    Route.fitted_basis: {"n": 4000, "d": 800}}
+
+
+def known(n, d, rank=6, noise=0.05, dtype=np.float32, seed=0):
+    """Pairs of a Hessian with eigenvalues 1, -0.9, 0.8, ..., and those eigenvalues."""
+    rng = np.random.default_rng(seed)
+    u = np.linalg.qr(rng.standard_normal((d, rank)))[0]
+    s = np.linspace(1.0, 0.5, rank) * (-1.0) ** np.arange(rank)
+    x = rng.standard_normal((n, d))
+    y = (x @ u * s) @ u.T
+    y += noise * np.linalg.norm(y) / np.sqrt(y.size) * rng.standard_normal(y.shape)
+    return x.astype(dtype), y.astype(dtype), u, s
+
+
+def same_bits(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True)
+               for name in ("eigenvalues", "standard_errors", "eigenvectors"))
+
+
+@pytest.mark.parametrize("method", ["symmetric", "seed"])
+def test_the_posts_example_comes_out_through_store_and_cluster(tmp_path, client, method):
+    pairs = open_pairs(write_pairs(tmp_path / "post.zarr", POST_X, POST_Y))
+    hessian = fit(pairs, method=method)
+    np.testing.assert_allclose(hessian.eigenvalues, POST_EIGENVALUES, atol=2e-8)
+
+
+def test_least_norm_rightly_gives_other_values_on_the_posts_example():
+    hessian = fit(Pairs(POST_X, POST_Y), method="least_norm")
+    np.testing.assert_allclose(POST_X @ hessian.to_dense(), POST_Y, atol=2e-8)
+    truth = np.sqrt(np.sum(np.square(POST_EIGENVALUES)))
+    assert np.linalg.norm(hessian.eigenvalues) < truth - 1e-3
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_route_finds_rank_and_eigenvalues_within_their_errors(route, dtype):
+    x, y, u, s = known(**ROUTES[route], dtype=dtype)
+    hessian = fit(Pairs(x, y))
+    assert hessian.provenance["route"] == route.name
+    assert hessian.rank == s.size
+    assert np.all(np.abs(hessian.eigenvalues - s) < 4 * hessian.standard_errors + 0.02 * (
+        route is Route.whole_pairs))
+    error = np.linalg.norm(hessian.to_dense() - (u * s) @ u.T) / np.linalg.norm(s)
+    assert error < {Route.all_features: 0.01, Route.whole_pairs: 0.08,
+                    Route.fitted_basis: 0.03}[route]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_the_residual_is_that_of_every_pair(route):
+    x, y, _, _ = known(**ROUTES[route], dtype=np.float64)
+    hessian = fit(Pairs(x, y + 0.3))
+    left = y + 0.3 - x @ hessian.to_dense()
+    if hessian.offset is not None:
+        left -= hessian.offset
+    assert hessian.certificates.residual == pytest.approx(
+        np.linalg.norm(left) / np.linalg.norm(y + 0.3), rel=1e-6)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_cluster_and_process_give_the_same_bits(tmp_path, client, route):
+    x, y, _, _ = known(**ROUTES[route])
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=150))
+    on_cluster = fit(pairs)
+    client.close()
+    assert same_bits(on_cluster, fit(pairs))
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_numpy_dask_and_zarr_pairs_agree(tmp_path, client, route):
+    x, y, _, _ = known(**ROUTES[route], dtype=np.float64)
+    rows = 150
+    stored = fit(open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=rows)))
+    lazy = fit(Pairs(*(da.from_zarr(tmp_path / "a.zarr" / name) for name in "xy")))
+    assert same_bits(stored, lazy)
+    np.testing.assert_allclose(fit(Pairs(x, y), rank=stored.rank).eigenvalues, stored.eigenvalues,
+                               atol=0.01)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_whole_weights_count_as_repeated_rows(route):
+    x, y, _, _ = known(**ROUTES[route], dtype=np.float64)
+    weight = np.where(np.arange(len(x)) % 3 == 0, 2.0, 1.0)
+    twice = np.repeat(np.arange(len(x)), weight.astype(int))
+    weighted = fit(Pairs(x, y, weight), rank=6, center=False)
+    repeated = fit(Pairs(x[twice], y[twice]), rank=6, center=False)
+    np.testing.assert_allclose(weighted.eigenvalues, repeated.eigenvalues, rtol=0.02)
+    assert weighted.n_pairs == len(x)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_a_large_offset_is_found_and_taken_off(route):
+    x, y, _, s = known(**ROUTES[route], dtype=np.float64)
+    b = np.random.default_rng(1).standard_normal(x.shape[1])
+    b *= 100 * np.sqrt(np.mean(np.sum(y**2, axis=1))) / np.linalg.norm(b)
+    hessian = fit(Pairs(x, y + b))
+    assert hessian.certificates.centered
+    assert np.linalg.norm(hessian.offset - b) < 1e-2 * np.linalg.norm(b)
+    np.testing.assert_allclose(hessian.eigenvalues[:6], s, atol=0.06)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_pure_noise_gives_rank_zero_and_says_so(route):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, ROUTES[route]["n"], ROUTES[route]["d"]))
+    hessian = fit(Pairs(x, y))
+    assert hessian.rank == 0
+    assert hessian.certificates.verdict.name == "inconsistent"
+
+
+def test_two_calls_give_the_same_bits_and_fingerprint():
+    x, y, _, _ = known(500, 30)
+    a, b = fit(Pairs(x, y)), fit(Pairs(x.copy(), y.copy()))
+    assert same_bits(a, b)
+    assert a.provenance["fingerprint"] == b.provenance["fingerprint"]
+    y[77, 3] += 1e-3
+    assert fit(Pairs(x, y)).provenance["fingerprint"] != a.provenance["fingerprint"]
+
+
+def test_events_tell_every_pair_once(tmp_path, client):
+    x, y, _, _ = known(4000, 800)
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=150))
+    events = []
+    fit(pairs, on_event=events.append)
+    for stage in ("basis", "fit"):
+        assert sum(e.n_pairs for e in events if e.stage == stage) == 4000
+    assert [e.stage for e in events][-1] == "solve"
+
+
+def test_a_bad_row_stops_the_run_with_its_number(tmp_path, client):
+    x, y, _, _ = known(3000, 40)
+    x[1234, 5] = np.nan
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100))
+    with pytest.raises(BadPairs, match="1234"):
+        fit(pairs)
+
+
+def test_all_zero_x_is_refused():
+    _, y, _, _ = known(300, 20)
+    with pytest.raises(BadPairs, match="x = 0 in all 300 rows"):
+        fit(Pairs(np.zeros_like(y), y))
+
+
+def test_all_zero_y_is_a_hessian_of_rank_zero():
+    x, _, _, _ = known(300, 20)
+    assert fit(Pairs(x, np.zeros_like(x))).rank == 0
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 10, 21])
+def test_a_handful_of_exact_pairs_is_fitted_without_a_promise(n):
+    x, y, _, _ = known(n, 50, rank=2, noise=0.0, dtype=np.float64)
+    hessian = fit(Pairs(x, y))
+    assert hessian.certificates.residual < 1e-6
+    if n < 10:
+        assert np.isnan(hessian.certificates.held_out_residual)
+        assert hessian.certificates.verdict.name == "underdetermined"
+
+
+def test_seed_refuses_noise_and_points_at_symmetric():
+    x, y, _, _ = known(60, 200, dtype=np.float64)
+    with pytest.raises(BadPairs, match=r"asymmetry .* = .*--method symmetric"):
+        fit(Pairs(x, y), method="seed")
+
+
+def test_seed_equals_symmetric_on_consistent_pairs():
+    x, y, _, _ = known(60, 900, noise=0.0, dtype=np.float64)
+    seed, symmetric = fit(Pairs(x, y), method="seed"), fit(Pairs(x, y), rank=6)
+    np.testing.assert_allclose(seed.to_dense()[:50, :50], symmetric.to_dense()[:50, :50],
+                               atol=1e-10)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"rank": 0}, {"rank": 2.5}, {"rank": True}, {"rank": "many"}, {"method": "best"},
+    {"center": "maybe"}, {"rank": 41}])
+def test_a_wrong_setting_is_refused_before_anything_is_read(wrong):
+    class Unreadable(np.ndarray):
+        def __getitem__(self, key):
+            raise AssertionError
+
+    x, y, _, _ = known(300, 40)
+    with pytest.raises(SettingsError):
+        fit(Pairs(x.view(Unreadable), y), **wrong)
+
+
+def test_gpu_without_a_gpu_is_a_clear_error():
+    if lrh_dask.arrays.pick_device("auto").name == "gpu":
+        pytest.skip("this machine has a usable GPU")
+    x, y, _, _ = known(300, 20)
+    with pytest.raises(SettingsError, match="--device cpu"):
+        fit(Pairs(x, y), device="gpu")
+
+
+def test_the_peak_of_a_worker_is_within_its_price(tmp_path, two_workers):
+    from distributed import Client, LocalCluster
+
+    x, y, _, _ = known(20_000, 256)
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y))
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0",
+                      silence_logs=50) as fresh, Client(fresh) as client:
+        hessian = fit(pairs)
+        plan, _ = price(pairs, rank=None, method="symmetric", client=client)
+    assert 50 * 2**20 < hessian.provenance["peak_worker_bytes"] <= plan.peak_worker_bytes
