@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -183,6 +185,13 @@ class Pairs:
             return np.asarray(array[start:stop])
         where = f"read rows {start}-{stop - 1} of {self.name}/{label}"
         missing = self.missing(label, start, stop)
+        if missing and not _stored(array, ("zarr.json", ".zarray")):
+            raise BadPairs(explain(
+                where, expected="a store that this worker can see",
+                got=f"nothing at {_public_name(str(array.store_path))} on {platform.node()}",
+                consequence="Zarr would read zeros without a word, so no result was written",
+                fix="Put the store where all workers see it under the same path, or restore it "
+                    "if it was moved"))
         if missing:
             raise BadPairs(explain(
                 where, expected="every chunk to be stored",
@@ -235,7 +244,7 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     name = _public_name(store)
     try:
         group = store if isinstance(store, zarr.Group) else zarr.open_group(
-            str(store) if isinstance(store, Path) else store, mode="r")
+            _seen_from_anywhere(store), mode="r")
     except Exception as error:
         raise BadPairs(explain(
             f"open {name}", expected="a Zarr group",
@@ -303,6 +312,13 @@ def _public_name(store: Any) -> str:
     return str(getattr(store, "store_path", type(store).__name__))
 
 
+def _seen_from_anywhere(store: Any) -> Any:
+    """A local path made absolute: workers have other working directories."""
+    if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
+        return str(Path(store).absolute())
+    return store
+
+
 def _check_array(where: str, array: Any, ndim: int) -> None:
     dtype = getattr(array, "dtype", None)
     shape = tuple(getattr(array, "shape", ()))
@@ -330,16 +346,23 @@ def _working_dtype(dtype: Any) -> np.dtype:
 
 def _missing_chunks(array: Any, start: int, stop: int) -> list[str]:
     """Keys of the chunks of rows ``start`` to ``stop`` that the store does not hold."""
-    import asyncio
-
-    from zarr.core.sync import sync
-
     sizes = getattr(array, "shards", None) or array.chunks
     spans = [range(start // sizes[0], -(-stop // sizes[0]))]
     spans += [range(-(-n // c)) for n, c in zip(array.shape[1:], sizes[1:], strict=True)]
     keys = [array.metadata.encode_chunk_key(coords) for coords in product(*spans)]
+    stored = _stored(array, keys)
+    return [key for key in keys if key not in stored]
+
+
+def _stored(array: Any, keys: Iterable[str]) -> set[str]:
+    """Those of the keys under an array that its store holds."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    keys = list(keys)
 
     async def present() -> list[bool]:
         return await asyncio.gather(*((array.store_path / key).exists() for key in keys))
 
-    return [key for key, there in zip(keys, sync(present()), strict=True) if not there]
+    return {key for key, there in zip(keys, sync(present()), strict=True) if there}

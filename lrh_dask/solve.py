@@ -165,7 +165,7 @@ def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray) -> SymmetricFit:
     """
     square, axes = np.linalg.eigh(s_xx)
     square, axes = square[::-1], axes[:, ::-1]
-    floor = np.finfo(np.float64).eps * square.size * max(float(square[0]), 0.0)
+    floor = np.finfo(np.float64).eps * square.size * float(square.max(initial=0.0))
     sigma = np.sqrt(np.where(square > floor, square, 0.0))
     rotated = axes.T @ s_xy @ axes
     return SymmetricFit(axes, sigma, rotated + rotated.T)

@@ -116,6 +116,13 @@ def test_a_missing_shard_is_never_read_as_zeros(tmp_path):
         pairs.read(20, 25)
 
 
+def test_a_store_that_went_away_is_never_read_as_zeros(tmp_path):
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", X, Y))
+    (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")
+    with pytest.raises(BadPairs, match="a store that this worker can see"):
+        pairs.read(0, 10)
+
+
 def test_chunks_declared_as_fill_may_be_missing(tmp_path):
     path = store_of(tmp_path / "a.zarr", x=X, y=Y)
     (path / "x" / "c" / "4" / "0").unlink()

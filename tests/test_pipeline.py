@@ -3,6 +3,7 @@
 import dask.array as da
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
 import lrh_dask
 from lrh_dask import BadPairs, Pairs, SettingsError, fit, open_pairs, write_pairs
@@ -76,12 +77,12 @@ def test_the_residual_is_that_of_every_pair(route):
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
-def test_cluster_and_process_give_the_same_bits(tmp_path, client, route):
+def test_cluster_and_process_give_the_same_bits(tmp_path, two_workers, route):
     x, y, _, _ = known(**ROUTES[route])
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=150))
-    on_cluster = fit(pairs)
-    client.close()
-    assert same_bits(on_cluster, fit(pairs))
+    in_process = fit(pairs)
+    with Client(two_workers):
+        assert same_bits(in_process, fit(pairs))
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
@@ -208,9 +209,7 @@ def test_gpu_without_a_gpu_is_a_clear_error():
         fit(Pairs(x, y), device="gpu")
 
 
-def test_the_peak_of_a_worker_is_within_its_price(tmp_path, two_workers):
-    from distributed import Client, LocalCluster
-
+def test_the_peak_of_a_worker_is_within_its_price(tmp_path):
     x, y, _, _ = known(20_000, 256)
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y))
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0",

@@ -284,7 +284,7 @@ def test_the_caller_keeps_their_matplotlib_settings(tmp_path):
 
 
 def test_importing_the_report_does_not_import_matplotlib_nor_does_writing_import_pyplot(tmp_path):
-    code = ("import sys, runpy; import lrh_dask.report as r\n"
+    code = ("import sys, runpy; import lrh_dask.report, lrh_dask.figures as r\n"
             "slow = {'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules)\n"
             "assert not slow, slow\n"
             "from matplotlib import style\n"
