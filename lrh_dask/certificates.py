@@ -11,7 +11,7 @@ from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, fit_from_moments
 
 __all__ = ["Certificates", "Verdict", "asymmetry", "curvature_sentence", "decide_verdict",
-           "jackknife_errors"]
+           "half_widths", "jackknife_errors"]
 
 PAIRS_PER_COLUMN = 3
 """Below this many pairs per basis column a jackknife over buckets is not honest."""
@@ -145,20 +145,39 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
     return Verdict.noisy if held_out > 0.02 else Verdict.converged
 
 
-def curvature_sentence(eigenvalues: np.ndarray, errors: np.ndarray, n_features: int) -> str:
+def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
+    """Half widths of 95 % intervals: Student's t of ``n_buckets`` - 1 degrees of freedom."""
+    from scipy.stats import t
+
+    return errors * float(t.ppf(0.975, n_buckets - 1))  # NaN without a degree of freedom
+
+
+def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int) -> str:
     """What the signs of the eigenvalues prove, and what they cannot.
 
-    A sign counts only where it exceeds twice its standard error. "Minimum" is never certified.
+    A sign counts only where zero lies outside of the 95 % interval; where no error is known
+    signs are taken as they are, and the sentence says so. "Minimum" is never certified.
+
+    Args:
+        halves: (r,) half widths of the intervals, NaN where unknown.
     """
-    margin = np.where(np.isfinite(errors), 2.0 * errors, 0.0)
+    known = np.isfinite(halves)
+    margin = np.where(known, halves, 0.0)
     negative = int(np.count_nonzero(eigenvalues + margin < 0))
     positive = int(np.count_nonzero(eigenvalues - margin > 0))
     unsure = eigenvalues.size - negative - positive
-    rest = f"{n_features - eigenvalues.size} of {n_features} directions unexplored"
-    doubt = f"; {unsure} within their error of zero" if unsure else ""
+    notes = [f"{unsure:,} within their error of zero"] * bool(unsure)
+    notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
+    notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
     if negative and positive:
-        return (f"{negative} negative and {positive} positive directions: a saddle where the "
-                f"gradient is zero{doubt}; {rest}")
-    if negative:
-        return f"{negative} negative directions: not a minimum{doubt}; {rest}"
-    return f"no negative curvature among the {eigenvalues.size} directions seen{doubt}; {rest}"
+        said = f"{_count(negative)} of negative and {positive:,} of positive curvature: a " \
+               "saddle where the gradient is zero"
+    elif negative:
+        said = f"{_count(negative)} of negative curvature: not a minimum"
+    else:
+        said = f"no negative curvature among the {_count(eigenvalues.size)} seen"
+    return "; ".join([said, *notes])
+
+
+def _count(n: int) -> str:
+    return f"{n:,} direction{'' if n == 1 else 's'}"

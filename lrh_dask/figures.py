@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ROUNDING", "bucket_figure", "curve_of", "half_widths", "held_out_figure",
+__all__ = ["ROUNDING", "bucket_figure", "curve_of", "held_out_figure",
            "outlying_buckets", "spectrum_figure"]
 
 N_POINTS = 500
@@ -58,7 +58,7 @@ def spectrum_figure(hessian: LowRankHessian) -> str:
     """SVG of the eigenvalues with 95 % intervals, or a paragraph that there are none."""
     if hessian.rank == 0:
         return _paragraph("No spectrum to draw: this result has rank 0.")
-    values, half = hessian.eigenvalues[:N_POINTS], half_widths(hessian)[:N_POINTS]
+    values, half = hessian.eigenvalues[:N_POINTS], hessian.half_widths[:N_POINTS]
     sizes = np.abs(values)
     log = bool(sizes.min() > 0 and sizes.max() > WIDE * sizes.min())
     figure, axes = _axes("index" + _first_of(values.size, hessian.rank),
@@ -146,15 +146,6 @@ def outlying_buckets(residuals: np.ndarray) -> np.ndarray:
     median = np.nanmedian(residuals)
     spread = 5.0 * np.nanmedian(np.abs(residuals - median))
     return np.flatnonzero(residuals > median + max(float(spread), ROUNDING))
-
-
-def half_widths(hessian: LowRankHessian) -> np.ndarray:
-    """Half of each 95 % interval (r,): t_{0.975, n_buckets - 1} × standard error."""
-    from scipy.stats import t
-
-    freedom = hessian.certificates.n_buckets - 1
-    half = hessian.standard_errors * float(t.ppf(0.975, freedom))  # NaN without freedom
-    return np.where(np.isfinite(half), half, np.nan)
 
 
 def curve_of(hessian: LowRankHessian, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrh_dask.certificates import Certificates, curvature_sentence
+from lrh_dask.certificates import Certificates, curvature_sentence, half_widths
 from lrh_dask.errors import SettingsError, explain
 
 if TYPE_CHECKING:
@@ -69,9 +69,14 @@ class LowRankHessian:
         return int(np.count_nonzero(self.eigenvalues < 0))
 
     @property
+    def half_widths(self) -> np.ndarray:
+        """Half of each 95 % interval (r,), by Student's t; NaN where no error is honest."""
+        return half_widths(self.standard_errors, self.certificates.n_buckets)
+
+    @property
     def curvature(self) -> str:
         """What the signs prove, in a sentence; "minimum" is never certified."""
-        return curvature_sentence(self.eigenvalues, self.standard_errors, self.n_features)
+        return curvature_sentence(self.eigenvalues, self.half_widths, self.n_features)
 
     def __repr__(self) -> str:
         top = ", ".join(f"{v:.4g}" for v in self.eigenvalues[:3])

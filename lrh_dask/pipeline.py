@@ -229,12 +229,14 @@ def _explained(error: Exception) -> LrhError:
     name = type(error).__name__
     lost = name in {"CancelledError", "FutureCancelledError", "CommClosedError", "KilledWorker",
                     "TimeoutError"}
+    fix = ("A worker or the scheduler was lost (out of memory, or killed): look at its log, then "
+           "run again") if lost else (
+           "Install the same lrh_dask on every worker as here"
+           if isinstance(error, ImportError) else
+           "This is not a known failure: please report it with the message above")
     return RunFailed(explain(
         "run", expected="the cluster to carry it through", got=f"{name}: {error}",
-        consequence="No result was written",
-        fix="A worker or the scheduler was lost (out of memory, or killed): look at its log, then "
-            "run again" if lost else
-            "This is not a known failure: please report it with the message above"))
+        consequence="No result was written", fix=fix))
 
 
 def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: float,

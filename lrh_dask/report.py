@@ -18,7 +18,6 @@ from lrh_dask.figures import (
     ROUNDING,
     bucket_figure,
     curve_of,
-    half_widths,
     held_out_figure,
     outlying_buckets,
     spectrum_figure,
@@ -60,7 +59,7 @@ def grades(hessian: LowRankHessian) -> dict[str, str]:
     """Each certificate judged ``good``, ``fair``, ``poor`` or ``unknown``."""
     c, buckets = hessian.certificates, curve_of(hessian, "bucket_residuals")
     gap = (c.held_out_residual - ROUNDING) / max(c.residual, ROUNDING)
-    half = half_widths(hessian)
+    half = hessian.half_widths
     unsure = np.mean(half >= np.abs(hessian.eigenvalues)) if np.isfinite(half).any() else np.nan
     return {
         "residual": _grade(c.residual, 0.02, 0.3),
@@ -91,7 +90,7 @@ def _render(hessian: LowRankHessian) -> str:
                                lstrip_blocks=True)
     pages.filters |= {"number": _number, "percent": _percent}
     known, buckets = hessian.provenance, curve_of(hessian, "bucket_residuals")
-    sure = np.count_nonzero(half_widths(hessian) < np.abs(hessian.eigenvalues))
+    sure = np.count_nonzero(hessian.half_widths < np.abs(hessian.eigenvalues))
     return pages.get_template("report.html").render(
         hessian=hessian, c=hessian.certificates, grades=grades(hessian), known=known,
         settings=_flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
@@ -102,7 +101,7 @@ def _render(hessian: LowRankHessian) -> str:
 
 def _rows(hessian: LowRankHessian) -> list[tuple[float, ...]]:
     """Value, standard error, interval and relative error of the first eigenvalues."""
-    s, error, half = hessian.eigenvalues, hessian.standard_errors, half_widths(hessian)
+    s, error, half = hessian.eigenvalues, hessian.standard_errors, hessian.half_widths
     relative = np.divide(error, np.abs(s), out=np.full(s.size, np.nan), where=s != 0)
     return list(zip(*(column[:N_ROWS].tolist() for column in (
         s, error, s - half, s + half, relative)), strict=True))

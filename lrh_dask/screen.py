@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lrh_dask.budget import Plan, Route
@@ -146,8 +146,8 @@ class _Bars(_Stages):
         super().__init__()
         self.n_pairs = n_pairs
         self.bars = Progress(
-            TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"), TimeElapsedColumn(), console=console)
+            TextColumn("{task.description:>6}"), BarColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[count]}"), console=console)
         self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Stages:
@@ -163,9 +163,12 @@ class _Bars(_Stages):
     def event(self, event: Event) -> None:
         if event.stage not in self.tasks:
             total = None if event.stage == "solve" else self.n_pairs
-            self.tasks[event.stage] = self.bars.add_task(
-                event.stage, total=total, unit="" if event.stage == "solve" else "pairs")
-        self.bars.advance(self.tasks[event.stage], event.n_pairs)
+            self.tasks[event.stage] = self.bars.add_task(event.stage, total=total, count="")
+        task = self.tasks[event.stage]
+        self.bars.advance(task, event.n_pairs)
+        if event.stage != "solve":
+            done = int(next(t.completed for t in self.bars.tasks if t.id == task))
+            self.bars.update(task, count=f"{done:,} of {self.n_pairs:,} pairs")
 
 
 class _Lines(_Stages):

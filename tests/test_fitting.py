@@ -238,15 +238,16 @@ def test_a_fit_that_fails_on_held_out_pairs_is_underdetermined():
                           rank_was_asked=False) is Verdict.underdetermined
 
 
-@pytest.mark.parametrize(("eigenvalues", "errors", "words"), [
-    ([2.0, -1.0], [0.1, 0.1], "1 negative and 1 positive directions: a saddle"),
-    ([-2.0, -1.0], [0.1, 0.1], "2 negative directions: not a minimum"),
-    ([-2.0, 1.0], [0.1, 0.8], "1 negative directions: not a minimum where"),
-    ([2.0, -1.0], [0.1, 0.8], "no negative curvature among the 2 directions seen; 1 within"),
-    ([2.0, 1.0], [np.nan, np.nan], "no negative curvature among the 2 directions seen; 8 of 10"),
+@pytest.mark.parametrize(("eigenvalues", "halves", "words"), [
+    ([2.0, -1.0], [0.1, 0.1], "1 direction of negative and 1 of positive curvature: a saddle"),
+    ([-2.0, -1.0], [0.1, 0.1], "2 directions of negative curvature: not a minimum; 8 of 10"),
+    ([-2.0, 1.0], [0.1, 1.5], "1 direction of negative curvature: not a minimum; 1 within"),
+    ([2.0, -1.0], [0.1, 1.5], "no negative curvature among the 2 directions seen; 1 within"),
+    ([2.0, 1.0], [np.nan, np.nan], "no negative curvature among the 2 directions seen; signs "
+                                   "without known errors; 8 of 10"),
 ])
-def test_a_sign_counts_only_beyond_twice_its_error(eigenvalues, errors, words):
-    said = curvature_sentence(np.array(eigenvalues), np.array(errors), 10)
-    assert said.startswith(words.removesuffix(" where"))
+def test_a_sign_counts_only_beyond_its_interval(eigenvalues, halves, words):
+    said = curvature_sentence(np.array(eigenvalues), np.array(halves), 10)
+    assert said.startswith(words)
     assert "8 of 10 directions unexplored" in said
     assert "a minimum" not in said.replace("not a minimum", "")

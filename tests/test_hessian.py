@@ -148,4 +148,4 @@ def test_a_hessian_of_rank_zero_is_the_zero_operator(rotation):
 def test_the_printed_form_shows_size_rank_residual_and_verdict(hessian):
     assert repr(hessian) == ("<LowRankHessian D=9 rank=4 n_pairs=50 eigenvalues=[4, -2, 1, ...] "
                              "residual=0.1 verdict=noisy>")
-    assert hessian.curvature.startswith("1 negative and 3 positive directions")
+    assert hessian.curvature.startswith("1 direction of negative and 3 of positive")
