@@ -24,8 +24,12 @@ SLAB_BYTES = 16 * MIB
 """Rows are computed on in slabs of about this size, whatever the block."""
 MAX_FEATURES = 768
 MAX_WHOLE_PAIRS = 1024
-MAX_BASIS = 256
-MAX_TRIANGLE_FLOPS = 4e12
+ALWAYS_ALL_FEATURES = 256
+SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 1024
+LARGE_BASIS_PAIRS = 20_000
+"""Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
+MAX_FLOPS = 1e13
+"""Above this the basis shrinks to SMALL_BASIS: some minutes of one core."""
 FAN_IN = 4
 
 
@@ -80,18 +84,17 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
     if exact:
         route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
     elif n_features <= MAX_FEATURES and (
-            n_features <= MAX_BASIS
-            or 2.0 * n_pairs * (2 * n_features + 1) ** 2 <= MAX_TRIANGLE_FLOPS):
+            n_features <= ALWAYS_ALL_FEATURES
+            or _flops(Route.all_features, n_pairs, n_features, n_features) <= MAX_FLOPS):
         route, basis = Route.all_features, n_features
     elif n_pairs <= MAX_WHOLE_PAIRS:
         route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
     else:
-        route = Route.fitted_basis
-        basis = max(min(MAX_BASIS, 2 * n_pairs // 3, n_features), rank or 0)
+        route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
     sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads)
     if route is Route.whole_pairs and not exact and worker_bytes is not None \
             and sizes.peak(route, basis, split) > worker_bytes:
-        route, basis = Route.fitted_basis, max(min(MAX_BASIS, 2 * n_pairs // 3), rank or 0)
+        route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
     if route is Route.fitted_basis and worker_bytes is not None:
         lowest = max(rank or 0, 8)
         while basis > lowest and sizes.peak(route, basis, split) > worker_bytes:
@@ -107,12 +110,24 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
     passes = 2 if route is Route.fitted_basis else 1
     n_runs = len(split.runs)
     merges = -(-n_runs // (FAN_IN - 1))
+    return Plan(route, basis, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
+                flops=_flops(route, n_pairs, n_features, basis),
+                n_tasks=passes * (n_runs + merges) + 2, peak_worker_bytes=peak)
+
+
+def _fitted_basis(n_pairs: int, n_features: int, rank: int | None) -> int:
+    """Columns to look for: two thirds of the pairs, while that costs no more than it may."""
+    largest = LARGE_BASIS if n_pairs <= LARGE_BASIS_PAIRS else USUAL_BASIS
+    if _flops(Route.fitted_basis, n_pairs, n_features, largest) > MAX_FLOPS:
+        largest = SMALL_BASIS
+    return max(min(largest, 2 * n_pairs // 3, n_features), rank or 0)
+
+
+def _flops(route: Route, n_pairs: int, n_features: int, basis: int) -> float:
+    """Operations of a run, about: factor, choice and solve, and where needed the basis."""
     columns = 2 * basis + 1
     flops = 2.0 * n_pairs * columns**2 + 60.0 * columns**3
-    if passes > 1:
-        flops += 14.0 * n_pairs * n_features * basis
-    return Plan(route, basis, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
-                flops=flops, n_tasks=passes * (n_runs + merges) + 2, peak_worker_bytes=peak)
+    return flops + 14.0 * n_pairs * n_features * basis * (route is Route.fitted_basis)
 
 
 @dataclass(frozen=True)

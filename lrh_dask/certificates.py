@@ -123,11 +123,12 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
-                   rank_was_asked: bool) -> Verdict:
+                   basis_is_full: bool, rank_was_asked: bool) -> Verdict:
     """The outcome of a fit, from its residuals.
 
     Args:
         n_explored: directions of the basis along which x differs from zero.
+        basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """
     held_out = choice.held_out_residual
     if np.isnan(held_out):
@@ -138,10 +139,10 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
     floor = 1e-6
     if held_out > 2.0 * residual + floor or n_explored < choice.n_basis:
         return Verdict.underdetermined
-    if curve.size:
-        still_falling = n_eigenvalues >= curve.size - 1 and held_out > floor
-        if (held_out > 1.2 * float(curve.min()) + floor) if rank_was_asked else still_falling:
-            return Verdict.rank_limited
+    if rank_was_asked and curve.size and held_out > 1.2 * float(curve.min()) + floor:
+        return Verdict.rank_limited
+    if basis_is_full and n_eigenvalues >= choice.n_basis and held_out > floor:
+        return Verdict.rank_limited
     return Verdict.noisy if held_out > 0.02 else Verdict.converged
 
 

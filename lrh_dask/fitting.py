@@ -43,7 +43,7 @@ class Fit:
     Attributes:
         eigenvalues (r,), standard_errors (r,): signed, the largest in magnitude first.
         vectors: (p, r) in the coordinates of the basis.
-        offset: (p,) part of b inside the basis and ``mean_y`` (D,) for the rest, or None.
+        mean_x, mean_y: (D,) weighted means where an offset b = mean_y - H mean_x was fitted.
         bucket_residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖ of each bucket.
         residual_by_rank, residual_by_rank_error: held out, for ranks 0..k.
     """
@@ -101,12 +101,12 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
     values, inner = values[:keep], inner[:, :keep]
     errors, note = _errors(buckets, means, directions, inner, choice)
     seen = fitted.sigma[fitted.sigma > fitted.negligible]
-    return _certified(
-        buckets, total, centred, means, values, directions @ inner, errors, note, choice,
-        lossless=lossless, n_explored=seen.size, rank_was_asked=rank is not None, tail=tail,
-        asymmetry_found=asymmetry(projected),
-        condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
-        captured=float(np.sum(projected.y**2)))
+    return _certified(buckets, total, _Solution(
+        values, directions @ inner, errors, note, choice, means,
+        x_scales=seen, n_explored=seen.size, asymmetry=asymmetry(projected),
+        captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
+        rank_was_asked=rank is not None,
+        basis_is_full=nested and choice.n_basis == rows.y.shape[1]))
 
 
 def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -134,13 +134,11 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
                     residual_by_rank_error=np.array([]))
     sigma = np.linalg.svd(rows.x, compute_uv=False)
     seen = sigma[sigma > np.finfo(float).eps * sigma.size * sigma.max(initial=0.0)]
-    return _certified(
-        buckets, total, rows, None, values, vectors, np.full(values.size, np.nan),
-        f"method '{method}' takes pairs as exact and has no error model", choice,
-        lossless=True, n_explored=k, rank_was_asked=rank is not None, tail=0.0,
-        asymmetry_found=asymmetry(rows),
-        condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
-        captured=total.energy)
+    return _certified(buckets, total, _Solution(
+        values, vectors, np.full(values.size, np.nan),
+        f"method '{method}' takes pairs as exact and has no error model", choice, None,
+        x_scales=seen, n_explored=k, asymmetry=asymmetry(rows), captured=total.energy,
+        lossless=True, tail=0.0, rank_was_asked=rank is not None, basis_is_full=False))
 
 
 def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -193,40 +191,59 @@ def _left_over(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> float:
     return float(np.sum((rows.y - (rows.x @ vectors * values) @ vectors.T) ** 2))
 
 
-def _certified(buckets: dict[int, Triangle], total: Triangle, centred: Rows,
-               means: tuple[np.ndarray, np.ndarray] | None, values: np.ndarray,
-               vectors: np.ndarray, errors: np.ndarray, note: str, choice: Choice, *,
-               lossless: bool, n_explored: int, rank_was_asked: bool, tail: float,
-               asymmetry_found: float, condition: float, captured: float) -> Fit:
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """A solved fit that is not certified yet, in the coordinates of the basis."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    errors: np.ndarray
+    error_note: str
+    choice: Choice
+    means: tuple[np.ndarray, np.ndarray] | None
+    x_scales: np.ndarray
+    n_explored: int
+    asymmetry: float
+    captured: float
+    lossless: bool
+    tail: float
+    rank_was_asked: bool
+    basis_is_full: bool
+
+    def squares(self, triangle: Triangle, mean_y: np.ndarray) -> tuple[float, float]:
+        """‖Y - HX - b‖² of a triangle's pairs, and ‖Y - mean‖², over all D features."""
+        rows, energy = Rows.of(triangle), triangle.energy
+        if self.means is not None:
+            weight = float(rows.one @ rows.one)
+            energy += float(weight * (mean_y @ mean_y) - 2.0 * (mean_y @ triangle.sum_y))
+            rows = center_rows(rows, self.means)
+        outside = 0.0 if self.lossless else max(energy - float(np.sum(rows.y**2)), 0.0)
+        return _left_over(rows, self.values, self.vectors) + outside, energy
+
+
+def _certified(buckets: dict[int, Triangle], total: Triangle, found: _Solution) -> Fit:
     """Attach the exact residual of the *truncated* H, over all pairs and by bucket."""
-    weight = float(centred.one @ centred.one)
-    mean_y = total.sum_y / weight
-
-    def squares(triangle: Triangle, rows: Rows) -> tuple[float, float]:
-        energy = triangle.energy
-        if means is not None:
-            w = float(rows.one @ rows.one)
-            energy += float(w * (mean_y @ mean_y) - 2.0 * (mean_y @ triangle.sum_y))
-            rows = center_rows(rows, means)
-        outside = 0.0 if lossless else max(energy - float(np.sum(rows.y**2)), 0.0)
-        return _left_over(rows, values, vectors) + outside, energy
-
-    left, centred_energy = squares(total, Rows.of(total))
+    one = Rows.of(total).one
+    mean_x, mean_y = total.sum_x / (one @ one), total.sum_y / (one @ one)
+    left, centred_energy = found.squares(total, mean_y)
     residual = float(np.sqrt(left / total.energy)) if total.energy > 0 else 0.0
-    by_bucket = [np.sqrt(squares(t, Rows.of(t))[0] / t.energy) if t.energy > 0 else 0.0
+    by_bucket = [np.sqrt(found.squares(t, mean_y)[0] / t.energy) if t.energy > 0 else 0.0
                  for t in buckets.values()]
+    choice, seen, centered = found.choice, found.x_scales, found.means is not None
     return Fit(
-        eigenvalues=values, standard_errors=errors, vectors=vectors,
-        mean_x=None if means is None else total.sum_x / weight,
-        mean_y=None if means is None else mean_y,
+        eigenvalues=found.values, standard_errors=found.errors, vectors=found.vectors,
+        mean_x=mean_x if centered else None, mean_y=mean_y if centered else None,
         bucket_residuals=np.array(by_bucket), residual_by_rank=choice.residual_by_rank,
         residual_by_rank_error=choice.residual_by_rank_error,
         certificates=Certificates(
             residual=residual, held_out_residual=choice.held_out_residual,
-            asymmetry=asymmetry_found,
-            captured_energy=min(captured / centred_energy, 1.0) if centred_energy > 0 else 1.0,
-            tail=tail / total.energy if total.energy > 0 else 0.0,
-            condition=condition, ridge=choice.ridge, n_basis=choice.n_basis,
-            n_buckets=len(buckets), centered=means is not None, standard_error_note=note,
-            verdict=decide_verdict(residual, choice, values.size, n_explored=n_explored,
-                                   rank_was_asked=rank_was_asked)))
+            asymmetry=found.asymmetry,
+            captured_energy=min(found.captured / centred_energy, 1.0) if centred_energy > 0
+            else 1.0,
+            tail=found.tail / total.energy if total.energy > 0 else 0.0,
+            condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
+            ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
+            centered=centered, standard_error_note=found.error_note,
+            verdict=decide_verdict(
+                residual, choice, found.values.size, n_explored=found.n_explored,
+                basis_is_full=found.basis_is_full, rank_was_asked=found.rank_was_asked)))
