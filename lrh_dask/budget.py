@@ -25,8 +25,8 @@ SLAB_BYTES = 16 * MIB
 MAX_FEATURES = 768
 MAX_WHOLE_PAIRS = 1024
 ALWAYS_ALL_FEATURES = 256
-SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 1024
-LARGE_BASIS_PAIRS = 20_000
+SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
+LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
 MAX_FLOPS = 1e13
 """Above this the basis shrinks to SMALL_BASIS: some minutes of one core."""
