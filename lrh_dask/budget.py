@@ -14,6 +14,7 @@ from enum import Enum
 
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.shards import N_BUCKETS, Partition
+from lrh_dask.tree import FAN_IN
 
 __all__ = ["Plan", "Route", "plan_run"]
 
@@ -30,7 +31,6 @@ LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
 MAX_FLOPS = 1e13
 """Above this the basis shrinks to SMALL_BASIS: some minutes of one core."""
-FAN_IN = 4
 
 
 class Route(Enum):
@@ -64,13 +64,14 @@ class Plan:
 
 def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, split: Partition, *,
              method: str = "symmetric", rank: int | None = None, threads: int = 1,
-             worker_bytes: int | None = None) -> Plan:
+             worker_bytes: int | None = None, held_bytes: int = 0) -> Plan:
     """Choose the route of a run and price it.
 
     Args:
         itemsize: bytes of a number as computed; ``chunk_rows``: pairs read at once.
         threads: threads of a worker, each of which runs a task.
         worker_bytes: memory limit of a worker; None is no limit.
+        held_bytes: what a worker may be holding besides (pairs sent from memory).
     Raises:
         SettingsError: the rank is out of reach, or the workers are too small for the run.
     """
@@ -91,7 +92,7 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
         route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
     else:
         route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
-    sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads)
+    sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes)
     if route is Route.whole_pairs and not exact and worker_bytes is not None \
             and sizes.peak(route, basis, split) > worker_bytes:
         route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
@@ -137,6 +138,7 @@ class _Sizes:
     itemsize: int
     chunk_rows: int
     threads: int
+    held_bytes: int
 
     def peak(self, route: Route, basis: int, split: Partition) -> int:
         """Bytes of a worker process at the dearest moment of the run."""
@@ -150,7 +152,8 @@ class _Sizes:
             rank = min(self.n_pairs, basis)
             solve = 3 * whole + 4 * 8 * self.n_features * columns + 6 * held \
                 + 10 * self.n_pairs * rank * 8
-            return IDLE_BYTES + max(self.threads * (block + 5 * whole), solve + whole)
+            return IDLE_BYTES + self.held_bytes + max(
+                self.threads * (block + 5 * whole), solve + whole)
         triangle = columns**2 * 8
         slab = 6 * SLAB_BYTES + 4 * triangle
         state = triangle * (N_BUCKETS if len(split.runs) < 2 * N_BUCKETS else 2)
@@ -158,13 +161,13 @@ class _Sizes:
         if route is Route.all_features:
             leaf = block + slab + state
             merge = (FAN_IN + 1) * min(held, FAN_IN * state)
-            return IDLE_BYTES + max(self.threads * max(leaf, merge), solve + leaf)
+            return IDLE_BYTES + self.held_bytes + max(self.threads * max(leaf, merge), solve + leaf)
         reduced = 2 * basis * self.n_features * self.itemsize       # one state, x and y
         q = self.n_features * basis * (8 + self.itemsize)
         find = block + 4 * reduced + 6 * basis * self.n_features * 8 // 2 + slab
         merge = 2 * (FAN_IN + 2) * reduced + 4 * basis * self.n_features * 8
         leaf = block + q + slab + state
-        return IDLE_BYTES + max(self.threads * max(find, merge, leaf), solve + q)
+        return IDLE_BYTES + self.held_bytes + max(self.threads * max(find, merge, leaf), solve + q)
 
 
 def _mib(n_bytes: int) -> int:

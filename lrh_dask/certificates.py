@@ -32,8 +32,9 @@ class Verdict(Enum):
         "The asked rank or basis size leaves out curvature that the pairs do show. "
         "Raise `rank` (or use `rank: auto`), or give the workers more memory.")
     underdetermined = (
-        "There are too few pairs to check the fit on pairs it has not seen, or it fails that "
-        "check. It reproduces the given pairs, and may be far off elsewhere. Record more pairs.")
+        "There are too few pairs to check the fit on pairs it has not seen, it fails that check, "
+        "or x leaves directions of the basis unexplored. It reproduces the given pairs, and may "
+        "be far off elsewhere. Record more pairs, with x in more directions.")
     inconsistent = (
         "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
         "H = 0. Check that y are gradient differences (or Hessian products) of the very x in "
@@ -49,7 +50,8 @@ class Certificates:
         held_out_residual: the same over pairs not fitted on, NaN where too few.
         asymmetry: ‖XᵀY - YᵀX‖ / ‖XᵀY‖ in the fitted basis, before symmetrisation.
         captured_energy: share of ‖Y‖² inside the fitted basis.
-        tail: bound on the share of ‖Y‖² the basis stage cut away (0: nothing was cut).
+        tail: bound on the share of ‖Y‖² outside the basis, over the pairs that the basis was
+            found on (0: nothing was cut).
         condition: ratio of largest to smallest singular value of the projected x.
         ridge: λ relative to tr(XᵀX)/k.
         n_basis: columns k that were fitted; ``n_buckets``: buckets behind the errors.
@@ -79,13 +81,14 @@ def asymmetry(rows: Rows) -> float:
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
-                     *, center: bool) -> np.ndarray:
+                     *, center: bool, rounding: float = 0.0) -> np.ndarray:
     """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
 
     The eigenvalue without bucket j is u_iᵀ M₍₋ⱼ₎ u_i: to first order the eigenvalue of M₍₋ⱼ₎,
     and free of the matching of eigenvectors. Conditional on the basis.
 
     Args:
+        rounding: :func:`lrh_dask.solve.rounding_of` the dtype the pairs were stored in.
         buckets: rows of each bucket in the basis (q, k), centred already where ``center``.
         n_pairs: pairs in each bucket.
         vectors: (k, r) eigenvectors of the full fit.
@@ -104,7 +107,7 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
             mean_x = sum_x[keep].sum(axis=0) / weight[keep].sum()
             xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
             xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
-        m = fit_from_moments(xx, xy).solve(ridge)
+        m = fit_from_moments(xx, xy, rounding).solve(ridge)
         return np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
 
     everyone = np.ones(len(buckets), dtype=bool)
@@ -123,21 +126,30 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
-                   basis_is_full: bool, rank_was_asked: bool) -> Verdict:
+                   basis_is_full: bool, rank_was_asked: bool, floor: float = 1e-6) -> Verdict:
     """The outcome of a fit, from its residuals.
 
+    What an offset explains is no merit of H: residuals are judged against the one of rank 0,
+    which is ‖Y - b‖ / ‖Y‖.
+
     Args:
+        residual: ‖Y - HX - b‖ / ‖Y - b‖ over all pairs.
+        floor: residuals below this are rounding.
         n_explored: directions of the basis along which x differs from zero.
         basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """
-    held_out = choice.held_out_residual
-    if np.isnan(held_out):
+    if np.isnan(choice.held_out_residual):
         return Verdict.underdetermined
-    curve = choice.residual_by_rank
+    unexplained = float(choice.residual_by_rank[0]) if choice.residual_by_rank.size else 1.0
+    if unexplained == 0:
+        return Verdict.converged
+    held_out = choice.held_out_residual / unexplained
+    curve = choice.residual_by_rank / unexplained
     if n_eigenvalues == 0 or held_out > 0.999:
         return Verdict.inconsistent
-    floor = 1e-6
-    if held_out > 2.0 * residual + floor or n_explored < choice.n_basis:
+    if not residual / 2.0 - floor <= held_out <= 2.0 * residual + floor:
+        return Verdict.underdetermined
+    if n_explored < choice.n_basis:
         return Verdict.underdetermined
     if rank_was_asked and curve.size and held_out > 1.2 * float(curve.min()) + floor:
         return Verdict.rank_limited

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,12 +165,13 @@ def inspect(
     """Say what a store holds and whether it is usable, before any run."""
     from lrh_dask.inspection import inspect_pairs
     from lrh_dask.pairs import open_pairs
-    from lrh_dask.screen import Screen
+    from lrh_dask.screen import Screen, size
 
     screen = Screen(quiet_output=as_json)
     found = inspect_pairs(open_pairs(store, x=x or "x", y=y or "y"), every_row=every_row)
     if as_json:
         typer.echo(json.dumps(found))
+    found["bytes"] = size(found["bytes"])
     screen.facts([(name.replace("_", " "), value) for name, value in found.items()])
 
 
@@ -205,6 +208,11 @@ def report(
 
     hessian = load_result(result)
     path = out or result.with_suffix(".html")
+    if path.suffix not in {".html", ".htm"}:
+        raise SettingsError(explain(
+            f"write {path}", expected="a name that ends in .html", got=path.suffix or "no ending",
+            consequence="A file of another kind might be overwritten, so nothing was written",
+            fix="Choose another name with --out"))
     try:
         typer.echo(str(write_report(hessian, path)))
     except OSError as error:
@@ -213,18 +221,28 @@ def report(
             consequence="No report was written", fix="Choose another with --out")) from error
 
 
+class Stopped(LrhError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+    def __str__(self) -> str:
+        return "stopped by the user; no result was written"
+
+
 def main() -> None:
     """Run the command line; every error is one message on standard error and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without these signs gets question marks
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except LrhError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped by the user; no result was written", 130)
     except Exception as error:
         if os.environ.get("LRH_DEBUG"):
             raise
-        _fail(f"unexpected {type(error).__name__}: {error}. No result was written. Set "
+        _fail(f"unexpected {type(error).__name__}: {error}. Set "
               "LRH_DEBUG=1 to see where, and please report it.", 4)
 
 
@@ -252,11 +270,14 @@ def _settings(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> Ru
 def _run(settings: RunSettings, *, quiet_output: bool) -> tuple[LowRankHessian, Screen]:
     from lrh_dask.cluster import connect
     from lrh_dask.pairs import open_pairs
+    from lrh_dask.results import is_result
     from lrh_dask.screen import Screen
-    from lrh_dask.writing import refuse_existing
+    from lrh_dask.writing import refuse_existing, refuse_unwritable
 
     screen = Screen(quiet_output=quiet_output)
-    refuse_existing(settings.result_path, overwrite=settings.overwrite)
+    path = settings.result_path
+    refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
+    refuse_unwritable(path)
     pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
     if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
         _price(pairs, settings)
@@ -268,13 +289,16 @@ def _run(settings: RunSettings, *, quiet_output: bool) -> tuple[LowRankHessian, 
 def _price(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
     """The price of a run on the local cluster that the settings ask for."""
     from dask.utils import parse_bytes
+    from distributed.system import MEMORY_LIMIT
 
+    from lrh_dask.cluster import default_workers
     from lrh_dask.pipeline import price
 
     limit = settings.cluster.memory_limit
+    share = MEMORY_LIMIT // (settings.cluster.workers or default_workers())
     return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
                  method=settings.method, threads=settings.cluster.threads_per_worker,
-                 worker_bytes=None if limit is None else parse_bytes(limit))
+                 worker_bytes=share if limit is None else parse_bytes(limit))
 
 
 def _fit(settings: RunSettings, screen: Screen) -> LowRankHessian:
@@ -285,9 +309,14 @@ def _fit(settings: RunSettings, screen: Screen) -> LowRankHessian:
     pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
     screen.say(f"{pairs.name}: {pairs.n_pairs:,} pairs over {pairs.n_features:,} features, "
                f"{pairs.dtype}, {size(pairs.stored_bytes)}")
-    with screen.stages(pairs.n_pairs) as stages:
-        return fit(pairs, rank=settings.rank, method=settings.method, center=settings.center,
-                   device=settings.device, on_plan=stages.plan, on_event=stages.event)
+    try:
+        with screen.stages(pairs.n_pairs) as stages:
+            hessian = fit(pairs, rank=settings.rank, method=settings.method,
+                          center=settings.center, device=settings.device,
+                          on_plan=stages.plan, on_event=stages.event)
+    except KeyboardInterrupt:
+        raise Stopped from None
+    return replace(hessian, provenance={**hessian.provenance, "settings": settings.model_dump()})
 
 
 def _hand_over(hessian: LowRankHessian, settings: RunSettings, screen: Screen, *,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from lrh_dask.config import ClusterSettings
 from lrh_dask.errors import RunFailed, SettingsError, explain
 
-__all__ = ["connect", "dashboard_of"]
+__all__ = ["connect", "dashboard_of", "default_workers"]
 
 CONNECT_SECONDS = 10
 MAX_WORKERS = 8
@@ -92,13 +94,32 @@ def _local(settings: ClusterSettings) -> Iterator[Any]:
     """Worker processes on this machine; scheduler and dashboard answer to this machine only."""
     from distributed import Client, LocalCluster
 
-    with LocalCluster(
-            n_workers=settings.workers or min(os.cpu_count() or 1, MAX_WORKERS),
-            threads_per_worker=settings.threads_per_worker, processes=True,
-            memory_limit=settings.memory_limit or "auto", silence_logs=logging.CRITICAL,
-            dashboard_address=f"127.0.0.1:{_free_dashboard_port()}",
-            ) as cluster, Client(cluster) as client:
-        yield client
+    with contextlib.ExitStack() as stack:
+        with _workers_deaf_to_interrupts():
+            cluster = stack.enter_context(LocalCluster(
+                n_workers=settings.workers or default_workers(),
+                threads_per_worker=settings.threads_per_worker, processes=True,
+                memory_limit=settings.memory_limit or "auto", silence_logs=logging.CRITICAL,
+                dashboard_address=f"127.0.0.1:{_free_dashboard_port()}"))
+        yield stack.enter_context(Client(cluster))
+
+
+@contextlib.contextmanager
+def _workers_deaf_to_interrupts() -> Iterator[None]:
+    """Processes started here inherit that Ctrl-C is ignored: the driver alone ends the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def default_workers() -> int:
+    """Worker processes of a local cluster where none are asked for."""
+    return min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 def _free_dashboard_port() -> int:

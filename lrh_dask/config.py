@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,6 +53,10 @@ class ClusterSettings(_Strict):
         if (self.kind == "address") != (self.address is not None):
             message = "`kind: address` and `address: tcp://host:port` go together"
             raise ValueError(message)
+        local = {"workers", "threads_per_worker", "memory_limit"} & self.model_fields_set
+        if self.kind == "address" and local:
+            message = f"{', '.join(sorted(local))} cannot be set for a cluster that runs already"
+            raise ValueError(message)
         return self
 
 
@@ -64,7 +69,7 @@ class RunSettings(_Strict):
     """Name of the array of points or steps, (n, D)."""
     y: str = "y"
     """Name of the array of gradients or gradient differences, (n, D)."""
-    rank: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    rank: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = "auto"
     """Eigenvalues wanted, or `auto`: as many as held-out pairs support."""
     method: Literal["symmetric", "seed", "least_norm"] = "symmetric"
     """`symmetric` is always safe; `seed` and `least_norm` take few exact pairs."""
@@ -79,23 +84,41 @@ class RunSettings(_Strict):
     cluster: ClusterSettings = ClusterSettings()
     """Where the run is carried out."""
 
+    @field_validator("store", "out")
+    @classmethod
+    def _is_a_path(cls, value: str | None) -> str | None:
+        """``~`` is a home directory and ``file://`` a local path."""
+        if value is None:
+            return None
+        value = value.removeprefix("file://")
+        return value if "://" in value else os.path.expanduser(value)
+
     @property
     def result_path(self) -> Path:
         """Where the result goes.
 
         Raises:
-            SettingsError: the store is remote and no place was named, or the place is remote.
+            SettingsError: the store is remote and no place was named, the place is remote, or
+                it is the store itself.
         """
-        if self.out is not None and "://" not in self.out:
-            return Path(self.out)
-        if self.out is None and "://" not in self.store:
-            name = Path(self.store).name.removesuffix(".zarr")
-            return Path(self.store).parent / f"{name}-hessian.zarr"
-        raise SettingsError(explain(
-            "out", expected="a local path for the result",
-            got="a remote store and no --out" if self.out is None else "a URL",
-            consequence="A result is made whole by a rename, which object stores do not have",
-            fix="Name a local path with --out, and copy it afterwards"))
+        if "://" in (self.out or self.store):
+            raise SettingsError(explain(
+                "out", expected="a local path for the result",
+                got="a remote store and no --out" if self.out is None else "a URL",
+                consequence="A result is made whole by a rename, which object stores do not have",
+                fix="Name a local path with --out, and copy it afterwards"))
+        store = Path(self.store)
+        path = Path(self.out) if self.out is not None else (
+            store.parent / f"{store.name.removesuffix('.zarr')}-hessian.zarr")
+        if "://" not in self.store and (
+                path.resolve() == store.resolve() or path.resolve() in store.resolve().parents
+                or store.resolve() in path.resolve().parents):
+            raise SettingsError(explain(
+                f"out {path}", expected="a place outside of the store",
+                got=f"one that is, holds or lies in {store}",
+                consequence="The result would destroy its own input, so nothing was computed",
+                fix="Choose another place with --out"))
+        return path
 
 
 def load_config(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from lrh_dask.solve import (
     center_rows,
     leading_directions,
     rounding_of,
+    seen_floor,
     symmetric_fit,
 )
 from lrh_dask.triangle import Triangle
@@ -81,7 +82,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         nested: see :func:`lrh_dask.selection.choose`.
         lossless: the basis spans all of x and y, so no square lies outside of it.
         dtype: in which the pairs were stored: what lies within its rounding says nothing.
-        tail: squares the basis stage cut.
+        tail: bound on the share of ‖Y‖² outside the basis, from the pairs it was found on.
     """
     rounding = rounding_of(dtype)
     choice = _choose(buckets, folds, rank=rank, center=center, nested=nested, rounding=rounding)
@@ -93,19 +94,22 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
                   else leading_directions(centred.y, choice.n_basis, rounding))
     choice = replace(choice, n_basis=directions.shape[1])
     projected = centred.project(directions)
-    fitted = symmetric_fit(projected.x, projected.y, rounding)
+    fitted = symmetric_fit(projected.x, projected.y,
+                           seen_floor(rounding, directions.shape[1]))
     values, inner = sorted_eigenpairs(*np.linalg.eigh(fitted.solve(choice.ridge)))
     keep = choice.rank
     if folds == [] and rank is None:  # nothing could be held out: keep what is above rounding
         keep = int(np.count_nonzero(np.abs(values) > 1e-12 * np.abs(values).max(initial=0.0)))
     values, inner = values[:keep], inner[:, :keep]
-    errors, note = _errors(buckets, means, directions, inner, choice)
     seen = fitted.sigma[fitted.sigma > fitted.negligible]
+    errors, note = _errors(buckets, means, directions, inner, choice, seen.size, rounding)
     return _certified(buckets, total, _Solution(
         values, directions @ inner, errors, note, choice, means,
         x_scales=seen, n_explored=seen.size, asymmetry=asymmetry(projected),
         captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
         rank_was_asked=rank is not None,
+        # Projections are taken in the stored dtype, and what lies outside is a difference.
+        floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
         basis_is_full=nested and choice.n_basis == rows.y.shape[1]))
 
 
@@ -154,7 +158,8 @@ def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None
 
 
 def _errors(buckets: dict[int, Triangle], means: tuple[np.ndarray, np.ndarray] | None,
-            directions: np.ndarray, inner: np.ndarray, choice: Choice) -> tuple[np.ndarray, str]:
+            directions: np.ndarray, inner: np.ndarray, choice: Choice, n_explored: int,
+            rounding: float) -> tuple[np.ndarray, str]:
     n_pairs = [t.n_pairs for t in buckets.values() if t.n_pairs]
     missing = np.full(inner.shape[1], np.nan)
     if len(n_pairs) < N_FOLDS:
@@ -162,11 +167,14 @@ def _errors(buckets: dict[int, Triangle], means: tuple[np.ndarray, np.ndarray] |
     if sum(n_pairs) < PAIRS_PER_COLUMN * choice.n_basis:
         return missing, (f"{sum(n_pairs)} pairs for a basis of {choice.n_basis} columns: fewer "
                          f"than {PAIRS_PER_COLUMN} pairs a column leave no honest error")
+    if n_explored < choice.n_basis:
+        return missing, (f"x differs from zero along {n_explored} of the {choice.n_basis} columns "
+                         "of the basis: what H does along the others is not known")
     rows = [Rows.of(t) for t in buckets.values() if t.n_pairs]
     if means is not None:
         rows = [center_rows(r, means) for r in rows]
     errors = jackknife_errors([r.project(directions) for r in rows], n_pairs, inner, choice.ridge,
-                              center=means is not None)
+                              center=means is not None, rounding=rounding)
     return errors, (f"jackknife over {len(n_pairs)} buckets, conditional on the basis; "
                     "intervals by Student's t")
 
@@ -183,7 +191,7 @@ def _held_out_exact(solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray
             rows = Rows.of(buckets[bucket])
             squares += _left_over(rows, values[:rank], vectors[:, :rank])
             energy += buckets[bucket].energy
-    return float(np.sqrt(squares / energy)) if energy > 0 else 0.0
+    return _share(squares, energy)
 
 
 def _left_over(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> float:
@@ -209,6 +217,7 @@ class _Solution:
     tail: float
     rank_was_asked: bool
     basis_is_full: bool
+    floor: float = 1e-6
 
     def squares(self, triangle: Triangle, mean_y: np.ndarray) -> tuple[float, float]:
         """‖Y - HX - b‖² of a triangle's pairs, and ‖Y - mean‖², over all D features."""
@@ -226,9 +235,7 @@ def _certified(buckets: dict[int, Triangle], total: Triangle, found: _Solution) 
     one = Rows.of(total).one
     mean_x, mean_y = total.sum_x / (one @ one), total.sum_y / (one @ one)
     left, centred_energy = found.squares(total, mean_y)
-    residual = float(np.sqrt(left / total.energy)) if total.energy > 0 else 0.0
-    by_bucket = [np.sqrt(found.squares(t, mean_y)[0] / t.energy) if t.energy > 0 else 0.0
-                 for t in buckets.values()]
+    by_bucket = [_share(found.squares(t, mean_y)[0], t.energy) for t in buckets.values()]
     choice, seen, centered = found.choice, found.x_scales, found.means is not None
     return Fit(
         eigenvalues=found.values, standard_errors=found.errors, vectors=found.vectors,
@@ -236,14 +243,20 @@ def _certified(buckets: dict[int, Triangle], total: Triangle, found: _Solution) 
         bucket_residuals=np.array(by_bucket), residual_by_rank=choice.residual_by_rank,
         residual_by_rank_error=choice.residual_by_rank_error,
         certificates=Certificates(
-            residual=residual, held_out_residual=choice.held_out_residual,
+            residual=_share(left, total.energy), held_out_residual=choice.held_out_residual,
             asymmetry=found.asymmetry,
             captured_energy=min(found.captured / centred_energy, 1.0) if centred_energy > 0
             else 1.0,
-            tail=found.tail / total.energy if total.energy > 0 else 0.0,
+            tail=found.tail,
             condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
             ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
             centered=centered, standard_error_note=found.error_note,
             verdict=decide_verdict(
-                residual, choice, found.values.size, n_explored=found.n_explored,
-                basis_is_full=found.basis_is_full, rank_was_asked=found.rank_was_asked)))
+                _share(left, centred_energy), choice, found.values.size,
+                n_explored=found.n_explored, basis_is_full=found.basis_is_full,
+                rank_was_asked=found.rank_was_asked, floor=found.floor)))
+
+
+def _share(squares: float, energy: float) -> float:
+    """sqrt(squares / energy), 0 where there is no energy."""
+    return float(np.sqrt(squares / energy)) if energy > 0 else 0.0

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lrh_dask.errors import BadPairs, explain
+from lrh_dask.errors import BadPairs, SettingsError, explain
 
 __all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
 
@@ -81,6 +81,12 @@ class Pairs:
                     f"{self.name}/weight", expected=f"{self.x.shape[0]} weights",
                     got=f"{self.weight.shape[0]}", consequence="Rows cannot be matched to weights",
                     fix="Write one weight a pair"))
+        kinds = {_library(a) for a in (self.x, self.y, self.weight) if a is not None}
+        if len(kinds) > 1:
+            raise SettingsError(explain(
+                f"{self.name}", expected="x, y and weight of one kind",
+                got=" and ".join(sorted(kinds)), consequence="They could not be read together",
+                fix="Give all as NumPy arrays, all as dask arrays, or all as Zarr arrays"))
         if self.n_pairs < 2 or self.n_features < 1:  # noqa: PLR2004
             raise BadPairs(explain(
                 f"{self.name}", expected="at least 2 pairs over at least 1 feature",
@@ -103,13 +109,25 @@ class Pairs:
         return np.result_type(_working_dtype(self.x.dtype), _working_dtype(self.y.dtype))
 
     @property
+    def stored_dtype(self) -> np.dtype:
+        """The coarser floating dtype of x and y: its rounding is in the pairs."""
+        floats = [np.dtype(a.dtype).newbyteorder("=") for a in (self.x, self.y)
+                  if np.dtype(a.dtype).kind == "f"]
+        return min(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
+
+    @property
     def chunk_rows(self) -> int:
         """Rows that are read at once: the row chunk of x, or about 16 MiB without chunks."""
         if is_dask(self.x):
-            return int(max(self.x.chunks[0]))
+            return int(max(*self.x.chunks[0], *self.y.chunks[0]))
         if _is_zarr(self.x):
-            return int((getattr(self.x, "shards", None) or self.x.chunks)[0])
+            return max(int(_stored_chunks(a)[0]) for a in (self.x, self.y))
         return max(1, CHUNK_BYTES // max(self.row_bytes, 1))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pairs are NumPy arrays, which travel with the tasks."""
+        return not (is_dask(self.x) or _is_zarr(self.x))
 
     @property
     def row_bytes(self) -> int:
@@ -127,9 +145,14 @@ class Pairs:
         said = [f"{label} is {a.dtype}: computed in {_working_dtype(a.dtype)}"
                 for label, a in (("x", self.x), ("y", self.y))
                 if _working_dtype(a.dtype) != a.dtype.newbyteorder("=")]
-        if _is_zarr(self.x) and self.x.chunks[0] != self.y.chunks[0]:
-            said.append(f"x and y have row chunks of {self.x.chunks[0]} and {self.y.chunks[0]}: "
-                        "chunks of y are read more than once")
+        if _is_zarr(self.x):
+            rows = sorted({int(_stored_chunks(a)[0]) for a in (self.x, self.y)})
+            if rows[-1] % rows[0]:
+                said.append(f"x and y have row chunks of {rows[0]} and {rows[-1]}: some chunks "
+                            "are read more than once")
+            if any(getattr(a, "shards", None) for a in (self.x, self.y)):
+                said.append("the store is sharded: a chunk missing inside a shard that is there "
+                            "cannot be told from zeros")
         return said
 
     def missing(self, label: str, start: int = 0, stop: int | None = None) -> list[str]:
@@ -147,7 +170,7 @@ class Pairs:
         return bool(stored) and all("crc32" in str(a.metadata).lower() for a in stored)
 
     def fingerprint(self) -> str:
-        """Digest (hex) of what the arrays say of themselves: shape, dtype, chunks, name."""
+        """Digest (hex) of what the arrays say of themselves: shape, dtype, chunks."""
         parts = [{"shape": list(a.shape), "dtype": str(a.dtype), "chunks": str(a.chunks)
                   if hasattr(a, "chunks") else ""} for a in (self.x, self.y, self.weight)
                  if a is not None]
@@ -184,6 +207,12 @@ class Pairs:
         if not _is_zarr(array):
             return np.asarray(array[start:stop])
         where = f"read rows {start}-{stop - 1} of {self.name}/{label}"
+        failed: Exception | None = None
+        try:
+            rows = np.asarray(array[start:stop])
+        except Exception as error:  # noqa: BLE001 - told below, after a look for what is missing
+            failed = error
+        # After the read: a store moved away in its midst is found out too.
         missing = self.missing(label, start, stop)
         if missing and not _stored(array, ("zarr.json", ".zarray")):
             raise BadPairs(explain(
@@ -201,14 +230,14 @@ class Pairs:
                 fix="Restore the chunks. If they hold nothing but fill, write them with "
                     "`write_empty_chunks`, or name them in the group attribute "
                     "`lrh_fill_chunks`"))
-        try:
-            return np.asarray(array[start:stop])
-        except Exception as error:
+        if failed is not None:
             raise BadPairs(explain(
                 where, expected="chunks that can be decoded",
-                got=f"{type(error).__name__}: {error}",
+                got=f"{type(failed).__name__}: {failed}",
                 consequence="These pairs cannot be counted, so no result was written",
-                fix="Restore the damaged chunks from a copy, or write these rows again")) from error
+                fix="Restore the damaged chunks from a copy, or write these rows again",
+            )) from failed
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +248,10 @@ class _Slice(Pairs):
 
     def __post_init__(self) -> None:
         """The whole was checked already."""
+
+    def __sizeof__(self) -> int:
+        """Bytes of the rows, so that Dask places them by their true size."""
+        return 200 + sum(a.nbytes for a in (self.x, self.y, self.weight) if a is not None)
 
     def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:  # noqa: ARG002
         return np.asarray(array[start - self.offset:stop - self.offset])
@@ -244,7 +277,7 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     name = _public_name(store)
     try:
         group = store if isinstance(store, zarr.Group) else zarr.open_group(
-            _seen_from_anywhere(store), mode="r")
+            _seen_from_anywhere(store), mode="r", use_consolidated=False)
     except Exception as error:
         raise BadPairs(explain(
             f"open {name}", expected="a Zarr group",
@@ -303,6 +336,15 @@ def _is_zarr(array: Any) -> bool:
     return type(array).__module__.startswith("zarr.")
 
 
+def _library(array: Any) -> str:
+    return "dask" if is_dask(array) else "Zarr" if _is_zarr(array) else "NumPy"
+
+
+def _stored_chunks(array: Any) -> tuple[int, ...]:
+    """Shape of what is stored under one key: the shard where there is one, else the chunk."""
+    return getattr(array, "shards", None) or array.chunks
+
+
 def _public_name(store: Any) -> str:
     """A store's name for messages, without the credentials a URL may carry."""
     if isinstance(store, (str, Path)):
@@ -346,7 +388,7 @@ def _working_dtype(dtype: Any) -> np.dtype:
 
 def _missing_chunks(array: Any, start: int, stop: int) -> list[str]:
     """Keys of the chunks of rows ``start`` to ``stop`` that the store does not hold."""
-    sizes = getattr(array, "shards", None) or array.chunks
+    sizes = _stored_chunks(array)
     spans = [range(start // sizes[0], -(-stop // sizes[0]))]
     spans += [range(-(-n // c)) for n, c in zip(array.shape[1:], sizes[1:], strict=True)]
     keys = [array.metadata.encode_chunk_key(coords) for coords in product(*spans)]

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 from dask._task_spec import Task, TaskRef
+from distributed.system import MEMORY_LIMIT
 
-from lrh_dask import progress
+from lrh_dask import process, progress
 from lrh_dask.budget import Plan, Route, plan_run
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.hessian import LowRankHessian
@@ -67,12 +68,12 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     Source: docs in :mod:`lrh_dask.solve` for the fit, :mod:`lrh_dask.selection` for the choices.
     """
     started = time.time()
-    wanted_rank, wanted_center = check_settings(rank, method, center)
+    wanted_rank, wanted_center = check_settings(rank, method, center, device)
     client = _current_client()
     plan, split = price(pairs, rank=wanted_rank, method=method, client=client)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     spec = Spec(run_id, method, wanted_rank, wanted_center, plan.route, plan.max_basis, device,
-                 str(pairs.dtype))
+                str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None)
     graph, root = _graph(pairs, split, spec, client)
     if on_plan is not None:
         on_plan(plan)
@@ -87,8 +88,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
         "rank": rank, "method": method, "center": center, "device": device})
 
 
-def check_settings(rank: object, method: object,
-                   center: object) -> tuple[int | None, bool | None]:
+def check_settings(rank: object, method: object, center: object,
+                   device: object) -> tuple[int | None, bool | None]:
     """Settings as the fit takes them: None stands for ``auto``.
 
     Raises:
@@ -103,6 +104,14 @@ def check_settings(rank: object, method: object,
         raise SettingsError(explain("method", expected="symmetric, seed or least_norm",
                                     got=repr(method), consequence="Nothing was started",
                                     fix="`symmetric` is always safe"))
+    if device not in ("auto", "cpu", "gpu"):
+        raise SettingsError(explain("device", expected="auto, cpu or gpu", got=repr(device),
+                                    consequence="Nothing was started", fix="Use 'auto'"))
+    if method != "symmetric" and center is True:
+        raise SettingsError(explain(
+            "center", expected="no offset with a method for exact pairs",
+            got=f"center=True with method {method!r}", consequence="Nothing was started",
+            fix="Use method 'symmetric', which fits an offset"))
     if center != "auto" and not isinstance(center, (bool, np.bool_)):
         raise SettingsError(explain("center", expected="'auto', True or False", got=repr(center),
                                     consequence="Nothing was started", fix="Use 'auto'"))
@@ -120,13 +129,19 @@ def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
     """
     split = partition(pairs.n_pairs, pairs.chunk_rows, pairs.row_bytes,
                       **({"run_bytes": 1} if is_dask(pairs.x) else {}))
+    held_bytes = 0
     if client is not None:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
         worker_bytes = min(limits, default=None)
         threads = max((w["nthreads"] for w in workers), default=1)
+        if pairs.in_memory:  # sent to the workers beforehand
+            held_bytes = pairs.n_pairs * pairs.row_bytes
+    elif worker_bytes is None:
+        worker_bytes = MEMORY_LIMIT
     plan = plan_run(pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.chunk_rows,
-                    split, method=method, rank=rank, threads=threads, worker_bytes=worker_bytes)
+                    split, method=method, rank=rank, threads=threads, worker_bytes=worker_bytes,
+                    held_bytes=held_bytes)
     return plan, split
 
 
@@ -137,10 +152,11 @@ def _graph(pairs: Pairs, split: Partition, spec: Spec, client: Any) -> tuple[dic
     # Runs of one bucket are neighbours in the tree, so that they merge early; the order, and
     # with it the bits, depends on the partition alone.
     order = sorted(split.runs, key=lambda run: (run.pieces[0].bucket, run.index))
-    source = _sources(pairs, split, graph, client)
+    shipped = None if is_dask(pairs.x) else _shipped(pairs, split, client)
 
     def stage(kind: str, leaf: Callable[..., Partial], *extra: Any) -> str:
         keys = []
+        source = _dask_blocks(pairs, split, graph) if shipped is None else shipped
         for run in order:
             key = f"lrh-{kind}-{name}-{run.index}"
             graph[key] = producer(key, leaf, source[run.index], run, spec, *extra)
@@ -165,19 +181,22 @@ def _graph(pairs: Pairs, split: Partition, spec: Spec, client: Any) -> tuple[dic
     return graph, solve
 
 
-def _sources(pairs: Pairs, split: Partition, graph: dict[Any, Any],
-             client: Any) -> dict[int, Any]:
-    """What each run is given to read from: an address, a slice, or blocks of a dask array."""
-    if not is_dask(pairs.x) and not is_dask(pairs.y):
-        parts = [pairs.part(run.blocks[0][0], run.blocks[-1][1]) for run in split.runs]
-        if client is not None and parts[0] is not pairs:  # arrays in memory go out beforehand
-            parts = client.scatter(parts, hash=False)
-        return {run.index: part for run, part in zip(split.runs, parts, strict=True)}
-    import dask.array as da
+def _shipped(pairs: Pairs, split: Partition, client: Any) -> dict[int, Any]:
+    """What each run is given to read from: the store's address, or a slice of arrays in memory."""
+    parts = [pairs.part(run.blocks[0][0], run.blocks[-1][1]) for run in split.runs]
+    if client is not None and pairs.in_memory:
+        parts = client.scatter(parts, hash=False)
+    return {run.index: part for run, part in zip(split.runs, parts, strict=True)}
 
-    arrays = [da.asarray(a) for a in (pairs.x, pairs.y)]
-    if pairs.weight is not None:
-        arrays.append(da.asarray(pairs.weight))
+
+def _dask_blocks(pairs: Pairs, split: Partition, graph: dict[Any, Any]) -> dict[int, Any]:
+    """Blocks of dask arrays, under keys of their own for each stage.
+
+    A second pass computes them again: kept from the first, they would fill the workers.
+    """
+    from dask.graph_manipulation import clone
+
+    arrays = clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))
     sources = {}
     for run in split.runs:
         start, stop = run.blocks[0][0], run.blocks[-1][1]
@@ -202,10 +221,18 @@ def _current_client() -> Any:
         from distributed import get_client
     except ImportError:
         return None
+    if process.in_worker():  # inside a task: waiting for other tasks could wait for ever
+        return None
     try:
         client = get_client()
     except ValueError:
         return None
+    if client.asynchronous:
+        raise SettingsError(explain(
+            "fit", expected="a synchronous Dask client, or none",
+            got="an asynchronous one", consequence="Nothing was started",
+            fix="Call it with `Client(address)` made outside of the event loop, for example "
+                "through `asyncio.to_thread`"))
     return None if client.status in {"closing", "closed"} else client
 
 

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["peak_bytes", "pin_blas_threads"]
+__all__ = ["in_worker", "peak_bytes", "pin_blas_threads"]
 
 
 def pin_blas_threads() -> None:
@@ -16,7 +16,7 @@ def pin_blas_threads() -> None:
 
     Outside of a worker nothing is changed here; the driver limits threads around the run.
     """
-    if _in_worker():
+    if in_worker():
         _pin(os.getpid())
 
 
@@ -27,7 +27,8 @@ def _pin(pid: int) -> None:  # noqa: ARG001 - once a process, a forked one inclu
     threadpool_limits(1, user_api="blas")
 
 
-def _in_worker() -> bool:
+def in_worker() -> bool:
+    """Whether this code runs in a task of a Dask worker."""
     from distributed import get_worker
 
     try:

@@ -1,8 +1,8 @@
 """Events of a run, from the tasks to whoever watches.
 
-On a cluster they travel as Dask worker events under the topic of the run, so that any client
-can listen; in this process they are handed over directly. An event lost costs a tick of a
-progress bar, never a result.
+On a cluster they travel as Dask worker events under one topic, so that any client can listen;
+in this process they are handed over directly. An event lost costs a tick of a progress bar,
+never a result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = ["Event", "emit", "watch"]
 
+TOPIC = "lrh"
 _listeners: dict[str, Callable[[Event], None]] = {}
 
 
@@ -42,7 +43,7 @@ def emit(run_id: str, event: Event) -> None:
     from distributed import get_worker
 
     with contextlib.suppress(ValueError):
-        get_worker().log_event(_topic(run_id), asdict(event))
+        get_worker().log_event(TOPIC, {"run_id": run_id, **asdict(event)})
 
 
 @contextlib.contextmanager
@@ -65,17 +66,14 @@ def watch(client: Any, run_id: str, on_event: Callable[[Event], None] | None) ->
         finally:
             del _listeners[run_id]
         return
-    client.subscribe_topic(_topic(run_id), lambda message: once(_received(message[1])))
+
+    def received(message: tuple[float, dict[str, Any]]) -> None:
+        if message[1]["run_id"] == run_id:
+            once(Event(**{field.name: message[1][field.name] for field in fields(Event)}))
+
+    client.subscribe_topic(TOPIC, received)
     try:
         yield
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone; the run has said so
-            client.unsubscribe_topic(_topic(run_id))
-
-
-def _received(message: dict[str, Any]) -> Event:
-    return Event(**{field.name: message[field.name] for field in fields(Event)})
-
-
-def _topic(run_id: str) -> str:
-    return f"lrh-{run_id}"
+            client.unsubscribe_topic(TOPIC)

@@ -19,12 +19,12 @@ import numpy as np
 from lrh_dask.certificates import Certificates, Verdict
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.hessian import LowRankHessian
-from lrh_dask.writing import written_aside
+from lrh_dask.writing import attributes_of, written_aside
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FORMAT_VERSION", "load_result", "save_result", "summary"]
+__all__ = ["FORMAT_VERSION", "is_result", "load_result", "save_result", "summary"]
 
 FORMAT_VERSION = 1
 DIMENSIONS = {
@@ -48,7 +48,7 @@ def save_result(hessian: LowRankHessian, path: str | Path, *, overwrite: bool = 
     if hessian.offset is not None:
         arrays["offset"] = hessian.offset
     certificates = asdict(hessian.certificates) | {"verdict": hessian.certificates.verdict.name}
-    with written_aside(path, overwrite=overwrite) as aside:
+    with written_aside(path, overwrite=overwrite, is_ours=is_result) as aside:
         group = zarr.open_group(str(aside), mode="w", zarr_format=3)
         for name, array in arrays.items():
             rows = max(1, 2**24 // max(array[:1].nbytes, 1))
@@ -64,6 +64,11 @@ def save_result(hessian: LowRankHessian, path: str | Path, *, overwrite: bool = 
             warnings.simplefilter("ignore")
             zarr.consolidate_metadata(group.store)
     return Path(path)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a result lies at a local path."""
+    return "lrh_dask_format" in attributes_of(path)
 
 
 def load_result(path: str | Path) -> LowRankHessian:

@@ -106,7 +106,7 @@ class Screen:
         for name, text in (
                 ("route", plan.route.value), ("basis", f"up to {plan.max_basis} columns"),
                 ("reads", f"{size(plan.bytes_read)} in {passes} pass{'es'[:2 * (passes - 1)]}, "
-                          f"{n_runs} runs of shards each"),
+                          f"{n_runs} task{'s'[:n_runs > 1]} each"),
                 ("computes", f"about {plan.flops:.2g} floating-point operations"),
                 ("tasks", f"{plan.n_tasks}"),
                 ("memory", f"at most {size(plan.peak_worker_bytes)} a worker")):

@@ -41,7 +41,8 @@ class Choice:
     Attributes:
         n_basis, ridge, rank, center: the choice; ``ridge`` is relative to tr(XᵀX)/k.
         held_out_residual: ‖Y - HX - b‖ / ‖Y‖ over held-out pairs, NaN where there were none.
-        residual_by_rank: (k+1,) the same for every rank 0..k of the chosen candidate.
+        residual_by_rank: (k+1,) the same for every rank 0..k of the chosen candidate. Where an
+            offset is fitted, rank 0 is what the offset alone leaves.
         residual_by_rank_error: (k+1,) its standard error over buckets.
     """
 
@@ -86,6 +87,7 @@ class _View:
     center: bool
     s_xx: np.ndarray  # XᵀX and XᵀY (k, k) of the training rows
     s_xy: np.ndarray
+    rounding: float
     tests: list[Rows]
     energies: np.ndarray  # (n_tests,) squares of the (centred) test gradients, all features
 
@@ -107,21 +109,25 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
     energy = sum(buckets[b].energy for fold in folds for b in fold.test)
     sizes = _sizes(buckets, folds, rank)
     centers = (False, True) if center is None else (center,)
-    if energy == 0:
-        return Choice(n_basis=sizes[0], ridge=0.0, rank=0, center=False, held_out_residual=0.0,
-                      residual_by_rank=np.zeros(1), residual_by_rank_error=np.zeros(1))
-    views = {c: [_view(buckets, fold, c, sizes[-1], nested=nested, rounding=rounding)
-                 for fold in folds] for c in centers}
-    widest = min(view.s_xx.shape[0] for c in centers for view in views[c])
-    sizes = [k for k in sizes if k < widest] + [widest] * (sizes[-1] >= widest)
+    if energy == 0 or not sizes:
+        return Choice(n_basis=sizes[0] if sizes else 0, ridge=0.0, rank=0, center=False,
+                      held_out_residual=0.0 if energy == 0 else 1.0,
+                      residual_by_rank=np.array([float(energy > 0)]),
+                      residual_by_rank_error=np.zeros(1))
+
+    def views_of(centered: bool, widest: int) -> list[_View]:
+        return [_view(buckets, fold, centered, widest, nested=nested, rounding=rounding)
+                for fold in folds]
+
+    # An offset shows at any basis size: it is decided on small ones.
     small = [k for k in sizes if k <= max(64, sizes[0])]
-    scored = [v for c in centers for v in _score(views[c], small, COARSE_RIDGES)]
+    scored = [v for c in centers for v in _score(views_of(c, small[-1]), small, COARSE_RIDGES)]
     best_center = _decide_center(scored, rank, energy, sum(t.n_pairs for t in buckets.values()))
     scored = [v for v in scored if v.center == best_center]
-    scored += _score(views[best_center], [k for k in sizes if k not in small], COARSE_RIDGES)
+    views = views_of(best_center, sizes[-1])
+    scored += _score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
     best = min(scored, key=lambda v: v.loss(rank))
-    finer = _finer(best.ridge)
-    scored += _score(views[best_center], [best.n_basis], finer)
+    scored += _score(views, [best.n_basis], _finer(best.ridge))
     best = min(scored, key=lambda v: v.loss(rank))
     best = _smallest_ridge(best, scored, rank, energy)
     chosen = best.best_rank(rank) if rank is not None else _one_standard_error(best.squares, energy)
@@ -158,7 +164,8 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) ->
     n_train = min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
     top = min(p, n_train)
     low = min(top, max(8, 0 if rank is None else rank))
-    ladder = [low * 2**i for i in range(40) if low * 2**i < top]
+    ladder = [k for k in (low * 2**i for i in range(40)) if k < min(top, 128)]
+    ladder += [k for k in (128 * 4**i for i in range(20)) if k < top]
     shares = [n_train // 3, n_train // 2, 2 * n_train // 3] if top == n_train else [2 * p // 3]
     return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
 
@@ -180,7 +187,7 @@ def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
     else:
         directions = leading_directions(train.y, k, rounding)
     train = train.project(directions)
-    return _View(center, train.x.T @ train.x, train.x.T @ train.y,
+    return _View(center, train.x.T @ train.x, train.x.T @ train.y, rounding,
                  [rows[b].project(directions) for b in fold.test], energies)
 
 
@@ -191,14 +198,19 @@ def _centred_energy(triangle: Triangle, mean_y: np.ndarray, rows: Rows) -> float
 
 
 def _score(views: list[_View], sizes: list[int], ridges: tuple[float, ...]) -> list[_Verdicts]:
-    """Judge every (k, λ) on every fold: squared residuals by bucket and rank."""
+    """Judge every (k, λ) on every fold: squared residuals by bucket and rank.
+
+    Sizes beyond what the pairs span are cut to it.
+    """
+    widest = min(view.s_xx.shape[0] for view in views)
+    sizes = sorted({min(k, widest) for k in sizes})
     return [_Verdicts(views[0].center, k, ridge, squares)
             for k in sizes for ridge, squares in _score_size(views, k, ridges)]
 
 
 def _score_size(views: list[_View], k: int,
                 ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
-    fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k]) for view in views]
+    fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding) for view in views]
     for ridge in ridges:
         yield ridge, np.concatenate([_squares_by_rank(view, fit, ridge, k)
                                      for view, fit in zip(views, fits, strict=True)])

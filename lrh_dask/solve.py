@@ -21,7 +21,7 @@ import numpy as np
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "leading_directions",
-           "rounding_of", "symmetric_fit"]
+           "rounding_of", "seen_floor", "symmetric_fit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +158,23 @@ def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0) -> Symmet
     return SymmetricFit(axes.T, sigma, weighted + weighted.T, rounding)
 
 
-def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray) -> SymmetricFit:
+def seen_floor(rounding: float, k: int) -> float:
+    """Share of the largest σ of x (q, k) below which a direction counts as not seen.
+
+    Candidates, errors and the reported fit must agree on it. Moments resolve σ no finer than
+    the root of the rounding error, so that is the floor of all three.
+    """
+    return max(rounding, float(np.sqrt(np.finfo(np.float64).eps * max(k, 1))))
+
+
+def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray, rounding: float = 0.0) -> SymmetricFit:
     """The same factors from XᵀX and XᵀY (k, k): cheaper, accurate to cond² only.
 
-    Good enough to compare candidates, never used for the reported fit.
+    Good enough to compare candidates and for standard errors, never for the reported fit.
     """
     square, axes = np.linalg.eigh(s_xx)
     square, axes = square[::-1], axes[:, ::-1]
-    floor = np.finfo(np.float64).eps * square.size * float(square.max(initial=0.0))
+    floor = seen_floor(rounding, square.size) ** 2 * float(square.max(initial=0.0))
     sigma = np.sqrt(np.where(square > floor, square, 0.0))
     rotated = axes.T @ s_xy @ axes
     return SymmetricFit(axes, sigma, rotated + rotated.T)

@@ -18,7 +18,7 @@ import numpy as np
 from lrh_dask import process, progress
 from lrh_dask.arrays import Device, pick_device
 from lrh_dask.budget import SLAB_BYTES, Route
-from lrh_dask.errors import BadPairs, explain
+from lrh_dask.errors import BadPairs, RunFailed, explain
 from lrh_dask.exact_pairs import gram_schmidt_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.pairs import Block, Pairs
@@ -49,6 +49,8 @@ class Spec:
     max_basis: int
     device: str
     dtype: str
+    n_pairs: int
+    watched: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Basis:
     """What the basis stage hands to the fit stage."""
 
     q: np.ndarray | None  # (D, k)
-    tail: float
+    tail: float  # share of ‖Y‖² of the training pairs that may lie outside Q
     stats: ReadStats
     finished: float
 
@@ -107,15 +109,15 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
         stats = stats.merge(ReadStats(
             len(block.x), block.n_bytes, block.seconds, _zero_rows(block.x), _zero_rows(block.y),
             process.peak_bytes()))
-    progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
+    _tell(spec, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: state.to_host() for bucket, state in sorted(states.items())}, stats)
 
 
 def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     """Reduced pairs of a run: by group (a fitted basis), or by bucket and uncut (few pairs)."""
     device = _device(spec)
-    max_rank = run.n_pairs if spec.route is Route.whole_pairs else spec.max_basis
-    rows = max(4 * max_rank, SLAB_BYTES // pairs.row_bytes)
+    max_rank = spec.n_pairs if spec.route is Route.whole_pairs else spec.max_basis
+    rows = max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes)
     return _fold(pairs, run, spec, "basis", rows,
                  lambda x, y, weight: reduce_pairs(x, y, weight, max_rank=max_rank),
                  (lambda b: b) if spec.route is Route.whole_pairs else _group, device)
@@ -142,19 +144,22 @@ def finish_basis(partial: Partial, spec: Spec) -> Basis:
     """Q from the training group, cut to the size that held-out gradients reward."""
     process.pin_blas_threads()
     train = partial.states[TRAIN]
-    q, _ = train.basis()
+    q, scales = train.basis()
     held_out = partial.states.get(HELD_OUT, ReducedPairs.empty(train.x, spec.max_basis))
     k = basis_size(q, held_out, rank=spec.rank)
-    return Basis(np.ascontiguousarray(q[:, :k]), train.tail, partial.stats, time.time())
+    cut = train.tail + float(np.sum(scales[k:] ** 2))
+    return Basis(np.ascontiguousarray(q[:, :k]), cut / train.energy if train.energy else 0.0,
+                 partial.stats, time.time())
 
 
 def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
     """Choose, solve and certify from the buckets' triangles."""
     begin = time.time()
     process.pin_blas_threads()
-    progress.emit(spec.run_id, progress.Event("solve", 0, 0, 0))
+    _tell(spec, progress.Event("solve", 0, 0, 0))
     buckets: dict[int, Triangle] = partial.states
     _refuse_zero_x(partial.stats)
+    _refuse_useless(buckets)
     q = None if basis is None else basis.q
     if q is None:
         folds = rotating_folds(buckets)
@@ -174,13 +179,18 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     """Few pairs: their own Gram-Schmidt basis G of [X Y] loses nothing; the rest is the same."""
     begin = time.time()
     process.pin_blas_threads()
-    progress.emit(spec.run_id, progress.Event("solve", 0, 0, 0))
+    _tell(spec, progress.Event("solve", 0, 0, 0))
     _refuse_zero_x(partial.stats)
     held: dict[int, ReducedPairs] = partial.states
     x = np.concatenate([s.x for s in held.values()]).astype(np.float64)
+    if len(x) != spec.n_pairs:
+        raise RunFailed(explain(
+            "solve", expected=f"{spec.n_pairs} pairs, uncut", got=f"{len(x)}",
+            consequence="The result would be wrong and was dropped", fix="Please report this"))
     y = np.concatenate([s.y for s in held.values()]).astype(np.float64)
     g = gram_schmidt_basis(x, y) if 2 * len(x) < x.shape[1] else np.eye(x.shape[1])
     buckets = {b: _triangle_of(s, g) for b, s in held.items()}
+    _refuse_useless(buckets)
     folds = rotating_folds(buckets)
     if spec.method == "symmetric":
         outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center, nested=False,
@@ -212,6 +222,11 @@ def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
                    sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
 
 
+def _tell(spec: Spec, event: progress.Event) -> None:
+    if spec.watched:
+        progress.emit(spec.run_id, event)
+
+
 def _group(bucket: int) -> int:
     return HELD_OUT if bucket % HELD_OUT_EVERY == 0 else TRAIN
 
@@ -224,6 +239,24 @@ def _device(spec: Spec) -> Device:
 def _zero_rows(a: np.ndarray) -> int:
     suspects = np.flatnonzero(a[:, 0] == 0)
     return int(np.count_nonzero(~a[suspects].any(axis=1))) if suspects.size else 0
+
+
+def _refuse_useless(buckets: dict[int, Triangle]) -> None:
+    """Raise where no weight, or numbers beyond what can be squared, leave nothing to fit."""
+    if not any(np.any(t.factor[:, 0]) for t in buckets.values()):
+        raise BadPairs(explain(
+            "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
+            consequence="No pair counts", fix="Check the array `weight`, or leave it out"))
+    with np.errstate(over="ignore", under="ignore"):
+        squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
+    energies = [t.energy for t in buckets.values()]
+    lost = (sum(squares) == 0 or (sum(energies) == 0 and any(
+        np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
+    if lost or not np.isfinite(sum(squares) + sum(energies)):
+        raise BadPairs(explain(
+            "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
+            got="x or y beyond that", consequence="No residual could be told from zero or infinity",
+            fix="Scale x and y (by one factor each) before they are stored"))
 
 
 def _refuse_zero_x(stats: ReadStats) -> None:

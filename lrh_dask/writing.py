@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.pairs import CHUNK_BYTES, Pairs
 
-__all__ = ["refuse_existing", "write_pairs", "written_aside"]
+__all__ = ["attributes_of", "refuse_existing", "refuse_unwritable", "write_pairs", "written_aside"]
 
 
 def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
@@ -25,7 +28,7 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
     Args:
         x, y: (n, D) float arrays; ``weight`` (n,) or None.
         chunk_rows: pairs a chunk.
-        overwrite: replace what lies at ``path``.
+        overwrite: replace the pairs that an earlier call wrote to ``path``.
     Raises:
         SettingsError: ``path`` exists and ``overwrite`` is False.
         BadPairs: the arrays are no pairs.
@@ -34,8 +37,9 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
     from zarr.codecs import Crc32cCodec
 
     Pairs(x, y, weight)
-    with written_aside(path, overwrite=overwrite) as aside:
+    with written_aside(path, overwrite=overwrite, is_ours=_is_pairs) as aside:
         group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+        group.attrs["lrh_dask_pairs"] = 1
         rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
         for label, array in (("x", x), ("y", y), ("weight", weight)):
             if array is not None:
@@ -48,18 +52,21 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
 
 
 @contextlib.contextmanager
-def written_aside(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
+def written_aside(path: str | Path, *, overwrite: bool,
+                  is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """A folder beside ``path`` to write into; it takes the name ``path`` at the end, or is gone.
 
+    Args:
+        is_ours: whether what lies at a path is of the kind that may be overwritten.
     Raises:
-        SettingsError: ``path`` exists and ``overwrite`` is False, or its folder cannot be written.
+        SettingsError: ``path`` is taken (see :func:`refuse_existing`) or cannot be written.
     """
     path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    refuse_existing(path, overwrite=overwrite, is_ours=is_ours)
+    unique = uuid.uuid4().hex[:12]
+    aside, old = (path.with_name(f".{path.name}.{unique}.{end}") for end in ("tmp", "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
     except OSError as error:
         raise SettingsError(explain(
@@ -68,34 +75,84 @@ def written_aside(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield aside
         _sync_tree(aside)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        refuse_existing(path, overwrite=overwrite, is_ours=is_ours)  # another run may be done
         if path.exists():
             os.replace(path, old)
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise unless ``path`` is free or may be overwritten.
+def refuse_existing(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Raise unless ``path`` is free, or may be overwritten.
 
     Raises:
-        SettingsError: it exists and ``overwrite`` is False.
+        SettingsError: it exists and ``overwrite`` is False, it is not ours, or is no name.
     """
-    if path.exists() and not overwrite:
+    if not path.name or path.name == "..":
+        raise SettingsError(explain(
+            f"write {path}", expected="the name of a new folder", got="no name",
+            consequence="Nothing was computed", fix="Give a name such as result.zarr"))
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
         raise SettingsError(explain(
             f"write {path}", expected="a new path", got="one that exists",
             consequence="Nothing was computed, and it was left as it is",
             fix="Choose another path or pass --overwrite (overwrite=True)"))
+    if path.is_symlink() or not is_ours(path):
+        raise SettingsError(explain(
+            f"overwrite {path}", expected="what an earlier call wrote there",
+            got="something else", consequence="Nothing was computed, and it was left as it is",
+            fix="Choose another path, or remove it yourself"))
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise where nothing can be written, before hours go into what would go there.
+
+    Raises:
+        SettingsError: the folder cannot be made or written.
+    """
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise SettingsError(explain(
+            f"write {path}", expected="a folder that can be written", got=f"{parent}",
+            consequence="Nothing was computed", fix="Choose another place with --out"))
+
+
+def attributes_of(path: Path) -> dict[str, Any]:
+    """Attributes of the Zarr group at a local path; empty where there is none."""
+    try:
+        found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        return dict(found.get("attributes", {}))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _is_pairs(path: Path) -> bool:
+    return attributes_of(path).get("lrh_dask_pairs") == 1
 
 
 def _sync_tree(folder: Path) -> None:
-    """Flush a folder's files to disk: Zarr's local store leaves that to the system."""
+    """Flush a folder to disk, names included: Zarr's local store leaves that to the system."""
     for root, _, files in os.walk(folder):
         for name in files:
-            descriptor = os.open(Path(root) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
