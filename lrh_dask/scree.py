@@ -9,8 +9,8 @@ from lrh_dask.reduced_pairs import ReducedPairs
 
 __all__ = ["basis_size"]
 
-ABOVE_FLOOR = 2.0
-WINDOW = 4
+ABOVE_FLOOR = 1.5
+WINDOW = 8
 
 
 def basis_size(q: Array, held_out: ReducedPairs, *, rank: int | None) -> int:
@@ -33,7 +33,8 @@ def basis_size(q: Array, held_out: ReducedPairs, *, rank: int | None) -> int:
     energy = to_host(xp.sum(seen * seen, axis=0))
     outside = max(held_out.energy - float(energy.sum()), 0.0)
     floor = outside / max(n_features - k, 1)
-    smooth = np.convolve(energy, np.ones(WINDOW) / WINDOW, mode="same")
+    window = np.ones(min(WINDOW, k))
+    smooth = np.convolve(energy, window, "same") / np.convolve(np.ones(k), window, "same")
     signal = np.flatnonzero(smooth > ABOVE_FLOOR * floor)
     last = int(signal[-1]) + 1 if signal.size else 0
     wanted = max(last + max(8, last // 2), 0 if rank is None else rank + 8)

@@ -250,7 +250,8 @@ def _refuse_useless(buckets: dict[int, Triangle]) -> None:
     with np.errstate(over="ignore", under="ignore"):
         squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
     energies = [t.energy for t in buckets.values()]
-    lost = (sum(squares) == 0 or (sum(energies) == 0 and any(
+    seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
+    lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
         np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
     if lost or not np.isfinite(sum(squares) + sum(energies)):
         raise BadPairs(explain(

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,10 +124,13 @@ def refuse_unwritable(path: Path) -> None:
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
         raise SettingsError(explain(
-            f"write {path}", expected="a folder that can be written", got=f"{parent}",
-            consequence="Nothing was computed", fix="Choose another place with --out"))
+            f"write {path}", expected="a folder that can be written", got=str(error),
+            consequence="Nothing was computed", fix="Choose another place with --out")) from error
 
 
 def attributes_of(path: Path) -> dict[str, Any]:

@@ -167,7 +167,8 @@ def test_bad_data_is_one_clear_error_and_leaves_nothing(tmp_path, said):
     (["--rank", "13"], "expected 1 to 12"),
     (["--rank", "few"], "'auto' or a whole number"),
     (["--method", "best"], "'symmetric', 'seed' or 'least_norm'"),
-    (["--out", "pairs.zarr"], "one that exists"),
+    (["--out", "/usr"], "one that exists"),
+    (["--out", "pairs.zarr"], "destroy its own input"),
     (["--memory-limit", "64MiB"], "--memory-limit"),
     (["--device", "tpu"], "'cpu'"),
     (["--no-such-option"], "No such option"),
@@ -178,6 +179,47 @@ def test_a_wrong_call_exits_with_2(store, tmp_path, args, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.zarr"]
+
+
+def test_overwriting_spares_all_but_results(store, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("mine")
+    for out in ("precious", "pairs.zarr", "."):
+        done = lrh("run", store.name, "--out", out, "--overwrite", cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "mine"
+    assert (store / "x").is_dir()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(store, tmp_path):
+    done = lrh("run", store.name, "--out", "/proc/nowhere/r.zarr", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Nothing was computed" in done.stderr
+    assert "Dashboard" not in done.stderr
+
+
+def test_a_terminal_without_unicode_gets_its_result(store, tmp_path):
+    done = lrh("run", store.name, "--workers", 1, cwd=tmp_path,
+               env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "eigenvalue" in done.stdout
+
+
+def test_ctrl_c_ends_a_run_with_one_line(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30_000, 256)).astype(np.float32)
+    write_pairs(tmp_path / "pairs.zarr", x, x, chunk_rows=500)
+    with subprocess.Popen([LRH, "run", "pairs.zarr", "--workers", "1"], cwd=tmp_path,
+                          stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        for line in run.stderr:
+            if line.startswith("fit:"):
+                break
+        os.killpg(run.pid, signal.SIGINT)
+        rest = run.stderr.read()
+    assert run.returncode == 130
+    assert "error: stopped by the user" in rest
+    assert "Traceback" not in rest
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.zarr"]
 
 

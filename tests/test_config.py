@@ -34,6 +34,9 @@ def test_unknown_settings_are_all_named():
     ({"store": "a", "method": "best"}, "method: Input should be 'symmetric'"),
     ({"store": "a", "cluster": {"memory_limit": "4gibb"}}, "expected a size such as 4GiB"),
     ({"store": "a", "cluster": {"kind": "address"}}, "go together"),
+    ({"store": "a", "cluster": {"kind": "address", "address": "tcp://h:1", "workers": 2}},
+     "workers cannot be set"),
+    ({"store": "a", "rank": True}, "rank: expected 'auto' or a whole number >= 1, got True"),
 ])
 def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
     with pytest.raises(SettingsError, match="Nothing was started") as caught:
@@ -55,7 +58,16 @@ def test_yaml_runs_no_code(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("out", ["d/pairs.zarr", "d", ".", "d/pairs.zarr/x"])
+def test_a_result_never_takes_the_place_of_its_store(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="destroy its own input"):
+        _ = RunSettings(store="d/pairs.zarr", out=out, overwrite=True).result_path
+
+
 def test_the_result_lies_beside_the_store():
     assert RunSettings(store="d/pairs.zarr").result_path == Path("d/pairs-hessian.zarr")
+    assert RunSettings(store="file:///d/p.zarr").result_path == Path("/d/p-hessian.zarr")
+    assert "~" not in str(RunSettings(store="a", out="~/r.zarr").result_path)
     with pytest.raises(SettingsError, match="--out"):
         _ = RunSettings(store="s3://bucket/pairs.zarr").result_path

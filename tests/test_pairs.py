@@ -1,6 +1,7 @@
 """Stores: what is read is what was written, and what cannot be read is refused by name."""
 
 import os
+import warnings
 
 import dask.array as da
 import numpy as np
@@ -166,6 +167,33 @@ def test_a_failed_writer_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_pairs(tmp_path / "a.zarr", X, Y)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_pairs_are_overwritten_by_pairs(tmp_path):
+    for name in ("folder", "file"):
+        path = tmp_path / name
+        path.mkdir() if name == "folder" else path.write_text("precious")
+        with pytest.raises(SettingsError, match="something else"):
+            write_pairs(path, X, Y, overwrite=True)
+        assert path.exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_rows_appended_after_consolidation_are_seen(tmp_path):
+    path = store_of(tmp_path / "a.zarr", x=X, y=Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(str(path))
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    group["x"].append(X)
+    group["y"].append(Y)
+    assert open_pairs(path).n_pairs == 114
+
+
+def test_arrays_of_different_kinds_are_refused(tmp_path):
+    stored = open_pairs(write_pairs(tmp_path / "a.zarr", X, Y))
+    with pytest.raises(SettingsError, match="NumPy and Zarr"):
+        Pairs(stored.x, Y)
 
 
 def test_negative_weights_are_refused():

@@ -1,5 +1,9 @@
 """The whole way from pairs to the Hessian: in this process, and on real worker processes."""
 
+import asyncio
+import os
+import signal
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -97,14 +101,14 @@ def test_numpy_dask_and_zarr_pairs_agree(tmp_path, client, route):
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
-def test_whole_weights_count_as_repeated_rows(route):
-    x, y, _, _ = known(**ROUTES[route], dtype=np.float64)
-    weight = np.where(np.arange(len(x)) % 3 == 0, 2.0, 1.0)
-    twice = np.repeat(np.arange(len(x)), weight.astype(int))
-    weighted = fit(Pairs(x, y, weight), rank=6, center=False)
-    repeated = fit(Pairs(x[twice], y[twice]), rank=6, center=False)
-    np.testing.assert_allclose(weighted.eigenvalues, repeated.eigenvalues, rtol=0.02)
-    assert weighted.n_pairs == len(x)
+def test_weights_decide_which_of_two_hessians_is_found(route):
+    x, y, _, s = known(**ROUTES[route], dtype=np.float64)
+    other = np.arange(len(x)) % 3 == 0
+    y[other] = known(**ROUTES[route], dtype=np.float64, seed=1)[1][other]
+    hessian = fit(Pairs(x, y, np.where(other, 1e-6, 1.0)))
+    assert hessian.rank == s.size
+    np.testing.assert_allclose(hessian.eigenvalues, s, atol=0.06)
+    assert hessian.n_pairs == len(x)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
@@ -160,9 +164,109 @@ def test_all_zero_x_is_refused():
         fit(Pairs(np.zeros_like(y), y))
 
 
-def test_all_zero_y_is_a_hessian_of_rank_zero():
-    x, _, _, _ = known(300, 20)
-    assert fit(Pairs(x, np.zeros_like(x))).rank == 0
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_all_zero_y_is_a_hessian_of_rank_zero(route):
+    x, _, _, _ = known(**ROUTES[route])
+    hessian = fit(Pairs(x, np.zeros_like(x)))
+    assert (hessian.rank, hessian.certificates.residual) == (0, 0.0)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
+def test_weights_that_are_all_zero_are_refused(route):
+    x, y, _, _ = known(**ROUTES[route])
+    with pytest.raises(BadPairs, match="weights of 0"):
+        fit(Pairs(x, y, np.zeros(len(x))))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("scale_x", "scale_y"), [(1e160, 1.0), (1.0, 1e160), (1e-170, 1e-170)])
+def test_numbers_that_cannot_be_squared_are_refused(scale_x, scale_y):
+    x, y, _, _ = known(300, 20, dtype=np.float64)
+    with pytest.raises(BadPairs, match="1e-150 to 1e150"):
+        fit(Pairs(x * scale_x, y * scale_y))
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, 64])
+@pytest.mark.parametrize("method", ["symmetric", "seed", "least_norm"])
+def test_few_pairs_are_never_cut_however_they_are_chunked(tmp_path, method, chunk_rows):
+    x, y, _, _ = known(64, 900, noise=0.0, dtype=np.float64)
+    if method == "symmetric":
+        y = y + 0.1 * np.random.default_rng(1).standard_normal(y.shape) * np.std(y)
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=chunk_rows))
+    hessian = fit(pairs, method=method)
+    true = np.linalg.norm(y - x @ hessian.to_dense()) / np.linalg.norm(y)
+    assert hessian.certificates.residual == pytest.approx(true, rel=1e-6, abs=1e-10)
+
+
+def test_directions_that_only_rounding_explores_bear_no_eigenvalues():
+    rng = np.random.default_rng(0)
+    inside = rng.standard_normal((3000, 10)).astype(np.float32)
+    x = (inside @ rng.standard_normal((10, 60)).astype(np.float32)).astype(np.float64)
+    u = np.linalg.qr(rng.standard_normal((60, 5)))[0]
+    y = (x @ u * [5, 4, 3, 2, 1]) @ u.T
+    y += 0.1 * np.std(y) * rng.standard_normal(y.shape)
+    hessian = fit(Pairs(x, y))
+    assert np.abs(hessian.eigenvalues).max() < 10
+    assert hessian.certificates.residual < 0.2
+    assert hessian.certificates.verdict.name == "underdetermined"
+    assert np.isnan(hessian.standard_errors).all()
+
+
+def test_what_an_offset_explains_is_no_merit_of_the_hessian():
+    x, y, _, _ = known(400, 30, noise=0.3, dtype=np.float64)
+    hessian = fit(Pairs(x, y + 3000.0))
+    assert hessian.certificates.residual < 1e-3
+    assert hessian.certificates.verdict.name == "noisy"
+
+
+def test_exact_methods_refuse_an_offset():
+    with pytest.raises(SettingsError, match="no offset"):
+        fit(Pairs(POST_X, POST_Y), method="seed", center=True)
+
+
+def test_exact_half_precision_pairs_are_consistent_to_their_precision():
+    x, y, _, _ = known(20, 60, rank=2, noise=0.0, dtype=np.float32)
+    hessian = fit(Pairs(x, y.astype(np.float64)), method="seed", rank=2)
+    np.testing.assert_allclose(hessian.eigenvalues, [1.0, -0.5], atol=1e-3)
+
+
+def test_a_fit_inside_a_task_does_not_wait_for_its_own_slot(tmp_path, client):
+    x, y, _, s = known(300, 20)
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y))
+    inside = client.submit(lambda: fit(pairs).eigenvalues, pure=False).result(60)
+    np.testing.assert_array_equal(inside, fit(pairs).eigenvalues)
+    assert inside.size == s.size
+
+
+def test_an_asynchronous_client_is_refused_clearly(two_workers):
+    async def attempt():
+        async with Client(two_workers.scheduler_address, asynchronous=True):
+            x, y, _, _ = known(300, 20)
+            fit(Pairs(x, y))
+
+    with pytest.raises(SettingsError, match="asynchronous"):
+        asyncio.run(attempt())
+
+
+def test_a_worker_killed_in_midrun_changes_no_bit(tmp_path):
+    x, y, _, _ = known(8000, 200)
+    pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100))
+    undisturbed = fit(pairs)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0",
+                      silence_logs=50) as cluster, Client(cluster) as client:
+        victim = next(iter(client.run(os.getpid).values()))
+        killed = []
+
+        def kill_at_the_fifth_run(event):
+            if event.stage == "fit" and not killed and len(seen) >= 5:
+                killed.append(victim)
+                os.kill(victim, signal.SIGKILL)
+            seen.append(event)
+
+        seen = []
+        disturbed = fit(pairs, on_event=kill_at_the_fifth_run)
+    assert killed
+    assert same_bits(undisturbed, disturbed)
 
 
 @pytest.mark.parametrize("n", [2, 3, 9, 10, 21])

@@ -1,0 +1,33 @@
+"""The basis is cut where held-out gradients stop rewarding columns."""
+
+import numpy as np
+import pytest
+
+from lrh_dask.reduced_pairs import reduce_pairs
+from lrh_dask.scree import basis_size
+
+
+def stage(spectrum, noise, kept=60, n=600, d=300):
+    """Basis from half of the gradients, reduced pairs of the other half."""
+    rng = np.random.default_rng(0)
+    u = np.linalg.qr(rng.standard_normal((d, len(spectrum))))[0]
+    y = rng.standard_normal((n, len(spectrum))) * spectrum @ u.T
+    y += noise * rng.standard_normal(y.shape) * np.linalg.norm(y) / np.sqrt(y.size)
+    train, held_out = (reduce_pairs(part, part, max_rank=kept) for part in np.split(y, 2))
+    return train.basis()[0], held_out
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_a_noise_floor_ends_the_basis_a_little_above_the_rank(noise):
+    q, held_out = stage(np.linspace(2, 1, 10), noise)
+    assert 10 < basis_size(q, held_out, rank=None) <= 24
+
+
+def test_a_long_tail_keeps_every_column():
+    q, held_out = stage(1 / np.arange(1.0, 301.0), 0.0)
+    assert basis_size(q, held_out, rank=None) == 60
+
+
+def test_the_asked_rank_fits_in():
+    q, held_out = stage(np.linspace(2, 1, 10), 0.3)
+    assert basis_size(q, held_out, rank=40) == 48
