@@ -52,6 +52,7 @@ class Plan:
         flops: floating-point operations, about.
         n_tasks: tasks the scheduler sees.
         peak_worker_bytes: memory of one worker process at its peak.
+        notice: where the workers' memory, and not the pairs alone, decided route or basis.
     """
 
     route: Route
@@ -60,6 +61,7 @@ class Plan:
     flops: float
     n_tasks: int
     peak_worker_bytes: int
+    notice: str = ""
 
 
 def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, split: Partition, *,
@@ -92,14 +94,19 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
         route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
     else:
         route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
+    wanted = route
     sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes)
     if route is Route.whole_pairs and not exact and worker_bytes is not None \
             and sizes.peak(route, basis, split) > worker_bytes:
         route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
+    unlimited = basis
     if route is Route.fitted_basis and worker_bytes is not None:
         lowest = max(rank or 0, 8)
         while basis > lowest and sizes.peak(route, basis, split) > worker_bytes:
             basis = max(lowest, basis * 3 // 4)
+    notice = "" if (route, basis) == (wanted, unlimited) else (
+        f"the workers' memory of {worker_bytes // MIB if worker_bytes else 0} MiB decided: "
+        f"{route.value}, up to {basis} columns")
     peak = sizes.peak(route, basis, split)
     if worker_bytes is not None and peak > worker_bytes:
         raise SettingsError(explain(
@@ -113,7 +120,7 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
     merges = -(-n_runs // (FAN_IN - 1))
     return Plan(route, basis, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
                 flops=_flops(route, n_pairs, n_features, basis),
-                n_tasks=passes * (n_runs + merges) + 2, peak_worker_bytes=peak)
+                n_tasks=passes * (n_runs + merges + 1), notice=notice, peak_worker_bytes=peak)
 
 
 def _fitted_basis(n_pairs: int, n_features: int, rank: int | None) -> int:

@@ -290,7 +290,7 @@ def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: flo
                "fit": max(times["fit"] - times["basis"], 0.0)
                if plan.route is not Route.all_features else max(times["fit"] - started, 0.0),
                "solve": max(times["solve"] - times["fit"], 0.0)}
-    notices = pairs.notices()
+    notices = pairs.notices() + [plan.notice] * bool(plan.notice)
     last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
     notices += [f"{count} of {pairs.n_pairs} rows of {label} are all zero (counted)"
                 for label, count in (("x", last.zero_x_rows), ("y", last.zero_y_rows)) if count]

@@ -78,6 +78,9 @@ class Solved:
     content: str
     times: dict[str, float]
 
+    def __sizeof__(self) -> int:
+        return 200 + self.eigenvectors.nbytes + self.fit.vectors.nbytes
+
 
 def _read_ahead(pairs: Pairs, run: Run) -> Iterator[Block]:
     """The blocks of a run, the next one being read while this one is computed on."""

@@ -34,6 +34,8 @@ def test_a_basis_shrinks_to_the_workers_memory():
     small, large = plan(10**5, 200_000, 64, worker_bytes=3 * GIB), plan(10**5, 200_000, 64)
     assert small.max_basis < large.max_basis
     assert small.peak_worker_bytes <= 3 * GIB
+    assert "3072 MiB decided" in small.notice
+    assert large.notice == ""
 
 
 def test_a_worker_below_the_price_is_refused_with_the_memory_that_fits():
