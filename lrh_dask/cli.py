@@ -150,9 +150,12 @@ def demo(
     for result, report in results:
         screen.output.print(f"result {result}\nreport {report}", soft_wrap=True)
     result = results[-1][0]
+    lrh, python = sys.argv[0], Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
     screen.output.print(
-        f"\nNext:\n  lrh inspect {stores.steps}\n  lrh run {stores.products} --rank 8 --out "
-        f"{folder / 'top8.zarr'}\n  python -c \"import lrh_dask; "
+        f"\nNext:\n  {lrh} inspect {stores.steps}\n  {lrh} run {stores.products} --rank 8 --out "
+        f"{folder / 'top8.zarr'}\n  {python} -c \"import lrh_dask; "
         f"print(lrh_dask.LowRankHessian.load('{result}'))\"", soft_wrap=True, markup=False)
 
 

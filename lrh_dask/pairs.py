@@ -324,7 +324,8 @@ def check_block(name: str, block: Block) -> None:
                 expected=wanted, got=f"NaN, Inf or negative in {bad.size} rows ({shown})"
                 if label == "weight" else f"NaN or Inf in {bad.size} rows ({shown})",
                 consequence="They would make the whole Hessian NaN",
-                fix="Remove these rows from the store and run again"))
+                fix="Remove these rows from the store and run again; `lrh inspect --all` names all "
+                    "bad rows"))
 
 
 def is_dask(array: Any) -> bool:
