@@ -5,23 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lrh_dask import __version__
 from lrh_dask.errors import LrhError, SettingsError, explain
-
-if TYPE_CHECKING:
-    from lrh_dask.budget import Plan
-    from lrh_dask.config import RunSettings
-    from lrh_dask.hessian import LowRankHessian
-    from lrh_dask.pairs import Pairs
-    from lrh_dask.screen import Screen
-    from lrh_dask.shards import Partition
 
 __all__ = ["app", "main"]
 
@@ -99,14 +90,25 @@ def run(
 
     Options given here override those in CONFIG.yaml.
     """
-    settings = _settings(store, {
+    from lrh_dask.jobs import keep, run_job, settings_of
+    from lrh_dask.results import summary
+    from lrh_dask.screen import Screen
+
+    settings = settings_of(store, {
         "rank": _number_or_text(rank), "method": method, "center": _yes_or_no(center), "x": x,
         "y": y, "out": out, "overwrite": overwrite or None, "device": device},
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "address": scheduler,
          "kind": None if scheduler is None else "address"})
-    hessian, screen = _run(settings, quiet_output=as_json)
-    _hand_over(hessian, settings, screen, as_json=as_json)
+    screen = Screen(quiet_output=as_json)
+    hessian = run_job(settings, screen)
+    path = keep(hessian, settings)
+    if as_json:
+        typer.echo(json.dumps(summary(hessian, path)))
+        return
+    screen.show(hessian)
+    screen.output.print(f"[bold]result[/bold] {path}", soft_wrap=True)
+    screen.output.print(f"[dim]Next: lrh report {path}[/dim]", soft_wrap=True)
 
 
 @app.command()
@@ -121,6 +123,9 @@ def demo(
     """
     from lrh_dask.cluster import connect
     from lrh_dask.demo import record_digits
+    from lrh_dask.jobs import fit_job, keep, settings_of
+    from lrh_dask.pairs import open_pairs
+    from lrh_dask.report import write_report
     from lrh_dask.screen import Screen
 
     screen = Screen()
@@ -135,17 +140,17 @@ def demo(
         (stores.products, stores.exact_products,
          "From Hessian-vector products: beside the exact Hessian at the end point")]
     results = []
-    settings = [_settings(str(store), {"overwrite": True}, {"workers": workers})
+    settings = [settings_of(str(store), {"overwrite": True}, {"workers": workers})
                 for store, _, _ in jobs]
     with connect(settings[0].cluster) as client:
-        _say_where(screen, client)
+        screen.say(f"Dashboard: {client.dashboard_link}")
         for setting, (store, exact, title) in zip(settings, jobs, strict=True):
             screen.say(f"lrh run {store}")
-            hessian = _fit(setting, screen)
+            hessian = fit_job(open_pairs(store), setting, screen)
             screen.output.rule(title, style="dim")
             screen.show(hessian, exact=exact)
-            result, report = _keep(hessian, setting)
-            results.append((result, report))
+            result = keep(hessian, setting)
+            results.append((result, write_report(hessian, result.with_suffix(".html"))))
     screen.output.rule("Where everything is", style="dim")
     for result, report in results:
         screen.output.print(f"result {result}\nreport {report}", soft_wrap=True)
@@ -185,13 +190,14 @@ def plan(store: Store, rank: RankText = None, method: MethodText = None, x: XNam
     """Price a run (bytes read, flops, tasks, memory of a worker) without running it."""
     from dataclasses import asdict
 
+    from lrh_dask.jobs import price_of, settings_of
     from lrh_dask.pairs import open_pairs
     from lrh_dask.screen import Screen
 
-    settings = _settings(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y},
+    settings = settings_of(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y},
                          {"workers": workers, "threads_per_worker": threads_per_worker,
                           "memory_limit": memory_limit})
-    found, split = _price(open_pairs(settings.store, x=settings.x, y=settings.y), settings)
+    found, split = price_of(open_pairs(settings.store, x=settings.x, y=settings.y), settings)
     if as_json:
         typer.echo(json.dumps({**asdict(found), "route": found.route.name}))
         return
@@ -224,15 +230,6 @@ def report(
             consequence="No report was written", fix="Choose another with --out")) from error
 
 
-class Stopped(LrhError):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
-
-    def __str__(self) -> str:
-        return "stopped by the user; no result was written"
-
-
 def main() -> None:
     """Run the command line; every error is one message on standard error and an exit code."""
     for stream in (sys.stdout, sys.stderr):  # a terminal without these signs gets question marks
@@ -252,101 +249,6 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)
-
-
-def _settings(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> RunSettings:
-    """Settings from a file, where one is named, overridden by those of the command line."""
-    from lrh_dask.config import load_config, settings_from
-
-    loaded: dict[str, Any] = {"store": store}
-    where = "settings"
-    if store.endswith((".yaml", ".yml")):
-        loaded, where = load_config(Path(store)), f"settings in {store}"
-    given = {key: value for key, value in cluster.items() if value is not None}
-    if given:
-        nested = loaded.get("cluster")
-        loaded = {**loaded, "cluster": {**(nested if isinstance(nested, dict) else {}), **given}}
-    loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
-    return settings_from(loaded, where)
-
-
-def _run(settings: RunSettings, *, quiet_output: bool) -> tuple[LowRankHessian, Screen]:
-    from lrh_dask.cluster import connect
-    from lrh_dask.pairs import open_pairs
-    from lrh_dask.results import is_result
-    from lrh_dask.screen import Screen
-    from lrh_dask.writing import refuse_existing, refuse_unwritable
-
-    screen = Screen(quiet_output=quiet_output)
-    path = settings.result_path
-    refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
-    refuse_unwritable(path)
-    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
-    if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
-        _price(pairs, settings)
-    with connect(settings.cluster) as client:
-        _say_where(screen, client)
-        return _fit(settings, screen), screen
-
-
-def _price(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
-    """The price of a run on the local cluster that the settings ask for."""
-    from dask.utils import parse_bytes
-    from distributed.system import MEMORY_LIMIT
-
-    from lrh_dask.cluster import default_workers
-    from lrh_dask.pipeline import price
-
-    limit = settings.cluster.memory_limit
-    share = MEMORY_LIMIT // (settings.cluster.workers or default_workers())
-    return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
-                 method=settings.method, threads=settings.cluster.threads_per_worker,
-                 worker_bytes=share if limit is None else parse_bytes(limit))
-
-
-def _fit(settings: RunSettings, screen: Screen) -> LowRankHessian:
-    from lrh_dask.pairs import open_pairs
-    from lrh_dask.pipeline import fit
-    from lrh_dask.screen import size
-
-    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
-    screen.say(f"{pairs.name}: {pairs.n_pairs:,} pairs over {pairs.n_features:,} features, "
-               f"{pairs.dtype}, {size(pairs.stored_bytes)}")
-    try:
-        with screen.stages(pairs.n_pairs) as stages:
-            hessian = fit(pairs, rank=settings.rank, method=settings.method,
-                          center=settings.center, device=settings.device,
-                          on_plan=stages.plan, on_event=stages.event)
-    except KeyboardInterrupt:
-        raise Stopped from None
-    return replace(hessian, provenance={**hessian.provenance, "settings": settings.model_dump()})
-
-
-def _hand_over(hessian: LowRankHessian, settings: RunSettings, screen: Screen, *,
-               as_json: bool) -> None:
-    from lrh_dask.results import save_result, summary
-
-    path = save_result(hessian, settings.result_path, overwrite=settings.overwrite)
-    screen.show(hessian)
-    if as_json:
-        typer.echo(json.dumps(summary(hessian, path)))
-        return
-    screen.output.print(f"[bold]result[/bold] {path}", soft_wrap=True)
-    screen.output.print(f"[dim]Next: lrh report {path}[/dim]", soft_wrap=True)
-
-
-def _keep(hessian: LowRankHessian, settings: RunSettings) -> tuple[Path, Path]:
-    from lrh_dask.report import write_report
-    from lrh_dask.results import save_result
-
-    path = save_result(hessian, settings.result_path, overwrite=settings.overwrite)
-    return path, write_report(hessian, path.with_suffix(".html"))
-
-
-def _say_where(screen: Screen, client: Any) -> None:
-    from lrh_dask.cluster import dashboard_of
-
-    screen.say(f"Dashboard: {dashboard_of(client)}")
 
 
 def _number_or_text(value: str | None) -> int | str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from lrh_dask.config import ClusterSettings
 from lrh_dask.errors import RunFailed, SettingsError, explain
 
-__all__ = ["connect", "dashboard_of", "default_workers"]
+__all__ = ["connect", "default_workers"]
 
 CONNECT_SECONDS = 10
 MAX_WORKERS = 8
@@ -43,11 +43,6 @@ def connect(settings: ClusterSettings) -> Iterator[Any]:
         else:
             with _local(settings) as client:
                 yield client
-
-
-def dashboard_of(client: Any) -> str:
-    """Address of the dashboard of a client's cluster, or an empty string."""
-    return str(client.dashboard_link or "")
 
 
 @contextlib.contextmanager

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lrh_dask.checks import check_array, check_rows, working_dtype
+from lrh_dask.chunks import is_zarr, missing_chunks, public_name, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, SettingsError, explain
 
 __all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
 
 CHUNK_BYTES = 16 * 2**20
-MANY_ROWS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         for label, array in (("x", self.x), ("y", self.y)):
-            _check_array(f"{self.name}/{label}", array, ndim=2)
+            check_array(f"{self.name}/{label}", array, ndim=2)
         if tuple(self.x.shape) != tuple(self.y.shape):
             raise BadPairs(explain(
                 f"{self.name}", expected="x and y of one shape (n, D)",
@@ -75,7 +73,7 @@ class Pairs:
                 fix="Write x and y row by row together; cut the longer one to the shorter if an "
                     "append was interrupted"))
         if self.weight is not None:
-            _check_array(f"{self.name}/weight", self.weight, ndim=1)
+            check_array(f"{self.name}/weight", self.weight, ndim=1)
             if self.weight.shape[0] != self.x.shape[0]:
                 raise BadPairs(explain(
                     f"{self.name}/weight", expected=f"{self.x.shape[0]} weights",
@@ -106,7 +104,7 @@ class Pairs:
     @property
     def dtype(self) -> np.dtype:
         """The dtype in which pairs are computed: float32 or float64."""
-        return np.result_type(_working_dtype(self.x.dtype), _working_dtype(self.y.dtype))
+        return np.result_type(working_dtype(self.x.dtype), working_dtype(self.y.dtype))
 
     @property
     def stored_dtype(self) -> np.dtype:
@@ -120,14 +118,14 @@ class Pairs:
         """Rows that are read at once: the row chunk of x, or about 16 MiB without chunks."""
         if is_dask(self.x):
             return int(max(*self.x.chunks[0], *self.y.chunks[0]))
-        if _is_zarr(self.x):
-            return max(int(_stored_chunks(a)[0]) for a in (self.x, self.y))
+        if is_zarr(self.x):
+            return max(int(stored_chunks(a)[0]) for a in (self.x, self.y))
         return max(1, CHUNK_BYTES // max(self.row_bytes, 1))
 
     @property
     def in_memory(self) -> bool:
         """Whether the pairs are NumPy arrays, which travel with the tasks."""
-        return not (is_dask(self.x) or _is_zarr(self.x))
+        return not (is_dask(self.x) or is_zarr(self.x))
 
     @property
     def row_bytes(self) -> int:
@@ -142,11 +140,11 @@ class Pairs:
 
     def notices(self) -> list[str]:
         """What a user should know although the pairs can be used."""
-        said = [f"{label} is {a.dtype}: computed in {_working_dtype(a.dtype)}"
+        said = [f"{label} is {a.dtype}: computed in {working_dtype(a.dtype)}"
                 for label, a in (("x", self.x), ("y", self.y))
-                if _working_dtype(a.dtype) != a.dtype.newbyteorder("=")]
-        if _is_zarr(self.x):
-            rows = sorted({int(_stored_chunks(a)[0]) for a in (self.x, self.y)})
+                if working_dtype(a.dtype) != a.dtype.newbyteorder("=")]
+        if is_zarr(self.x):
+            rows = sorted({int(stored_chunks(a)[0]) for a in (self.x, self.y)})
             if rows[-1] % rows[0]:
                 said.append(f"x and y have row chunks of {rows[0]} and {rows[-1]}: some chunks "
                             "are read more than once")
@@ -155,18 +153,16 @@ class Pairs:
                             "cannot be told from zeros")
         return said
 
-    def missing(self, label: str, start: int = 0, stop: int | None = None) -> list[str]:
+    def missing(self, label: str) -> list[str]:
         """Chunks of array ``label`` (x, y, weight) that are neither stored nor declared fill."""
         array = getattr(self, label)
-        if array is None or not _is_zarr(array):
+        if array is None or not is_zarr(array):
             return []
-        declared = self.fill_chunks.get(label, frozenset())
-        stop = self.n_pairs if stop is None else stop
-        return [key for key in _missing_chunks(array, start, stop) if key not in declared]
+        return missing_chunks(array, 0, self.n_pairs, self._fill(label))
 
     def has_checksums(self) -> bool:
         """Whether every stored array carries a checksum, so that a flipped bit cannot pass."""
-        stored = [a for a in (self.x, self.y, self.weight) if a is not None and _is_zarr(a)]
+        stored = [a for a in (self.x, self.y, self.weight) if a is not None and is_zarr(a)]
         return bool(stored) and all("crc32" in str(a.metadata).lower() for a in stored)
 
     def fingerprint(self) -> str:
@@ -181,7 +177,7 @@ class Pairs:
 
         Stored pairs travel as their address, pairs in memory as the slice.
         """
-        if _is_zarr(self.x):
+        if is_zarr(self.x):
             return self
         return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
                                None if self.weight is None else self.weight[start:stop])
@@ -200,44 +196,19 @@ class Pairs:
         n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
         block = Block(start, np.asarray(x, self.dtype), np.asarray(y, self.dtype), weight,
                       n_bytes, time.perf_counter() - begin)
-        check_block(self.name, block)
+        for label, rows in (("x", block.x), ("y", block.y)):
+            check_rows(f"{self.name}/{label}", start, rows)
+        if weight is not None:
+            check_rows(f"{self.name}/weight", start, weight, least=0.0)
         return block
 
     def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
-        if not _is_zarr(array):
+        if not is_zarr(array):
             return np.asarray(array[start:stop])
-        where = f"read rows {start}-{stop - 1} of {self.name}/{label}"
-        failed: Exception | None = None
-        try:
-            rows = np.asarray(array[start:stop])
-        except Exception as error:  # noqa: BLE001 - told below, after a look for what is missing
-            failed = error
-        # After the read: a store moved away in its midst is found out too.
-        missing = self.missing(label, start, stop)
-        if missing and not _stored(array, ("zarr.json", ".zarray")):
-            raise BadPairs(explain(
-                where, expected="a store that this worker can see",
-                got=f"nothing at {_public_name(str(array.store_path))} on {platform.node()}",
-                consequence="Zarr would read zeros without a word, so no result was written",
-                fix="Put the store where all workers see it under the same path, or restore it "
-                    "if it was moved"))
-        if missing:
-            raise BadPairs(explain(
-                where, expected="every chunk to be stored",
-                got=f"{len(missing)} missing ({', '.join(missing[:MANY_ROWS])})",
-                consequence="Zarr would read them as fill values, and the Hessian would be wrong "
-                            "without a word",
-                fix="Restore the chunks. If they hold nothing but fill, write them with "
-                    "`write_empty_chunks`, or name them in the group attribute "
-                    "`lrh_fill_chunks`"))
-        if failed is not None:
-            raise BadPairs(explain(
-                where, expected="chunks that can be decoded",
-                got=f"{type(failed).__name__}: {failed}",
-                consequence="These pairs cannot be counted, so no result was written",
-                fix="Restore the damaged chunks from a copy, or write these rows again",
-            )) from failed
-        return rows
+        return read_rows(f"{self.name}/{label}", array, start, stop, self._fill(label))
+
+    def _fill(self, label: str) -> frozenset[str]:
+        return self.fill_chunks.get(label, frozenset())
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +245,7 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     """
     import zarr
 
-    name = _public_name(store)
+    name = public_name(store)
     try:
         group = store if isinstance(store, zarr.Group) else zarr.open_group(
             _seen_from_anywhere(store), mode="r", use_consolidated=False)
@@ -301,58 +272,13 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     return Pairs(arrays[x], arrays[y], arrays.get(weight), name, fill)
 
 
-def check_block(name: str, block: Block) -> None:
-    """Raise when a row of the block is not finite or a weight is negative.
-
-    Raises:
-        BadPairs: naming array and rows.
-    """
-    for label, array in (("x", block.x), ("y", block.y), ("weight", block.weight)):
-        if array is None:
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            quick = np.isfinite(array.sum(dtype=array.dtype))
-        good = True if quick else np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if label == "weight":
-            good = good & (array >= 0)
-        bad = np.flatnonzero(~np.broadcast_to(good, len(array))) + block.start
-        if bad.size:
-            shown = ", ".join(map(str, bad[:MANY_ROWS])) + (", ..." if bad.size > MANY_ROWS else "")
-            wanted = "finite values >= 0" if label == "weight" else "finite values"
-            raise BadPairs(explain(
-                f"read rows {block.start}-{block.start + len(array) - 1} of {name}/{label}",
-                expected=wanted, got=f"NaN, Inf or negative in {bad.size} rows ({shown})"
-                if label == "weight" else f"NaN or Inf in {bad.size} rows ({shown})",
-                consequence="They would make the whole Hessian NaN",
-                fix="Remove these rows from the store and run again; `lrh inspect --all` names all "
-                    "bad rows"))
-
-
 def is_dask(array: Any) -> bool:
     """Whether an array is a dask array (without importing dask)."""
     return type(array).__module__.startswith("dask.")
 
 
-def _is_zarr(array: Any) -> bool:
-    return type(array).__module__.startswith("zarr.")
-
-
 def _library(array: Any) -> str:
-    return "dask" if is_dask(array) else "Zarr" if _is_zarr(array) else "NumPy"
-
-
-def _stored_chunks(array: Any) -> tuple[int, ...]:
-    """Shape of what is stored under one key: the shard where there is one, else the chunk."""
-    return getattr(array, "shards", None) or array.chunks
-
-
-def _public_name(store: Any) -> str:
-    """A store's name for messages, without the credentials a URL may carry."""
-    if isinstance(store, (str, Path)):
-        text = str(store)
-        scheme, separator, rest = text.partition("://")
-        return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else text
-    return str(getattr(store, "store_path", type(store).__name__))
+    return "dask" if is_dask(array) else "Zarr" if is_zarr(array) else "NumPy"
 
 
 def _seen_from_anywhere(store: Any) -> Any:
@@ -360,52 +286,3 @@ def _seen_from_anywhere(store: Any) -> Any:
     if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
         return str(Path(store).absolute())
     return store
-
-
-def _check_array(where: str, array: Any, ndim: int) -> None:
-    dtype = getattr(array, "dtype", None)
-    shape = tuple(getattr(array, "shape", ()))
-    if dtype is None or len(shape) != ndim:
-        raise BadPairs(explain(
-            where, expected="a 2-D array (n, D)" if ndim == 2 else "a 1-D array (n,)",  # noqa: PLR2004
-            got=f"shape {shape}" if dtype is not None else type(array).__name__,
-            consequence="Rows are pairs and columns are features",
-            fix="Flatten each point and gradient to one row"))
-    dtype = np.dtype(dtype)
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:  # noqa: PLR2004
-        raise BadPairs(explain(
-            where, expected="float32 or float64 (float16 and integers are upcast)",
-            got=str(dtype), consequence="Gradients of this type give no real Hessian",
-            fix="Store real floating-point numbers"))
-
-
-def _working_dtype(dtype: Any) -> np.dtype:
-    """float16 -> float32, integers -> float64, byte order -> native."""
-    dtype = np.dtype(dtype)
-    if dtype.kind == "f":
-        return np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)  # noqa: PLR2004
-    return np.dtype(np.float64)
-
-
-def _missing_chunks(array: Any, start: int, stop: int) -> list[str]:
-    """Keys of the chunks of rows ``start`` to ``stop`` that the store does not hold."""
-    sizes = _stored_chunks(array)
-    spans = [range(start // sizes[0], -(-stop // sizes[0]))]
-    spans += [range(-(-n // c)) for n, c in zip(array.shape[1:], sizes[1:], strict=True)]
-    keys = [array.metadata.encode_chunk_key(coords) for coords in product(*spans)]
-    stored = _stored(array, keys)
-    return [key for key in keys if key not in stored]
-
-
-def _stored(array: Any, keys: Iterable[str]) -> set[str]:
-    """Those of the keys under an array that its store holds."""
-    import asyncio
-
-    from zarr.core.sync import sync
-
-    keys = list(keys)
-
-    async def present() -> list[bool]:
-        return await asyncio.gather(*((array.store_path / key).exists() for key in keys))
-
-    return {key for key, there in zip(keys, sync(present()), strict=True) if there}

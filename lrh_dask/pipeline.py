@@ -17,34 +17,25 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
-from dask._task_spec import Task, TaskRef
+from distributed import get_client
 from distributed.system import MEMORY_LIMIT
 
 from lrh_dask import process, progress
 from lrh_dask.budget import Plan, Route, plan_run
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
+from lrh_dask.graph import run_graph
 from lrh_dask.hessian import LowRankHessian
-from lrh_dask.pairs import Pairs, is_dask, slice_in_memory
+from lrh_dask.pairs import Pairs, is_dask
 from lrh_dask.shards import Partition, partition
-from lrh_dask.tasks import (
-    Solved,
-    Spec,
-    basis_leaf,
-    finish_basis,
-    fit_leaf,
-    merge_partials,
-    solve_buckets,
-    solve_whole,
-)
-from lrh_dask.tree import Partial, producer, tree_reduce
+from lrh_dask.tasks import Solved, Spec
 
 __all__ = ["Method", "fit", "price"]
 
 Method = Literal["symmetric", "seed", "least_norm"]
 
+
 def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = "symmetric",
         center: bool | Literal["auto"] = "auto", device: Literal["auto", "cpu", "gpu"] = "auto",
-        on_plan: Callable[[Plan], None] | None = None,
         on_event: Callable[[progress.Event], None] | None = None) -> LowRankHessian:
     """The low-rank Hessian of stored pairs, with certificates.
 
@@ -57,7 +48,6 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
         method: ``symmetric`` (always safe), ``seed`` or ``least_norm`` (few exact pairs).
         center: whether y = H x + b has an offset b; ``auto`` lets held-out pairs decide.
         device: where blocks are reduced; ``auto`` takes a GPU where one is usable.
-        on_plan: called with the :class:`lrh_dask.budget.Plan` before anything is read.
         on_event: called with each :class:`lrh_dask.progress.Event`.
     Returns:
         H = U diag(s) Uᵀ with U (D, r), s (r,) in units of y per unit of x.
@@ -74,9 +64,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     spec = Spec(run_id, method, wanted_rank, wanted_center, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None)
-    graph, root = _graph(pairs, split, spec, client)
-    if on_plan is not None:
-        on_plan(plan)
+    graph, root = run_graph(pairs, split, spec, client)
     with progress.watch(client, run_id, on_event):
         try:
             solved = _compute(client, graph, root)
@@ -145,82 +133,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
     return plan, split
 
 
-def _graph(pairs: Pairs, split: Partition, spec: Spec, client: Any) -> tuple[dict[Any, Any], str]:
-    """The whole run as one graph; the name of its last task."""
-    name = uuid.uuid4().hex
-    graph: dict[Any, Any] = {}
-    # Runs of one bucket are neighbours in the tree, so that they merge early; the order, and
-    # with it the bits, depends on the partition alone.
-    order = sorted(split.runs, key=lambda run: (run.pieces[0].bucket, run.index))
-    shipped = None if is_dask(pairs.x) else _shipped(pairs, split, client)
-
-    def stage(kind: str, leaf: Callable[..., Partial], *extra: Any) -> str:
-        keys = []
-        source = _dask_blocks(pairs, split, graph) if shipped is None else shipped
-        for run in order:
-            key = f"lrh-{kind}-{name}-{run.index}"
-            graph[key] = producer(key, leaf, source[run.index], run, spec, *extra)
-            keys.append(key)
-        merges, root = tree_reduce(keys, merge_partials, f"lrh-merge-{name}-{kind}")
-        graph.update(merges)
-        return root
-
-    solve = f"lrh-solve-{name}"
-    if spec.route is Route.all_features:
-        root = stage("fit", fit_leaf, None)
-        graph[solve] = Task(solve, solve_buckets, TaskRef(root), None, spec)
-        return graph, solve
-    root = stage("basis", basis_leaf)
-    if spec.route is Route.whole_pairs:
-        graph[solve] = Task(solve, solve_whole, TaskRef(root), spec)
-        return graph, solve
-    basis = f"lrh-orth-{name}"
-    graph[basis] = Task(basis, finish_basis, TaskRef(root), spec)
-    root = stage("fit", fit_leaf, TaskRef(basis))
-    graph[solve] = Task(solve, solve_buckets, TaskRef(root), TaskRef(basis), spec)
-    return graph, solve
-
-
-def _shipped(pairs: Pairs, split: Partition, client: Any) -> dict[int, Any]:
-    """What each run is given to read from: the store's address, or a slice of arrays in memory."""
-    parts = [pairs.part(run.blocks[0][0], run.blocks[-1][1]) for run in split.runs]
-    if client is not None and pairs.in_memory:
-        parts = client.scatter(parts, hash=False)
-    return {run.index: part for run, part in zip(split.runs, parts, strict=True)}
-
-
-def _dask_blocks(pairs: Pairs, split: Partition, graph: dict[Any, Any]) -> dict[int, Any]:
-    """Blocks of dask arrays, under keys of their own for each stage.
-
-    A second pass computes them again: kept from the first, they would fill the workers.
-    """
-    from dask.graph_manipulation import clone
-
-    arrays = clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))
-    sources = {}
-    for run in split.runs:
-        start, stop = run.blocks[0][0], run.blocks[-1][1]
-        cuts = [a[start:stop].rechunk(-1) for a in arrays]
-        for cut in cuts:
-            graph.update(cut.__dask_graph__())
-        keys = [_first(cut.__dask_keys__()) for cut in cuts]
-        key = f"lrh-block-{uuid.uuid4().hex}"
-        graph[key] = Task(key, slice_in_memory, pairs.name, start, *(TaskRef(k) for k in keys))
-        sources[run.index] = TaskRef(key)
-    return sources
-
-
-def _first(keys: Any) -> Any:
-    while isinstance(keys, list):
-        keys = keys[0]
-    return keys
-
-
 def _current_client() -> Any:
-    try:
-        from distributed import get_client
-    except ImportError:
-        return None
     if process.in_worker():  # inside a task: waiting for other tasks could wait for ever
         return None
     try:

@@ -124,18 +124,11 @@ class Screen:
 class _Stages:
     """Follows the events of one run."""
 
-    def __init__(self) -> None:
-        self.route: Route | None = None
-
     def __enter__(self) -> _Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
         return None
-
-    def plan(self, plan: Plan) -> None:
-        """The run is about to start."""
-        self.route = plan.route
 
     def event(self, event: Event) -> None:
         """A task of the run is done."""
@@ -143,7 +136,6 @@ class _Stages:
 
 class _Bars(_Stages):
     def __init__(self, console: Console, n_pairs: int) -> None:
-        super().__init__()
         self.n_pairs = n_pairs
         self.bars = Progress(
             TextColumn("{task.description:>6}"), BarColumn(), TimeElapsedColumn(),
@@ -175,7 +167,6 @@ class _Lines(_Stages):
     """A line at each quarter of a stage."""
 
     def __init__(self, screen: Screen, n_pairs: int) -> None:
-        super().__init__()
         self.screen, self.n_pairs = screen, n_pairs
         self.done: dict[str, int] = {}
         self.started = time.monotonic()

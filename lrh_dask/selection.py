@@ -154,8 +154,7 @@ def _root_error(squares: np.ndarray, energy: float) -> np.ndarray:
     if n < 2:
         return np.full(squares.shape[1], np.nan)
     total = np.maximum(squares.sum(axis=0), np.finfo(float).tiny)
-    return (np.sqrt(n) * squares.std(axis=0, ddof=1)
-                         / (2.0 * np.sqrt(total * energy)))
+    return np.sqrt(n) * squares.std(axis=0, ddof=1) / (2.0 * np.sqrt(total * energy))
 
 
 def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) -> list[int]:

@@ -222,7 +222,7 @@ def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
         digest.update(np.ascontiguousarray(bucket.sum_x).tobytes())
         digest.update(np.ascontiguousarray(bucket.sum_y).tobytes())
     return Solved(outcome, eigenvectors, basis_stats.merge(solved), fit_stats,
-                   sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
+                  sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
 
 
 def _tell(spec: Spec, event: progress.Event) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from lrh_dask import SettingsError
 from lrh_dask.config import RunSettings, load_config, settings_from
+from lrh_dask.jobs import settings_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +43,13 @@ def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
     with pytest.raises(SettingsError, match="Nothing was started") as caught:
         settings_from(values, "here")
     assert said in str(caught.value)
+
+
+def test_a_scheduler_given_takes_the_place_of_the_files_cluster(tmp_path):
+    (tmp_path / "a.yaml").write_text("store: a\ncluster: {workers: 2, memory_limit: 1GiB}\n")
+    address = {"kind": "address", "address": "tcp://h:1"}
+    assert settings_of(f"{tmp_path}/a.yaml", {}, address).cluster.address == "tcp://h:1"
+    assert settings_of(f"{tmp_path}/a.yaml", {}, {"workers": 3}).cluster.memory_limit == "1GiB"
 
 
 @pytest.mark.parametrize("text", ["store: [", "- a\n- b", "", "\x00"])

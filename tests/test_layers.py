@@ -9,10 +9,10 @@ LAYERS = [
     {"errors"}, {"arrays", "process", "progress"},
     {"reduced_pairs", "triangle"},
     {"solve"}, {"selection", "scree"}, {"certificates"}, {"exact_pairs"}, {"fitting"}, {"hessian"},
-    {"pairs", "config"}, {"writing"}, {"results", "inspection"},
+    {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
-    {"tasks"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
-    {"cli"},
+    {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
+    {"jobs"}, {"cli"},
 ]
 MATHEMATICS = {"reduced_pairs", "triangle", "solve", "selection", "scree", "certificates",
                "exact_pairs", "fitting", "hessian"}

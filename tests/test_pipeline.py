@@ -224,7 +224,7 @@ def test_exact_methods_refuse_an_offset():
         fit(Pairs(POST_X, POST_Y), method="seed", center=True)
 
 
-def test_exact_half_precision_pairs_are_consistent_to_their_precision():
+def test_exact_pairs_are_consistent_to_the_coarser_precision_of_x_and_y():
     x, y, _, _ = known(20, 60, rank=2, noise=0.0, dtype=np.float32)
     hessian = fit(Pairs(x, y.astype(np.float64)), method="seed", rank=2)
     np.testing.assert_allclose(hessian.eigenvalues, [1.0, -0.5], atol=1e-3)

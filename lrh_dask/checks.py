@@ -1,0 +1,71 @@
+"""What arrays of pairs must be like, and what their rows must hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lrh_dask.errors import BadPairs, explain
+
+__all__ = ["check_array", "check_rows", "working_dtype"]
+
+SHOWN = 5
+
+
+def check_array(where: str, array: Any, ndim: int) -> None:
+    """Look at shape and dtype of an array, not at its rows.
+
+    Raises:
+        BadPairs: it is not 2-D (1-D for weights), or not of real numbers.
+    """
+    dtype = getattr(array, "dtype", None)
+    shape = tuple(getattr(array, "shape", ()))
+    if dtype is None or len(shape) != ndim:
+        raise BadPairs(explain(
+            where, expected="a 2-D array (n, D)" if ndim == 2 else "a 1-D array (n,)",  # noqa: PLR2004
+            got=f"shape {shape}" if dtype is not None else type(array).__name__,
+            consequence="Rows are pairs and columns are features",
+            fix="Flatten each point and gradient to one row"))
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:  # noqa: PLR2004
+        raise BadPairs(explain(
+            where, expected="float32 or float64 (float16 and integers are upcast)",
+            got=str(dtype), consequence="Gradients of this type give no real Hessian",
+            fix="Store real floating-point numbers"))
+
+
+def working_dtype(dtype: Any) -> np.dtype:
+    """float16 -> float32, integers -> float64, byte order -> native."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)  # noqa: PLR2004
+    return np.dtype(np.float64)
+
+
+def check_rows(name: str, start: int, rows: np.ndarray, least: float = -np.inf) -> None:
+    """Look at rows in memory, the first of which is row ``start`` of the store.
+
+    Args:
+        name: what messages call the array.
+        least: the smallest value that is allowed.
+    Raises:
+        BadPairs: naming the rows that are not finite, or below ``least``.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        quick = np.isfinite(rows.sum(dtype=rows.dtype)) and least == -np.inf
+    if quick:
+        return
+    good = (np.isfinite(rows) & (rows >= least)).reshape(len(rows), -1).all(axis=1)
+    bad = np.flatnonzero(~good) + start
+    if bad.size:
+        shown = ", ".join(map(str, bad[:SHOWN])) + (", ..." if bad.size > SHOWN else "")
+        bounded = least > -np.inf
+        raise BadPairs(explain(
+            f"read rows {start}-{start + len(rows) - 1} of {name}",
+            expected=f"finite values >= {least:g}" if bounded else "finite values",
+            got=f"NaN{', ' if bounded else ' or '}Inf{' or less' * bounded} in {bad.size} rows "
+                f"({shown})",
+            consequence="They would make the whole Hessian NaN",
+            fix="Remove these rows from the store and run again; `lrh inspect --all` names all "
+                "bad rows"))

@@ -1,0 +1,112 @@
+"""One job as the command line asks for it: its settings, its price, its run, what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dask.utils import parse_bytes
+from distributed.system import MEMORY_LIMIT
+
+from lrh_dask.budget import Plan
+from lrh_dask.cluster import connect, default_workers
+from lrh_dask.config import RunSettings, load_config, settings_from
+from lrh_dask.errors import LrhError
+from lrh_dask.hessian import LowRankHessian
+from lrh_dask.pairs import Pairs, open_pairs
+from lrh_dask.pipeline import fit, price
+from lrh_dask.results import is_result, save_result
+from lrh_dask.screen import Screen, size
+from lrh_dask.shards import Partition
+from lrh_dask.writing import refuse_existing, refuse_unwritable
+
+__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "settings_of"]
+
+
+class Stopped(LrhError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+    def __str__(self) -> str:
+        return "stopped by the user; no result was written"
+
+
+def settings_of(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> RunSettings:
+    """Settings from a file, where ``store`` names one, overridden by those given (not None).
+
+    A scheduler that is given takes the place of the file's whole cluster.
+
+    Raises:
+        SettingsError: the file cannot be read, or a setting is unknown or wrong.
+    """
+    loaded: dict[str, Any] = {"store": store}
+    where = "settings"
+    if store.endswith((".yaml", ".yml")):
+        loaded, where = load_config(Path(store)), f"settings in {store}"
+    given = {key: value for key, value in cluster.items() if value is not None}
+    if given:
+        nested = loaded.get("cluster")
+        kept = nested if isinstance(nested, dict) and "address" not in given else {}
+        loaded = {**loaded, "cluster": {**kept, **given}}
+    loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
+    return settings_from(loaded, where)
+
+
+def run_job(settings: RunSettings, screen: Screen) -> LowRankHessian:
+    """Carry out a job; all that can be refused without reading pairs is refused first.
+
+    Raises:
+        LrhError: see :func:`lrh_dask.fit`; SettingsError also where the result cannot go.
+    """
+    path = settings.result_path
+    refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
+    refuse_unwritable(path)
+    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+    if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
+        price_of(pairs, settings)
+    with connect(settings.cluster) as client:
+        screen.say(f"Dashboard: {client.dashboard_link}")
+        return fit_job(pairs, settings, screen)
+
+
+def price_of(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
+    """The price of a run on the local cluster that the settings ask for.
+
+    Raises:
+        SettingsError: the rank is out of reach, or the workers are too small.
+    """
+    limit = settings.cluster.memory_limit
+    share = MEMORY_LIMIT // (settings.cluster.workers or default_workers())
+    return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
+                 method=settings.method, threads=settings.cluster.threads_per_worker,
+                 worker_bytes=share if limit is None else parse_bytes(limit))
+
+
+def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessian:
+    """Fit on the current client, showing progress; the result carries all settings.
+
+    Raises:
+        LrhError: see :func:`lrh_dask.fit`.
+        Stopped: the user pressed Ctrl-C.
+    """
+    screen.say(f"{pairs.name}: {pairs.n_pairs:,} pairs over {pairs.n_features:,} features, "
+               f"{pairs.dtype}, {size(pairs.stored_bytes)}")
+    try:
+        with screen.stages(pairs.n_pairs) as stages:
+            hessian = fit(pairs, rank=settings.rank, method=settings.method,
+                          center=settings.center, device=settings.device,
+                          on_event=stages.event)
+    except KeyboardInterrupt:
+        raise Stopped from None
+    return replace(hessian, provenance={**hessian.provenance, "settings": settings.model_dump()})
+
+
+def keep(hessian: LowRankHessian, settings: RunSettings) -> Path:
+    """Write the result where the settings say.
+
+    Raises:
+        SettingsError: the place is taken or cannot be written.
+    """
+    return save_result(hessian, settings.result_path, overwrite=settings.overwrite)

@@ -1,0 +1,23 @@
+"""Tasks are pure functions of their arguments."""
+
+import numpy as np
+
+from lrh_dask.budget import Route
+from lrh_dask.reduced_pairs import reduce_pairs
+from lrh_dask.tasks import HELD_OUT, TRAIN, Spec, finish_basis
+from lrh_dask.tree import Partial, ReadStats
+
+
+def test_tail_bounds_what_the_cut_basis_leaves_of_its_own_pairs():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((400, 10)) * np.linspace(2, 1, 10) @ rng.standard_normal((10, 120))
+    y += 2.0 * rng.standard_normal(y.shape)
+    train, held_out = np.split(y, 2)
+    states = {group: reduce_pairs(part, part, max_rank=50)
+              for group, part in ((TRAIN, train), (HELD_OUT, held_out))}
+    spec = Spec("run", "symmetric", None, None, Route.fitted_basis, 50, "cpu", "float64", 400,
+                watched=False)
+    basis = finish_basis(Partial(states, ReadStats()), spec)
+    assert basis.q.shape[1] < 50
+    outside = np.sum(train**2) - np.sum((train @ basis.q) ** 2)
+    assert outside <= basis.tail * np.sum(train**2) * (1 + 1e-12) <= 1.2 * outside
