@@ -23,12 +23,12 @@ def check_array(where: str, array: Any, ndim: int) -> None:
     shape = tuple(getattr(array, "shape", ()))
     if dtype is None or len(shape) != ndim:
         raise BadPairs(explain(
-            where, expected="a 2-D array (n, D)" if ndim == 2 else "a 1-D array (n,)",  # noqa: PLR2004
+            where, expected="a 2-D array (n, D)" if ndim == 2 else "a 1-D array (n,)",
             got=f"shape {shape}" if dtype is not None else type(array).__name__,
             consequence="Rows are pairs and columns are features",
             fix="Flatten each point and gradient to one row"))
     dtype = np.dtype(dtype)
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:  # noqa: PLR2004
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise BadPairs(explain(
             where, expected="float32 or float64 (float16 and integers are upcast)",
             got=str(dtype), consequence="Gradients of this type give no real Hessian",
@@ -39,7 +39,7 @@ def working_dtype(dtype: Any) -> np.dtype:
     """float16 -> float32, integers -> float64, byte order -> native."""
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
-        return np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)  # noqa: PLR2004
+        return np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)
     return np.dtype(np.float64)
 
 

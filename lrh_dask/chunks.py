@@ -35,7 +35,7 @@ def read_rows(name: str, array: Any, start: int, stop: int,
     failed: Exception | None = None
     try:
         rows = np.asarray(array[start:stop])
-    except Exception as error:  # noqa: BLE001 - told below, after a look for what is missing
+    except Exception as error:  # told below, after a look for what is missing
         failed = error
     # After the read: a store moved away in its midst is found out too.
     missing = missing_chunks(array, start, stop, fill)

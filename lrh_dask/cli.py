@@ -53,7 +53,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _lrh(version: Annotated[bool, typer.Option(  # noqa: ARG001
+def _lrh(version: Annotated[bool, typer.Option(
         "--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
          ) -> None:
     pass

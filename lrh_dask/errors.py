@@ -27,13 +27,13 @@ class SettingsError(LrhError, ValueError):
     exit_code = 2
 
 
-class BadPairs(LrhError, ValueError):  # noqa: N818 - the field says "bad data", not "error"
+class BadPairs(LrhError, ValueError):
     """The stored pairs cannot be used as they are."""
 
     exit_code = 3
 
 
-class RunFailed(LrhError, RuntimeError):  # noqa: N818
+class RunFailed(LrhError, RuntimeError):
     """The cluster or the machine could not carry the run through."""
 
     exit_code = 4

@@ -31,7 +31,7 @@ def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:
         BadPairs: naming the measured asymmetry.
     """
     found = asymmetry(rows)
-    limit = ASYMMETRY_LIMIT["float32" if dtype.itemsize <= 4 else "float64"]  # noqa: PLR2004
+    limit = ASYMMETRY_LIMIT["float32" if dtype.itemsize <= 4 else "float64"]
     if found > limit:
         raise BadPairs(explain(
             "method 'seed'", expected=f"pairs with XᵀY symmetric to {limit:g} ({dtype} data)",

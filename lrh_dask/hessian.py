@@ -80,7 +80,7 @@ class LowRankHessian:
 
     def __repr__(self) -> str:
         top = ", ".join(f"{v:.4g}" for v in self.eigenvalues[:3])
-        more = ", ..." if self.rank > 3 else ""  # noqa: PLR2004
+        more = ", ..." if self.rank > 3 else ""
         return (f"<LowRankHessian D={self.n_features} rank={self.rank} n_pairs={self.n_pairs} "
                 f"eigenvalues=[{top}{more}] residual={self.certificates.residual:.3g} "
                 f"verdict={self.certificates.verdict.name}>")

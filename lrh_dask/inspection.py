@@ -27,7 +27,7 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
         raise BadPairs(explain(
             f"inspect {pairs.name}", expected="every chunk to be stored",
             got="; ".join(f"{label}: {len(keys)} missing ({', '.join(keys[:5])}"
-                          f"{', ...' if len(keys) > 5 else ''})"  # noqa: PLR2004
+                          f"{', ...' if len(keys) > 5 else ''})"
                           for label, keys in missing.items()),
             consequence="Zarr would read them as fill values, so a run refuses them",
             fix="Restore the chunks, or name those that hold nothing but fill in the group "

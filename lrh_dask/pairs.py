@@ -85,7 +85,7 @@ class Pairs:
                 f"{self.name}", expected="x, y and weight of one kind",
                 got=" and ".join(sorted(kinds)), consequence="They could not be read together",
                 fix="Give all as NumPy arrays, all as dask arrays, or all as Zarr arrays"))
-        if self.n_pairs < 2 or self.n_features < 1:  # noqa: PLR2004
+        if self.n_pairs < 2 or self.n_features < 1:
             raise BadPairs(explain(
                 f"{self.name}", expected="at least 2 pairs over at least 1 feature",
                 got=f"{self.n_pairs} pairs over {self.n_features} features",

@@ -26,7 +26,7 @@ SHOWN = 10
 def size(n_bytes: float) -> str:
     """Bytes as a person reads them."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:  # noqa: PLR2004
+        if n_bytes < 1024:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} TiB"

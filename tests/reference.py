@@ -57,7 +57,7 @@ def gram_schmidt(columns):
     return np.stack(basis, axis=1)
 
 
-def seed_hessian(X, Y):  # noqa: N803 - the post's names
+def seed_hessian(X, Y):
     """The post's H_r = U_r S_r U_rᵀ, its formulas in its order."""
     G = gram_schmidt(np.concatenate([X, Y], axis=1))
     X_hat, Y_hat = G.T @ X, G.T @ Y
