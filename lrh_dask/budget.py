@@ -23,9 +23,8 @@ IDLE_BYTES = 260 * MIB
 """A worker process with NumPy, Dask and Zarr imported."""
 SLAB_BYTES = 16 * MIB
 """Rows are computed on in slabs of about this size, whatever the block."""
-MAX_FEATURES = 768
+ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024
-ALWAYS_ALL_FEATURES = 256
 SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
 LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
@@ -84,19 +83,10 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
             consequence="No more eigenvalues than pairs or features can be found",
             fix="Lower --rank or use `--rank auto`"))
     exact = method != "symmetric"
-    if exact:
-        route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
-    elif n_features <= MAX_FEATURES and (
-            n_features <= ALWAYS_ALL_FEATURES
-            or _flops(Route.all_features, n_pairs, n_features, n_features) <= MAX_FLOPS):
-        route, basis = Route.all_features, n_features
-    elif n_pairs <= MAX_WHOLE_PAIRS:
-        route, basis = Route.whole_pairs, min(n_features, 2 * n_pairs)
-    else:
-        route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
+    route, basis = _route(n_pairs, n_features, rank, exact=exact)
     wanted = route
     sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes)
-    if route is Route.whole_pairs and not exact and worker_bytes is not None \
+    if not exact and n_features > ALWAYS_ALL_FEATURES and worker_bytes is not None \
             and sizes.peak(route, basis, split) > worker_bytes:
         route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
     unlimited = basis
@@ -121,6 +111,23 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
     return Plan(route, basis, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
                 flops=_flops(route, n_pairs, n_features, basis),
                 n_tasks=passes * (n_runs + merges + 1), notice=notice, peak_worker_bytes=peak)
+
+
+def _route(n_pairs: int, n_features: int, rank: int | None, *, exact: bool) -> tuple[Route, int]:
+    """The way that loses least of those that cost no more than they may."""
+    def fits(route: Route, basis: int) -> bool:
+        return _flops(route, n_pairs, n_features, basis) <= MAX_FLOPS
+
+    if exact:
+        return Route.whole_pairs, min(n_features, 2 * n_pairs)
+    if n_features <= ALWAYS_ALL_FEATURES or (
+            n_features <= SMALL_FEATURES and fits(Route.all_features, n_features)):
+        return Route.all_features, n_features
+    if n_pairs <= min(MAX_WHOLE_PAIRS, n_features) and fits(Route.whole_pairs, n_pairs):
+        return Route.whole_pairs, n_pairs
+    if n_features <= MAX_FEATURES and fits(Route.all_features, n_features):
+        return Route.all_features, n_features
+    return Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
 
 
 def _fitted_basis(n_pairs: int, n_features: int, rank: int | None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, fit_from_moments
 
-__all__ = ["Certificates", "Verdict", "asymmetry", "curvature_sentence", "decide_verdict",
+__all__ = ["Certificates", "Verdict", "curvature_sentence", "decide_verdict",
            "half_widths", "jackknife_errors"]
 
 PAIRS_PER_COLUMN = 3
@@ -22,7 +22,8 @@ class Verdict(Enum):
 
     converged = (
         "The rank-r Hessian explains pairs it has not seen about as well as those it was "
-        "fitted on, and little is left over. Use it.")
+        "fitted on (or exact pairs along its own eigenvectors bear it out), and little is left "
+        "over. Use it.")
     noisy = (
         "The rank-r Hessian explains pairs it has not seen as well as those it was fitted on, "
         "but what is left over is noise (or curvature spread over many directions) of "
@@ -73,13 +74,6 @@ class Certificates:
     verdict: Verdict
 
 
-def asymmetry(rows: Rows) -> float:
-    """‖XᵀY - YᵀX‖ / ‖XᵀY‖ over pairs (XᵀY is pairs x pairs), 0 for consistent noise-free ones."""
-    product = rows.x @ rows.y.T
-    size = float(np.linalg.norm(product))
-    return float(np.linalg.norm(product - product.T)) / size if size > 0 else 0.0
-
-
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
                      *, center: bool, rounding: float = 0.0) -> np.ndarray:
     """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
@@ -88,7 +82,7 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
     and free of the matching of eigenvectors. Conditional on the basis.
 
     Args:
-        rounding: :func:`lrh_dask.solve.rounding_of` the dtype the pairs were stored in.
+        rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
         buckets: rows of each bucket in the basis (q, k), centred already where ``center``.
         n_pairs: pairs in each bucket.
         vectors: (k, r) eigenvectors of the full fit.
@@ -126,7 +120,8 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
-                   basis_is_full: bool, rank_was_asked: bool, floor: float = 1e-6) -> Verdict:
+                   basis_is_full: bool, rank_was_asked: bool, borne_out: bool = False,
+                   floor: float = 1e-6) -> Verdict:
     """The outcome of a fit, from its residuals.
 
     What an offset explains is no merit of H: residuals are judged against the one of rank 0,
@@ -136,8 +131,11 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         residual: ‖Y - HX - b‖ / ‖Y - b‖ over all pairs.
         floor: residuals below this are rounding.
         n_explored: directions of the basis along which x differs from zero.
+        borne_out: exact pairs show every eigenpair, see :mod:`lrh_dask.interpolation`.
         basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """
+    if borne_out:
+        return Verdict.converged
     if np.isnan(choice.held_out_residual):
         return Verdict.underdetermined
     unexplained = float(choice.residual_by_rank[0]) if choice.residual_by_rank.size else 1.0

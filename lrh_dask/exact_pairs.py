@@ -8,20 +8,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrh_dask.certificates import asymmetry
 from lrh_dask.errors import BadPairs, explain
-from lrh_dask.solve import Rows, symmetric_fit
+from lrh_dask.interpolation import asymmetry, beside, is_recursion
+from lrh_dask.solve import Rows, numerical_rank, symmetric_fit
 
-__all__ = ["gram_schmidt_basis", "least_norm_eigenpairs", "refuse_inconsistent",
+__all__ = ["common_basis", "least_norm_eigenpairs", "refuse_inconsistent",
            "seed_eigenpairs", "sorted_eigenpairs"]
 
 ASYMMETRY_LIMIT = {"float32": 1e-4, "float64": 1e-8}
 """Pairs of one symmetric H have XᵀY = YᵀX; above this, rounding cannot explain the difference."""
 
 
-def gram_schmidt_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """G (D, min(D, 2n)): orthonormal columns that span the rows of X and Y (n, D)."""
-    return np.linalg.qr(np.concatenate([x, y]).T)[0]
+def common_basis(x: np.ndarray, y: np.ndarray, method: str, dtype: np.dtype) -> np.ndarray:
+    """G (D, p): orthonormal columns that hold all that a method asks of the rows X, Y (n, D).
+
+    `seed` and `least_norm` ask for [X Y], `symmetric` for Y alone, unless x is so much of
+    the span of Y (Krylov) that the little it adds matters.
+
+    Args:
+        dtype: what the pairs were stored in.
+    """
+    n, n_features = x.shape
+    if n >= n_features:
+        return np.eye(n_features)
+    if method == "symmetric":
+        g = np.linalg.qr(y.T)[0]
+        added = beside(x, g, dtype)
+        return (np.concatenate([g, added], axis=1)
+                if is_recursion(added.shape[1], n, n_features) else g)
+    if 2 * n >= n_features:
+        return np.eye(n_features)
+    return np.linalg.qr(np.concatenate([y, x]).T)[0]
 
 
 def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:
@@ -55,7 +72,7 @@ def seed_eigenpairs(rows: Rows, rounding: float = 0.0) -> tuple[np.ndarray, np.n
     """
     eps = float(np.finfo(np.float64).eps)
     u_j, sigma, vt = np.linalg.svd(rows.y.T, full_matrices=False)
-    keep = sigma > max(eps * max(rows.y.shape), rounding) * sigma[0]
+    keep = np.arange(sigma.size) < numerical_rank(sigma, eps * max(rows.y.shape), rounding)
     u_j, sigma, vt = u_j[:, keep], sigma[keep], vt[keep]
     a = (vt @ rows.x @ u_j) / sigma[:, None]
     inverse, alpha = np.linalg.eigh((a + a.T) / 2.0)

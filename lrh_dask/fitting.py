@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 
 from lrh_dask.certificates import (
     PAIRS_PER_COLUMN,
     Certificates,
-    asymmetry,
     decide_verdict,
     jackknife_errors,
 )
@@ -21,16 +19,23 @@ from lrh_dask.exact_pairs import (
     seed_eigenpairs,
     sorted_eigenpairs,
 )
+from lrh_dask.interpolation import (
+    Interpolation,
+    asymmetry,
+    interpolation,
+    n_borne_out,
+    spanning_directions,
+)
 from lrh_dask.selection import Choice, Fold, choose
 from lrh_dask.solve import (
     Rows,
     center_rows,
     leading_directions,
+    own_of_moments,
     rounding_of,
-    seen_floor,
     symmetric_fit,
 )
-from lrh_dask.triangle import Triangle
+from lrh_dask.triangle import Triangle, merge_all
 
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
@@ -70,8 +75,8 @@ def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
 
 
 def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-                  center: bool | None, nested: bool, lossless: bool, dtype: np.dtype,
-                  tail: float = 0.0) -> Fit:
+                  center: bool | None, lossless: bool, dtype: np.dtype,
+                  n_blind: int | None = None, tail: float = 0.0) -> Fit:
     """Symmetric least squares with basis size, ridge and rank chosen on held-out pairs.
 
     Args:
@@ -79,38 +84,51 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         folds: which buckets are judged by which; none where pairs are too few.
         rank: wanted rank, or None.
         center: fit an offset b, or not, or (None) decide.
-        nested: see :func:`lrh_dask.selection.choose`.
+        n_blind: columns that have not seen the held-out buckets, where the basis was fitted
+            beforehand; further ones have, and serve the final fit only.
         lossless: the basis spans all of x and y, so no square lies outside of it.
         dtype: in which the pairs were stored: what lies within its rounding says nothing.
         tail: bound on the share of ‖Y‖² outside the basis, from the pairs it was found on.
     """
-    rounding = rounding_of(dtype)
-    choice = _choose(buckets, folds, rank=rank, center=center, nested=nested, rounding=rounding)
-    total = reduce(Triangle.merge, buckets.values())
+    total = merge_all(list(buckets.values()))
+    rounding = rounding_of(dtype, total.n_pairs, total.sum_y.size)
     rows = Rows.of(total)
+    exact = interpolation(rows, total.n_pairs, total.sum_y.size, center=center, dtype=dtype,
+                          rounding=rounding) if lossless else None
+    choice = _choose(buckets, folds, rank=rank, center=center, n_blind=n_blind,
+                     rounding=rounding, exact=exact)
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
-    directions = (np.eye(rows.y.shape[1], choice.n_basis) if nested
-                  else leading_directions(centred.y, choice.n_basis, rounding))
+    if exact is not None:
+        directions = spanning_directions(centred, exact.span, exact.n_basis, dtype, rounding)
+    elif n_blind is not None and n_blind == rows.y.shape[1]:
+        directions = np.eye(n_blind, choice.n_basis)
+    else:
+        directions = leading_directions(centred.y, choice.n_basis, rounding)
     choice = replace(choice, n_basis=directions.shape[1])
     projected = centred.project(directions)
-    fitted = symmetric_fit(projected.x, projected.y,
-                           seen_floor(rounding, directions.shape[1]))
+    fitted = symmetric_fit(projected.x, projected.y, rounding,
+                           own=None if exact else own_of_moments(directions.shape[1]))
     values, inner = sorted_eigenpairs(*np.linalg.eigh(fitted.solve(choice.ridge)))
-    keep = choice.rank
+    keep = choice.rank if rank is None else rank
+    related = exact is not None and exact.span == "both"
+    borne_out = related and n_borne_out(projected, values, inner, rounding)
+    if related:  # each pair was made of others: leaving some out tells nothing
+        choice = replace(choice, held_out_residual=np.nan)
+        keep = min(borne_out, values.size) if rank is None and borne_out else keep
     if folds == [] and rank is None:  # nothing could be held out: keep what is above rounding
         keep = int(np.count_nonzero(np.abs(values) > 1e-12 * np.abs(values).max(initial=0.0)))
     values, inner = values[:keep], inner[:, :keep]
-    seen = fitted.sigma[fitted.sigma > fitted.negligible]
+    seen = fitted.seen
     errors, note = _errors(buckets, means, directions, inner, choice, seen.size, rounding)
     return _certified(buckets, total, _Solution(
         values, directions @ inner, errors, note, choice, means,
         x_scales=seen, n_explored=seen.size, asymmetry=asymmetry(projected),
         captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
-        rank_was_asked=rank is not None,
+        rank_was_asked=rank is not None, borne_out=bool(borne_out and borne_out >= keep),
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
-        basis_is_full=nested and choice.n_basis == rows.y.shape[1]))
+        basis_is_full=n_blind is not None and choice.n_basis == n_blind))
 
 
 def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -121,8 +139,8 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         BadPairs: `seed` on pairs that no symmetric H can explain.
     """
     solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray]]
-    rounding = rounding_of(dtype)
-    total = reduce(Triangle.merge, buckets.values())
+    total = merge_all(list(buckets.values()))
+    rounding = rounding_of(dtype, total.n_pairs, total.sum_y.size)
     rows = Rows.of(total)
     if method == "seed":
         refuse_inconsistent(rows, dtype)
@@ -146,14 +164,16 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
 
 
 def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-            center: bool | None, nested: bool, rounding: float) -> Choice:
+            center: bool | None, n_blind: int | None, rounding: float,
+            exact: Interpolation | None) -> Choice:
     if folds:
-        return choose(buckets, folds, rank=rank, center=center, nested=nested, rounding=rounding)
+        return choose(buckets, folds, rank=rank, center=center, n_blind=n_blind,
+                      rounding=rounding, exact=exact)
     any_bucket = next(iter(buckets.values()))
     n_pairs = sum(t.n_pairs for t in buckets.values())
     nan = np.array([np.nan])
     return Choice(n_basis=min(any_bucket.n_basis, n_pairs), ridge=0.0,
-                  rank=rank or 0, center=bool(center),
+                  rank=rank or 0, center=bool(center) if exact is None else exact.center,
                   held_out_residual=float("nan"), residual_by_rank=nan, residual_by_rank_error=nan)
 
 
@@ -218,6 +238,7 @@ class _Solution:
     rank_was_asked: bool
     basis_is_full: bool
     floor: float = 1e-6
+    borne_out: bool = False
 
     def squares(self, triangle: Triangle, mean_y: np.ndarray) -> tuple[float, float]:
         """‖Y - HX - b‖² of a triangle's pairs, and ‖Y - mean‖², over all D features."""
@@ -254,7 +275,8 @@ def _certified(buckets: dict[int, Triangle], total: Triangle, found: _Solution) 
             verdict=decide_verdict(
                 _share(left, centred_energy), choice, found.values.size,
                 n_explored=found.n_explored, basis_is_full=found.basis_is_full,
-                rank_was_asked=found.rank_was_asked, floor=found.floor)))
+                rank_was_asked=found.rank_was_asked, borne_out=found.borne_out,
+                floor=found.floor)))
 
 
 def _share(squares: float, energy: float) -> float:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrh_dask.evidence import likely_ridge
+from lrh_dask.interpolation import Interpolation, spanning_directions
 from lrh_dask.solve import (
     Rows,
     SymmetricFit,
@@ -27,9 +29,13 @@ from lrh_dask.triangle import Triangle
 
 __all__ = ["Choice", "Fold", "choose"]
 
-COARSE_RIDGES = (0.0, 1e-6, 1e-3, 1e-1)
-RIDGE_TOLERANCE = 0.005
-"""A smaller ridge is preferred while the held-out residual² grows by less than this share."""
+COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
+SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
+"""Basis sizes, as shares of the pairs, where pairs are few."""
+LARGE, LARGE_FOLDS = 384, 2
+"""Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all."""
+RIDGE_TOLERANCE, MOST_GROWTH = 0.005, 1.05
+"""A smaller ridge may cost so much of the held-out residual², and let M grow so much."""
 PAIRS_TO_CENTER = 8
 """With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
 
@@ -76,8 +82,9 @@ class _Verdicts:
         totals = self.squares.sum(axis=0)
         return int(np.argmin(totals)) if rank is None else min(rank, totals.size - 1)
 
-    def loss(self, rank: int | None) -> float:
-        return float(self.squares[:, self.best_rank(rank)].sum())
+    def loss(self) -> float:
+        """At the best rank, whatever rank is asked: a truncated fit is judged before it is cut."""
+        return float(self.squares.sum(axis=0).min())
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +94,16 @@ class _View:
     center: bool
     s_xx: np.ndarray  # XᵀX and XᵀY (k, k) of the training rows
     s_xy: np.ndarray
+    y_squares: np.ndarray  # (k,) squares of each column of Y
+    n_train: int
     rounding: float
     tests: list[Rows]
     energies: np.ndarray  # (n_tests,) squares of the (centred) test gradients, all features
 
 
 def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-           center: bool | None, nested: bool, rounding: float = 0.0) -> Choice:
+           center: bool | None, n_blind: int | None = None, rounding: float = 0.0,
+           exact: Interpolation | None = None) -> Choice:
     """Pick basis size, ridge, rank and centring by held-out pairs.
 
     Args:
@@ -101,13 +111,18 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
         folds: who is fitted on whom.
         rank: the wanted rank, or None to choose it.
         center: fit an offset, do not, or (None) let the held-out pairs decide.
-        nested: the basis columns are sorted by dominance and come from training pairs only
-            (a fitted basis); otherwise each fold finds its own directions.
-        rounding: :func:`lrh_dask.solve.rounding_of` the dtype the pairs were stored in.
+        n_blind: so many first columns of the basis are sorted by dominance and have not seen
+            the pairs that are judged on (a fitted basis); None: each fold finds its own directions.
+        rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
+        exact: how consistent pairs are interpolated: then only the rank is chosen.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
+    if n_blind is None and min(_widest(buckets), _n_train(buckets, folds)) > LARGE:
+        folds = folds[:LARGE_FOLDS]
     energy = sum(buckets[b].energy for fold in folds for b in fold.test)
-    sizes = _sizes(buckets, folds, rank)
+    sizes = _sizes(buckets, folds, rank, n_blind)
+    if exact is not None:
+        sizes, center = [exact.n_basis], exact.center
     centers = (False, True) if center is None else (center,)
     if energy == 0 or not sizes:
         return Choice(n_basis=sizes[0] if sizes else 0, ridge=0.0, rank=0, center=False,
@@ -115,33 +130,51 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
                       residual_by_rank=np.array([float(energy > 0)]),
                       residual_by_rank_error=np.zeros(1))
 
+    n_train = _n_train(buckets, folds)
+    n_pairs = sum(t.n_pairs for t in buckets.values())
+
     def views_of(centered: bool, widest: int) -> list[_View]:
-        return [_view(buckets, fold, centered, widest, nested=nested, rounding=rounding)
-                for fold in folds]
+        return [_view(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
+                      exact=exact) for fold in folds]
 
     # An offset shows at any basis size: it is decided on small ones.
     small = [k for k in sizes if k <= max(64, sizes[0])]
-    scored = [v for c in centers for v in _score(views_of(c, small[-1]), small, COARSE_RIDGES)]
-    best_center = _decide_center(scored, rank, energy, sum(t.n_pairs for t in buckets.values()))
-    scored = [v for v in scored if v.center == best_center]
-    views = views_of(best_center, sizes[-1])
-    scored += _score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
-    best = min(scored, key=lambda v: v.loss(rank))
-    scored += _score(views, [best.n_basis], _finer(best.ridge))
-    best = min(scored, key=lambda v: v.loss(rank))
-    best = _smallest_ridge(best, scored, rank, energy)
+    ridges = COARSE_RIDGES if exact is None else (0.0,)
+    scored = [v for c in centers for v in _score(views_of(c, small[-1]), small, ridges)]
+    if exact is None:
+        best_center = _decide_center(scored, energy, n_pairs)
+        scored = [v for v in scored if v.center == best_center]
+        views = views_of(best_center, sizes[-1])
+        scored += _score(views, [k for k in sizes if k not in small], ridges)
+        best = min(scored, key=_Verdicts.loss)
+        likely = (_likely_ridge(views, best.n_basis) if best.n_basis <= SHARES[2] * n_train
+                  else np.inf)  # what H does beside so few pairs is no noise
+        scored += _score(views, [best.n_basis], _finer(best.ridge))
+        best = min(scored, key=_Verdicts.loss)
+        if likely < best.ridge:  # a ridge shrinks eigenvalues: both must ask for it
+            best = _score(views, [best.n_basis], (likely,))[0]
+        best = _least_ridge(best, scored, views, energy)
+    else:
+        best = scored[0]
     chosen = best.best_rank(rank) if rank is not None else _one_standard_error(best.squares, energy)
     by_rank = best.squares.sum(axis=0)
-    n_train = min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
-    n_pairs = sum(t.n_pairs for t in buckets.values())
-    k = best.n_basis
-    if not nested and k > n_train // 4:  # the size was limited by the pairs: let it grow with them
-        k = min(round(k * n_pairs / n_train), buckets[next(iter(buckets))].n_basis, n_pairs)
+    k = best.n_basis if exact is None else exact.n_basis
+    if exact is None and n_blind is None and k > n_train // 4:
+        # the size was limited by the pairs: let it grow with them
+        k = min(round(k * n_pairs / n_train), _widest(buckets), n_pairs)
     return Choice(
         n_basis=k, ridge=best.ridge, rank=chosen, center=best.center,
         held_out_residual=_ratio(by_rank[chosen], energy),
         residual_by_rank=np.sqrt(np.maximum(by_rank, 0.0) / energy),
         residual_by_rank_error=_root_error(best.squares, energy))
+
+
+def _widest(buckets: dict[int, Triangle]) -> int:
+    return next(iter(buckets.values())).n_basis
+
+
+def _n_train(buckets: dict[int, Triangle], folds: list[Fold]) -> int:
+    return min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
 
 
 def _ratio(squares: float, energy: float) -> float:
@@ -157,20 +190,21 @@ def _root_error(squares: np.ndarray, energy: float) -> np.ndarray:
     return np.sqrt(n) * squares.std(axis=0, ddof=1) / (2.0 * np.sqrt(total * energy))
 
 
-def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None) -> list[int]:
-    """Basis sizes worth a try: a doubling ladder, and shares of the number of pairs."""
-    p = next(iter(buckets.values())).n_basis
-    n_train = min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
+def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
+           n_blind: int | None = None) -> list[int]:
+    """Basis sizes worth a try: a ladder, and shares of the number of pairs."""
+    p = _widest(buckets) if n_blind is None else n_blind
+    n_train = _n_train(buckets, folds)
     top = min(p, n_train)
     low = min(top, max(8, 0 if rank is None else rank))
-    ladder = [k for k in (low * 2**i for i in range(40)) if k < min(top, 128)]
+    ladder = [k for k in (round(low * 2 ** (i / 2)) for i in range(40)) if k < min(top, 128)]
     ladder += [k for k in (128 * 4**i for i in range(20)) if k < top]
-    shares = [n_train // 3, n_train // 2, 2 * n_train // 3] if top == n_train else [2 * p // 3]
+    shares = [round(n_train * share) for share in SHARES] if top == n_train else [2 * p // 3]
     return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
 
 
-def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
-          nested: bool, rounding: float) -> _View:
+def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, rounding: float, *,
+          nested: bool, exact: Interpolation | None) -> _View:
     rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
     train = Rows.stack([rows[b] for b in fold.train])
     total = sum(float(r.one @ r.one) for r in (rows[b] for b in fold.train))
@@ -181,12 +215,16 @@ def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, *,
         means = train.means()
         train = center_rows(train, means)
         rows = {b: center_rows(rows[b], means) for b in fold.test}
-    if nested:
+    if exact is not None:
+        directions = spanning_directions(train, exact.span, k, exact.dtype, rounding)
+    elif nested:
         directions = np.eye(train.y.shape[1], k)
     else:
         directions = leading_directions(train.y, k, rounding)
     train = train.project(directions)
-    return _View(center, train.x.T @ train.x, train.x.T @ train.y, rounding,
+    n_train = sum(buckets[b].n_pairs for b in fold.train)
+    return _View(center, train.x.T @ train.x, train.x.T @ train.y,
+                 np.sum(train.y**2, axis=0), n_train, rounding,
                  [rows[b].project(directions) for b in fold.test], energies)
 
 
@@ -235,32 +273,50 @@ def _finer(ridge: float) -> tuple[float, ...]:
     return tuple(ridge * 10.0**e for e in (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5))
 
 
-def _decide_center(scored: list[_Verdicts], rank: int | None, energy: float,
-                   n_pairs: int) -> bool:
+def _decide_center(scored: list[_Verdicts], energy: float, n_pairs: int) -> bool:
     """Whether to fit an offset.
 
-    One ignored costs much without a sign of it, a needless one next to nothing: centre, unless
-    that is clearly worse, or the pairs are too few for the held-out residual to tell.
+    One ignored costs much, a needless one little where points are spread about their mean, and
+    what the mean would have said where they are not: centre where held-out pairs gain by it,
+    and with few pairs only where the gain is clear.
     """
-    best = {c: min((v for v in scored if v.center == c), key=lambda v: v.loss(rank))
+    best = {c: min((v for v in scored if v.center == c), key=_Verdicts.loss)
             for c in {v.center for v in scored}}
     if len(best) == 1:
         return next(iter(best))
     with_b, without = best[True], best[False]
-    gain = (without.squares[:, without.best_rank(rank)] - with_b.squares[:, with_b.best_rank(rank)])
+    gain = (without.squares[:, without.best_rank(None)] - with_b.squares[:, with_b.best_rank(None)])
     error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else np.inf
     noise = 1e-12 * energy
     if n_pairs < PAIRS_TO_CENTER * max(with_b.n_basis, without.n_basis):
         return bool(gain.sum() > max(2.0 * error, noise))
-    return bool(gain.sum() > -max(error, noise))
+    return bool(gain.sum() > noise)
 
 
-def _smallest_ridge(best: _Verdicts, scored: list[_Verdicts], rank: int | None,
-                    energy: float) -> _Verdicts:
-    """The smallest ridge that is as good: a ridge shrinks eigenvalues, so it must pay."""
-    limit = best.loss(rank) * (1.0 + RIDGE_TOLERANCE) + 1e-14 * energy
-    rivals = [v for v in scored if v.n_basis == best.n_basis and v.loss(rank) <= limit]
-    return min(rivals, key=lambda v: v.ridge)
+def _least_ridge(best: _Verdicts, scored: list[_Verdicts], views: list[_View],
+                 energy: float) -> _Verdicts:
+    """The smallest ridge that is as good: held-out pairs hardly mind, and M hardly grows by it.
+
+    Where x is ill-conditioned a smaller ridge lets M blow up along what x hardly touches, and
+    held-out pairs, which hardly touch it either, do not mind.
+    """
+    k = best.n_basis
+    fits = [fit_from_moments(v.s_xx[:k, :k], v.s_xy[:k, :k], v.rounding) for v in views]
+    largest = [MOST_GROWTH * np.linalg.norm(fit.solve_in_axes(best.ridge)) for fit in fits]
+    limit = best.loss() * (1.0 + RIDGE_TOLERANCE) + 1e-14 * energy
+    rivals = [v for v in scored if v.n_basis == k and v.ridge < best.ridge and v.loss() <= limit]
+    for rival in sorted(rivals, key=lambda v: v.ridge):
+        if all(np.linalg.norm(fit.solve_in_axes(rival.ridge)) <= most
+               for fit, most in zip(fits, largest, strict=True)):
+            return rival
+    return best
+
+
+def _likely_ridge(views: list[_View], k: int) -> float:
+    """The ridge of largest likelihood, in the middle of those of the folds."""
+    found = [likely_ridge(view.s_xx[:k, :k], view.s_xy[:k, :k], float(view.y_squares[:k].sum()),
+                          view.n_train) for view in views]
+    return float(np.median(found))
 
 
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:

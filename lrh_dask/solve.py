@@ -21,7 +21,9 @@ import numpy as np
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "leading_directions",
-           "rounding_of", "seen_floor", "symmetric_fit"]
+           "numerical_rank", "own_of_moments", "rounding_of", "symmetric_fit"]
+
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +74,16 @@ def leading_directions(y: np.ndarray, k: int, rounding: float = 0.0) -> np.ndarr
     Directions that are nothing but rounding are left out: a fit in them is arbitrary.
 
     Args:
-        rounding: :func:`rounding_of` the dtype the pairs were stored in.
+        rounding: :func:`rounding_of` the pairs.
     """
-    eps = float(np.finfo(np.float64).eps)
     if y.shape[0] > 4 * y.shape[1]:
         square, w = np.linalg.eigh(y.T @ y)
         scales, directions = np.sqrt(np.maximum(square[::-1], 0.0)), w[:, ::-1]
-        floor = max(rounding, 2.0 * eps**0.5)
+        own = 2.0 * EPS**0.5
     else:
         _, scales, vt = np.linalg.svd(y, full_matrices=False)
-        directions, floor = vt.T, max(rounding, eps * max(y.shape))
-    rank = int(np.count_nonzero(scales > floor * scales.max(initial=0.0)))
-    return directions[:, :min(k, rank)]
+        directions, own = vt.T, EPS * max(y.shape)
+    return directions[:, :min(k, numerical_rank(scales, own, rounding))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +94,13 @@ class SymmetricFit:
         axes: P (k, k), the right singular vectors of X.
         sigma: (k,) singular values of X, padded with zeros.
         numerator: (k, k) C_ij σ_j + C_ji σ_i.
-        rounding: share of the largest σ that the rounding of the pairs may reach.
+        floor: singular values at or below this are rounding.
     """
 
     axes: np.ndarray
     sigma: np.ndarray
     numerator: np.ndarray
-    rounding: float = 0.0
+    floor: float
 
     def solve(self, ridge: float = 0.0) -> np.ndarray:
         """M (k, k) for a ridge relative to the mean square of σ."""
@@ -111,7 +111,7 @@ class SymmetricFit:
         """M̂ = Pᵀ M P (k, k)."""
         square = self.sigma**2
         denominator = square[:, None] + square[None, :] + 2.0 * ridge * self.scale
-        unseen = self.sigma <= self.negligible
+        unseen = self.sigma <= self.floor
         with np.errstate(divide="ignore", invalid="ignore"):
             m = self.numerator / denominator
         m[np.ix_(unseen, unseen)] = 0.0
@@ -123,26 +123,44 @@ class SymmetricFit:
         return float(np.mean(self.sigma**2)) if self.sigma.size else 0.0
 
     @property
-    def negligible(self) -> float:
-        """Singular values at or below this are rounding."""
-        top = float(self.sigma[0]) if self.sigma.size else 0.0
-        return max(float(np.finfo(np.float64).eps) * max(self.sigma.size, 1), self.rounding) * top
+    def seen(self) -> np.ndarray:
+        """The singular values of X that are more than rounding, the largest first."""
+        return self.sigma[self.sigma > self.floor]
 
 
-def rounding_of(dtype: np.dtype) -> float:
-    """Share of the largest singular value that the rounding of stored pairs may reach.
+def rounding_of(dtype: np.dtype, n_pairs: int, n_features: int) -> float:
+    """Share of ‖Y‖ (Frobenius) that the rounding of stored pairs reaches in one direction.
 
-    Pairs that depend on each other (all differences of a few points) are independent once
-    rounded to float32; what they say along those directions is nothing but rounding.
+    Entries are off by about 0.2 eps of their size, independently, so that the largest singular
+    value of what is off is 0.2 eps ‖Y‖ (1/√n + 1/√D); five times that is the floor. Pairs that
+    depend on each other (all differences of a few points) are independent once rounded to
+    float32; what they say along those directions is nothing but rounding.
     """
-    return 8.0 * float(np.finfo(dtype).eps)
+    return float(np.finfo(dtype).eps) * (max(n_pairs, 1) ** -0.5 + max(n_features, 1) ** -0.5)
 
 
-def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0) -> SymmetricFit:
+def numerical_rank(scales: np.ndarray, own: float, rounding: float) -> int:
+    """How many singular values (k,) are more than rounding.
+
+    Args:
+        own: share of the largest that the computation itself may reach.
+        rounding: :func:`rounding_of` the pairs.
+    """
+    return int(np.count_nonzero(scales > _floor(scales, own, rounding)))
+
+
+def _floor(scales: np.ndarray, own: float, rounding: float) -> float:
+    return max(own * float(scales.max(initial=0.0)), rounding * float(np.linalg.norm(scales)))
+
+
+def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0, *,
+                  own: float | None = None) -> SymmetricFit:
     """Factor the rows X, Y (q, k) for symmetric least squares.
 
     Args:
-        rounding: :func:`rounding_of` the dtype the pairs were stored in.
+        rounding: :func:`rounding_of` the pairs.
+        own: share of the largest σ below which a direction counts as not seen, by default what
+            the SVD itself may reach.
     Cost: one SVD of (q, k), O(q k²).
     Source: Higham 1988 (the symmetric Procrustes problem).
     """
@@ -155,16 +173,17 @@ def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0) -> Symmet
     c = np.zeros((k, k))
     c[:, :z.shape[1]] = axes @ (y.T @ z)
     weighted = c * sigma
-    return SymmetricFit(axes.T, sigma, weighted + weighted.T, rounding)
+    own = EPS * max(k, 1) if own is None else own
+    return SymmetricFit(axes.T, sigma, weighted + weighted.T, _floor(sigma, own, rounding))
 
 
-def seen_floor(rounding: float, k: int) -> float:
-    """Share of the largest σ of x (q, k) below which a direction counts as not seen.
+def own_of_moments(k: int) -> float:
+    """Share of the largest σ of x (q, k) that moments can resolve: the root of their rounding.
 
-    Candidates, errors and the reported fit must agree on it. Moments resolve σ no finer than
-    the root of the rounding error, so that is the floor of all three.
+    Candidates, errors and the fit that they speak of must agree on what counts as seen, so a
+    regression takes this share too.
     """
-    return max(rounding, float(np.sqrt(np.finfo(np.float64).eps * max(k, 1))))
+    return float(np.sqrt(EPS * max(k, 1)))
 
 
 def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray, rounding: float = 0.0) -> SymmetricFit:
@@ -174,7 +193,7 @@ def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray, rounding: float = 0.0) 
     """
     square, axes = np.linalg.eigh(s_xx)
     square, axes = square[::-1], axes[:, ::-1]
-    floor = seen_floor(rounding, square.size) ** 2 * float(square.max(initial=0.0))
-    sigma = np.sqrt(np.where(square > floor, square, 0.0))
+    sigma = np.sqrt(np.maximum(square, 0.0))
+    floor = _floor(sigma, own_of_moments(square.size), rounding)
     rotated = axes.T @ s_xy @ axes
-    return SymmetricFit(axes, sigma, rotated + rotated.T)
+    return SymmetricFit(axes, np.where(sigma > floor, sigma, 0.0), rotated + rotated.T, floor)

@@ -19,7 +19,7 @@ from lrh_dask import process, progress
 from lrh_dask.arrays import Device, pick_device
 from lrh_dask.budget import SLAB_BYTES, Route
 from lrh_dask.errors import BadPairs, RunFailed, explain
-from lrh_dask.exact_pairs import gram_schmidt_basis
+from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
@@ -35,6 +35,8 @@ __all__ = ["Basis", "Solved", "Spec", "basis_leaf", "finish_basis", "fit_leaf", 
 HELD_OUT_EVERY = 5
 """Every fifth bucket is held out of a fitted basis."""
 TRAIN, HELD_OUT = 0, 1
+FEW_PAIRS = 20
+"""Below so many pairs a column, a fitted basis gains by the held-out buckets."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Spec:
 class Basis:
     """What the basis stage hands to the fit stage."""
 
-    q: np.ndarray | None  # (D, k)
+    q: np.ndarray | None  # (D, p)
+    n_blind: int  # columns that have not seen the held-out buckets
     tail: float  # share of ‖Y‖² of the training pairs that may lie outside Q
     stats: ReadStats
     finished: float
@@ -144,14 +147,24 @@ def merge_partials(*partials: Partial) -> Partial:
 
 
 def finish_basis(partial: Partial, spec: Spec) -> Basis:
-    """Q from the training group, cut to the size that held-out gradients reward."""
+    """Q from the training group, cut to the size that held-out gradients reward.
+
+    Where pairs are few, the final fit should use them all: the directions that all pairs
+    together would choose are appended, for it alone.
+    """
     process.pin_blas_threads()
     train = partial.states[TRAIN]
     q, scales = train.basis()
     held_out = partial.states.get(HELD_OUT, ReducedPairs.empty(train.x, spec.max_basis))
     k = basis_size(q, held_out, rank=spec.rank)
     cut = train.tail + float(np.sum(scales[k:] ** 2))
-    return Basis(np.ascontiguousarray(q[:, :k]), cut / train.energy if train.energy else 0.0,
+    q = q[:, :k]
+    if held_out.n_pairs and spec.n_pairs < FEW_PAIRS * k:
+        everyone = train.merge(held_out).basis()[0][:, :k]
+        beside = everyone - q @ (q.T @ everyone)
+        u, size, _ = np.linalg.svd(beside - q @ (q.T @ beside), full_matrices=False)
+        q = np.concatenate([q, u[:, size > 1e-6]], axis=1)
+    return Basis(np.ascontiguousarray(q), k, cut / train.energy if train.energy else 0.0,
                  partial.stats, time.time())
 
 
@@ -170,8 +183,8 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
         held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
         folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
     outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
-                            nested=q is not None, lossless=q is None, dtype=np.dtype(spec.dtype),
-                            tail=0.0 if basis is None else basis.tail)
+                            n_blind=None if basis is None else basis.n_blind, lossless=q is None,
+                            dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail)
     lifted = outcome.vectors if q is None else q @ outcome.vectors
     return _done(outcome, lifted, buckets, ReadStats() if basis is None else basis.stats,
                  partial.stats, {"basis": begin if basis is None else basis.finished,
@@ -179,7 +192,7 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:
-    """Few pairs: their own Gram-Schmidt basis G of [X Y] loses nothing; the rest is the same."""
+    """Few pairs: their own Gram-Schmidt basis loses nothing; the rest is the same."""
     begin = time.time()
     process.pin_blas_threads()
     _tell(spec, progress.Event("solve", 0, 0, 0))
@@ -191,12 +204,12 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
             "solve", expected=f"{spec.n_pairs} pairs, uncut", got=f"{len(x)}",
             consequence="The result would be wrong and was dropped", fix="Please report this"))
     y = np.concatenate([s.y for s in held.values()]).astype(np.float64)
-    g = gram_schmidt_basis(x, y) if 2 * len(x) < x.shape[1] else np.eye(x.shape[1])
+    g = common_basis(x, y, spec.method, np.dtype(spec.dtype))
     buckets = {b: _triangle_of(s, g) for b, s in held.items()}
     _refuse_useless(buckets)
     folds = rotating_folds(buckets)
     if spec.method == "symmetric":
-        outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center, nested=False,
+        outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
                                 lossless=True, dtype=np.dtype(spec.dtype))
     else:
         outcome = fit_exact(spec.method, buckets, folds, rank=spec.rank,

@@ -11,14 +11,18 @@ an offset b needs no other pass.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from lrh_dask.arrays import Array, device_of, namespace, to_host, triangular_factor
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["Triangle", "reduce_to_triangle"]
+__all__ = ["Triangle", "merge_all", "reduce_to_triangle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +74,7 @@ class Triangle:
             return self
         if self.n_pairs == 0:
             return other
-        xp = namespace(self.factor, other.factor)
-        return Triangle(
-            factor=_triangular(xp.concat([self.factor, other.factor], axis=0)),
-            sum_x=self.sum_x + other.sum_x,
-            sum_y=self.sum_y + other.sum_y,
-            energy=self.energy + other.energy,
-            n_pairs=self.n_pairs + other.n_pairs)
+        return merge_all([self, other])
 
     def to_host(self) -> Triangle:
         """The same state in host memory, as it travels."""
@@ -87,6 +85,22 @@ class Triangle:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
         return 200 + sum(a.dtype.itemsize * int(np.prod(a.shape))
                          for a in (self.factor, self.sum_x, self.sum_y))
+
+
+def merge_all(triangles: list[Triangle]) -> Triangle:
+    """The triangle of the pairs of all: one factorisation of them stacked.
+
+    Cost: O(rows k²) flops, once; merging one after another repeats it.
+    """
+    xp = namespace(*(t.factor for t in triangles))
+    return Triangle(
+        factor=_triangular(xp.concat([t.factor for t in triangles], axis=0)),
+        sum_x=_total(t.sum_x for t in triangles), sum_y=_total(t.sum_y for t in triangles),
+        energy=_total(t.energy for t in triangles), n_pairs=_total(t.n_pairs for t in triangles))
+
+
+def _total(parts: Iterable[Any]) -> Any:
+    return reduce(operator.add, parts)
 
 
 def reduce_to_triangle(x: Array, y: Array, basis: Array | None = None,

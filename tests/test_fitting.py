@@ -8,13 +8,13 @@ import reference
 
 from lrh_dask.certificates import (
     Verdict,
-    asymmetry,
     curvature_sentence,
     decide_verdict,
     jackknife_errors,
 )
 from lrh_dask.errors import BadPairs
 from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
+from lrh_dask.interpolation import asymmetry
 from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import reduce_to_triangle
@@ -32,9 +32,9 @@ POST_H = np.array([[0.68753582, 0.77990032, 0.67761106],
                    [0.67761106, 0.71772732, 0.81647766]])
 
 
-def fit(buckets, *, rank=None, center=False, nested=False, lossless=True, folds=None, tail=0.0):
+def fit(buckets, *, rank=None, center=False, n_blind=None, lossless=True, folds=None, tail=0.0):
     return fit_symmetric(buckets, rotating_folds(buckets) if folds is None else folds, rank=rank,
-                         center=center, nested=nested, lossless=lossless, tail=tail,
+                         center=center, n_blind=n_blind, lossless=lossless, tail=tail,
                          dtype=np.dtype(np.float64))
 
 
@@ -96,7 +96,7 @@ def test_the_residual_is_that_of_the_truncated_hessian_over_every_pair(
     pairs = make_pairs(2, 110, 20, FIVE, noise=0.4, offset=1.0)
     basis = rotation(3, 20)[:, :p]
     buckets = make_buckets(pairs.x, pairs.y, 10, basis)
-    fitted = fit(buckets, rank=3, center=center, nested=p < 20, lossless=p == 20)
+    fitted = fit(buckets, rank=3, center=center, n_blind=p if p < 20 else None, lossless=p == 20)
     hessian = hessian_of(fitted, basis)
     assert fitted.eigenvalues.shape == (3,)
     b = fitted.mean_y - hessian @ fitted.mean_x if center else np.zeros(20)
@@ -116,7 +116,7 @@ def test_captured_energy_is_the_share_of_y_inside_the_basis(make_pairs, make_buc
                                                             center):
     pairs = make_pairs(2, 110, 20, FIVE, noise=0.4, offset=1.0)
     basis = rotation(3, 20)[:, :9]
-    fitted = fit(make_buckets(pairs.x, pairs.y, 10, basis), rank=9, center=center, nested=True,
+    fitted = fit(make_buckets(pairs.x, pairs.y, 10, basis), rank=9, center=center, n_blind=9,
                  lossless=False, tail=0.3)
     y = pairs.y - pairs.y.mean(axis=0) if center else pairs.y
     kept = basis[:, :fitted.certificates.n_basis]

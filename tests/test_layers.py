@@ -8,14 +8,15 @@ import lrh_dask
 LAYERS = [
     {"errors"}, {"arrays", "process", "progress"},
     {"reduced_pairs", "triangle"},
-    {"solve"}, {"selection", "scree"}, {"certificates"}, {"exact_pairs"}, {"fitting"}, {"hessian"},
+    {"solve"}, {"evidence", "interpolation"}, {"selection", "scree"}, {"certificates"},
+    {"exact_pairs"}, {"fitting"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
     {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
     {"jobs"}, {"cli"},
 ]
-MATHEMATICS = {"reduced_pairs", "triangle", "solve", "selection", "scree", "certificates",
-               "exact_pairs", "fitting", "hessian"}
+MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "selection",
+               "scree", "certificates", "exact_pairs", "fitting", "hessian"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

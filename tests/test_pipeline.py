@@ -22,7 +22,7 @@ POST_EIGENVALUES = [2.25745730, 0.14866874]
 
 ROUTES = {  # shapes small enough for a test, one for each route
     Route.all_features: {"n": 3000, "d": 40}, Route.whole_pairs: {"n": 200, "d": 900},
-    Route.fitted_basis: {"n": 2000, "d": 800}}
+    Route.fitted_basis: {"n": 2000, "d": 2600}}
 
 
 def known(n, d, rank=6, noise=0.05, dtype=np.float32, seed=0):
@@ -141,7 +141,7 @@ def test_two_calls_give_the_same_bits_and_fingerprint():
 
 
 def test_events_tell_every_pair_once(tmp_path, client):
-    x, y, _, _ = known(2000, 800)
+    x, y, _, _ = known(2000, 2600)
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=150))
     events = []
     fit(pairs, on_event=events.append)

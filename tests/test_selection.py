@@ -14,8 +14,8 @@ from lrh_dask.solve import leading_directions
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 
 
-def choose_from(buckets, *, rank=None, center=None, nested=False):
-    return choose(buckets, rotating_folds(buckets), rank=rank, center=center, nested=nested)
+def choose_from(buckets, *, rank=None, center=None, n_blind=None):
+    return choose(buckets, rotating_folds(buckets), rank=rank, center=center, n_blind=n_blind)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -40,7 +40,7 @@ def test_a_rank_that_helps_within_its_error_only_is_not_taken(make_pairs, make_b
 def test_the_exact_rank_is_found_in_a_fitted_basis(make_pairs, make_buckets, seed):
     pairs = make_pairs(seed, 120, 60, FIVE, noise=0.1)
     basis = leading_directions(pairs.y, 30)
-    choice = choose_from(make_buckets(pairs.x, pairs.y, 10, basis), nested=True)
+    choice = choose_from(make_buckets(pairs.x, pairs.y, 10, basis), n_blind=30)
     assert choice.rank == 5
     assert choice.n_basis <= 30
 
@@ -52,7 +52,7 @@ def test_gains_give_the_residual_of_the_truncated_hessian_for_every_rank(
     pairs = make_pairs(3, 70, 12, FIVE, noise=0.4, offset=1.0, condition=30.0)
     basis = rotation(5, 12)[:, :9]
     buckets = make_buckets(pairs.x, pairs.y, 7, basis)
-    choice = choose_from(buckets, center=center, nested=nested)
+    choice = choose_from(buckets, center=center, n_blind=9 if nested else None)
     k = choice.residual_by_rank.size - 1
     rows = list(zip(np.array_split(pairs.x, 7), np.array_split(pairs.y, 7), strict=True))
     squares = np.zeros(k + 1)
@@ -150,7 +150,7 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
     fold = selection.Fold(train=(0, 2, 3), test=(1, 4))
     tested = np.isin(np.repeat(np.arange(5), 12), fold.test)[:, None]
     x, y = (np.where(tested, b, a) for a, b in ((pairs.x, others.x), (pairs.y, others.y)))
-    choices = [choose(make_buckets(*xy, 5), [fold], rank=5, center=center, nested=False)
+    choices = [choose(make_buckets(*xy, 5), [fold], rank=5, center=center)
                for xy in ((pairs.x, pairs.y), (x, y))]
     np.testing.assert_array_equal(*found)
     assert choices[0].held_out_residual != choices[1].held_out_residual

@@ -1,0 +1,148 @@
+"""Pairs that one symmetric H explains to rounding are interpolated, not regressed.
+
+Pairs of one H have XᵀY = YᵀX (pairs x pairs). Where that holds to rounding there is no noise for
+a ridge to fight, and few, strongly related pairs (Krylov: each x made of the last y) must not
+be judged by leaving some of them out. What is left is the basis, and the pairs show which is
+right:
+
+``y``    Y has fewer directions than there are pairs, cut off clean: H has that rank; all of them.
+         Likewise where XᵀY is definite: Y(XᵀY)⁺Yᵀ (Nyström) is then stable with every direction;
+``all``  the pairs explore all of R^D: H is determined;
+``both`` x adds few directions to those of Y: each pair was made of others (Krylov, descent),
+         and what x and y span together closes the recursion.
+
+In no other case is the answer plain (indefinite, few pairs, random x: Nyström with all directions
+of Y blows up, two thirds of them are about right), and held-out pairs choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lrh_dask.solve import Rows, center_rows, leading_directions, numerical_rank
+
+__all__ = ["Interpolation", "asymmetry", "beside", "interpolation", "is_recursion",
+           "n_borne_out", "spanning_directions"]
+
+CONSISTENT = {"float32": 4e-6, "float64": 1e-11}
+"""Asymmetry that rounding alone explains, with room for the products that made y."""
+CLEAN_GAP = 100.0
+ADDS = {"float32": 1e-4, "float64": 1e-6}
+"""A direction of x counts as new beyond those of Y above this share of ‖X‖."""
+PROBED, MISSED = 0.99, 0.1
+"""An eigenpair is borne out if so much of |u|² was probed and ‖Hu - su‖ is below so much of |s|."""
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """How consistent pairs are interpolated.
+
+    Attributes:
+        center: whether they are consistent once their means are taken off.
+        span: what the basis spans; ``n_basis``: its columns (of Y).
+        dtype: what the pairs were stored in.
+    """
+
+    center: bool
+    span: Literal["y", "both", "all"]
+    n_basis: int
+    dtype: np.dtype
+
+
+def asymmetry(rows: Rows) -> float:
+    """‖XᵀY - YᵀX‖ / ‖XᵀY‖ over pairs (XᵀY is pairs x pairs), 0 for consistent noise-free ones."""
+    product = rows.x @ rows.y.T
+    size = float(np.linalg.norm(product))
+    return float(np.linalg.norm(product - product.T)) / size if size > 0 else 0.0
+
+
+def interpolation(rows: Rows, n_pairs: int, n_features: int, *, center: bool | None,
+                  dtype: np.dtype, rounding: float) -> Interpolation | None:
+    """How to interpolate the pairs, or None where they are inconsistent or leave it open.
+
+    Args:
+        rows: all pairs in a basis that holds all of y, and of x where it adds little to y.
+        n_pairs: n; ``n_features``: D.
+        center: an offset is there, is not, or (None) as the pairs say.
+        dtype: what the pairs were stored in.
+        rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
+    """
+    limit = CONSISTENT["float32" if dtype.itemsize <= 4 else "float64"]
+    for centered in (False, True) if center is None else (center,):
+        free = n_pairs - centered
+        pairs = center_rows(rows, rows.means()) if centered else rows
+        if free >= 2 and np.any(pairs.y) and asymmetry(pairs) <= limit:
+            found = _span(pairs, free, n_features, dtype, rounding)
+            return None if found is None else Interpolation(centered, *found, dtype)
+    return None
+
+
+def spanning_directions(pairs: Rows, span: Literal["y", "both", "all"], n_basis: int,
+                        dtype: np.dtype, rounding: float) -> np.ndarray:
+    """Orthonormal directions (p, <= n_basis) of what the pairs span."""
+    if span == "all":
+        return np.eye(pairs.y.shape[1])
+    found = leading_directions(pairs.y, n_basis, rounding)
+    return found if span == "y" else np.concatenate(
+        [found, beside(pairs.x, found, dtype)], axis=1)
+
+
+def beside(x: np.ndarray, directions: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Orthonormal directions (p, e) that x (q, p) adds to others (p, k)."""
+    rest = x - (x @ directions) @ directions.T
+    rest -= (rest @ directions) @ directions.T
+    _, size, vt = np.linalg.svd(rest, full_matrices=False)
+    return vt[size > ADDS["float32" if dtype.itemsize <= 4 else "float64"]
+              * np.linalg.norm(x)].T
+
+
+def is_recursion(n_added: int, n_pairs: int, n_features: int) -> bool:
+    """Whether x adds far fewer directions to those of Y than random points would."""
+    return n_added <= 0.5 * min(n_pairs, n_features - n_pairs)
+
+
+def n_borne_out(pairs: Rows, values: np.ndarray, vectors: np.ndarray, rounding: float) -> int:
+    """How many leading eigenpairs (s, u) the pairs themselves bear out.
+
+    Where u = Xc (columns are pairs), Hu = Yc is known and not fitted: for exact pairs
+    |s - eigenvalue of H| <= ‖Hu - su‖, the Ritz residual.
+    """
+    fit = np.linalg.svd(pairs.x, full_matrices=False)
+    kept = numerical_rank(fit[1], np.finfo(np.float64).eps * max(pairs.x.shape), rounding)
+    inside = fit[2][:kept] @ vectors                            # u in the directions of x
+    images = (inside.T / fit[1][:kept]) @ fit[0][:, :kept].T @ pairs.y     # rows H P u
+    missed = np.linalg.norm(images - (values * (fit[2][:kept].T @ inside)).T, axis=1)
+    good = (np.sum(inside**2, axis=0) >= PROBED) & (missed <= MISSED * np.abs(values))
+    return int(np.argmin(np.append(good, False)))
+
+
+def _span(pairs: Rows, n_pairs: int, n_features: int, dtype: np.dtype,
+          rounding: float) -> tuple[Literal["y", "both", "all"], int] | None:
+    p = pairs.y.shape[1]
+    scales, directions = _directions(pairs.y)
+    kept = numerical_rank(scales, np.finfo(np.float64).eps * max(pairs.y.shape), rounding)
+    following = scales[kept] if kept < scales.size else 0.0
+    if kept < min(n_pairs, p) and scales[kept - 1] > CLEAN_GAP * following:
+        return "y", kept
+    if n_pairs >= n_features:
+        sigma = np.linalg.svd(pairs.x, compute_uv=False)
+        if sigma[-1] * 1e-3 > rounding * np.linalg.norm(sigma):
+            return "all", p
+        return None
+    core = pairs.x @ pairs.y.T
+    ends = np.linalg.eigvalsh((core + core.T) / 2.0)[[0, -1]]
+    definite = np.abs(ends).min() <= np.finfo(np.float64).eps * core.shape[0] * np.abs(ends).max()
+    if ends[0] * ends[1] > 0 or definite:
+        return "y", kept
+    added = beside(pairs.x, directions[:, :kept], dtype).shape[1]
+    if added and is_recursion(added, n_pairs, n_features):
+        return "both", kept
+    return None
+
+
+def _directions(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _, scales, vt = np.linalg.svd(y, full_matrices=False)
+    return scales, vt.T

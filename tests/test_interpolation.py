@@ -1,0 +1,103 @@
+"""Pairs without noise: which basis they call for, and what bears a result out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lrh_dask.interpolation import beside, interpolation, n_borne_out, spanning_directions
+from lrh_dask.solve import Rows, rounding_of, symmetric_fit
+
+FLOAT64 = np.dtype("float64")
+
+
+def rows_of(x, y):
+    return Rows(np.ones(len(x)), x.astype(float), y.astype(float))
+
+
+def wanted(x, y, *, center=None, dtype=FLOAT64):
+    return interpolation(rows_of(x, y), *x.shape, center=center, dtype=dtype,
+                         rounding=rounding_of(dtype, *x.shape))
+
+
+def krylov(hessian, n_pairs, block=4, seed=0):
+    """Each x is the orthonormalised last y."""
+    x = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(hessian), block)))[0]
+    xs, ys = [], []
+    for _ in range(n_pairs // block):
+        xs.append(x)
+        ys.append(hessian @ x)
+        x = np.linalg.qr(ys[-1])[0]
+    return np.concatenate(xs, axis=1).T, np.concatenate(ys, axis=1).T
+
+
+def slow(n_features):
+    values = 1.0 / np.arange(1, n_features + 1)
+    return np.where(np.arange(n_features) % 3 == 2, -values, values)
+
+
+@pytest.mark.parametrize("noise", [1e-8, 1e-3])
+def test_noisy_pairs_are_not_interpolated(make_pairs, noise):
+    pairs = make_pairs(0, 40, 60, [3.0, -2.0, 1.0], noise=noise)
+    assert wanted(pairs.x, pairs.y) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_exact_rank_is_seen_by_its_gap(make_pairs, dtype):
+    pairs = make_pairs(0, 40, 60, [3.0, -2.0, 1.0], dtype=dtype)
+    found = wanted(pairs.x, pairs.y, dtype=np.dtype(dtype))
+    assert (found.span, found.n_basis, found.center) == ("y", 3, False)
+
+
+def test_an_offset_is_seen_by_what_it_breaks(make_pairs):
+    pairs = make_pairs(0, 40, 60, [3.0, -2.0, 1.0], offset=1.0)
+    assert wanted(pairs.x, pairs.y).center
+    assert wanted(pairs.x, pairs.y, center=False) is None
+
+
+def test_as_many_pairs_as_features_determine_everything(make_pairs):
+    pairs = make_pairs(0, 70, 60, slow(60))
+    assert wanted(pairs.x, pairs.y).span == "all"
+
+
+def test_a_definite_hessian_takes_every_direction_of_y(make_pairs):
+    """Y(XᵀY)⁺Yᵀ is stable then: better than any smaller basis."""
+    pairs = make_pairs(0, 30, 60, np.abs(slow(60)))
+    found = wanted(pairs.x, pairs.y)
+    assert (found.span, found.n_basis) == ("y", 30)
+
+
+def test_an_indefinite_slow_spectrum_is_left_to_held_out_pairs(make_pairs):
+    pairs = make_pairs(0, 30, 60, slow(60))
+    assert wanted(pairs.x, pairs.y) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_krylov_pairs_take_what_x_and_y_span_together(rotation, seed):
+    u = rotation(seed, 200)
+    hessian = (u * slow(200)) @ u.T
+    x, y = krylov(hessian, 40, seed=seed)
+    found = wanted(x, y)
+    assert found.span == "both"
+    rows = rows_of(x, y)
+    q = spanning_directions(rows, "both", found.n_basis, FLOAT64, 0.0)
+    np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), atol=1e-12)
+    assert 40 < q.shape[1] <= 44
+    projected = rows.project(q)
+    values, vectors = np.linalg.eigh(symmetric_fit(projected.x, projected.y).solve())
+    order = np.argsort(-np.abs(values))
+    values, vectors = values[order], vectors[:, order]
+    n = n_borne_out(projected, values, vectors, 0.0)
+    truth = slow(200)[np.argsort(-np.abs(slow(200)))]
+    assert n >= 10
+    np.testing.assert_allclose(values[:n], truth[:n], rtol=0.02)
+    assert np.abs(values[-1] / truth[len(values) - 1] - 1) > 0.02  # and those beyond are not
+
+
+def test_what_x_adds_is_orthonormal_and_orthogonal(make_pairs, rotation):
+    directions = rotation(1, 20)[:, :6]
+    x = make_pairs(0, 4, 20, [1.0]).x
+    added = beside(x, directions, FLOAT64)
+    joint = np.concatenate([directions, added], axis=1)
+    np.testing.assert_allclose(joint.T @ joint, np.eye(10), atol=1e-12)
+    assert beside(x @ directions @ directions.T, directions, FLOAT64).shape == (20, 0)
