@@ -8,11 +8,20 @@ from enum import Enum
 import numpy as np
 
 from lrh_dask.selection import Choice
-from lrh_dask.solve import Rows, fit_from_moments
+from lrh_dask.solve import (
+    Rows,
+    SymmetricFit,
+    fit_from_moments,
+    own_of_moments,
+    symmetric_fit,
+)
 
-__all__ = ["Certificates", "Verdict", "curvature_sentence", "decide_verdict",
-           "half_widths", "jackknife_errors"]
+__all__ = ["ROUNDING", "Certificates", "Verdict", "basis_bias", "curvature_sentence",
+           "decide_verdict", "half_widths", "jackknife_errors", "outlying_buckets", "ridge_bias"]
 
+ROUNDING = 1e-6
+"""Residuals that differ by less are alike."""
+CONVERGED, FEWEST_JUDGED = 0.02, 20
 PAIRS_PER_COLUMN = 3
 """Below this many pairs per basis column a jackknife over buckets is not honest."""
 
@@ -55,6 +64,11 @@ class Certificates:
             found on (0: nothing was cut).
         condition: ratio of largest to smallest singular value of the projected x.
         ridge: λ relative to tr(XᵀX)/k.
+        n_explored: directions along which x was seen: of R^D, or (a fitted basis) of its columns.
+        n_effective: pairs of equal weight and length that would say as much.
+        n_duplicates: rows that repeat another, x and y alike (an estimate beyond 32,768 rows).
+        n_zero_x, n_zero_y: rows that are all zero.
+        outlier_buckets: buckets whose residual exceeds median + 5 MAD.
         n_basis: columns k that were fitted; ``n_buckets``: buckets behind the errors.
         standard_error_note: why standard errors are missing, or what they are conditional on.
         verdict: the outcome.
@@ -72,6 +86,12 @@ class Certificates:
     centered: bool
     standard_error_note: str
     verdict: Verdict
+    n_explored: int = 0
+    n_effective: float = float("nan")
+    n_duplicates: int = 0
+    n_zero_x: int = 0
+    n_zero_y: int = 0
+    outlier_buckets: tuple[int, ...] = ()
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
@@ -120,7 +140,8 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
-                   basis_is_full: bool, rank_was_asked: bool, borne_out: bool = False,
+                   basis_is_full: bool, rank_was_asked: bool, n_pairs: int,
+                   consistent: bool = False, undetermined: bool = False, borne_out: bool = False,
                    floor: float = 1e-6) -> Verdict:
     """The outcome of a fit, from its residuals.
 
@@ -131,6 +152,9 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         residual: ‖Y - HX - b‖ / ‖Y - b‖ over all pairs.
         floor: residuals below this are rounding.
         n_explored: directions of the basis along which x differs from zero.
+        n_pairs: noise cannot be told from curvature by fewer than FEWEST_JUDGED of them.
+        consistent: the pairs are those of one H to rounding, so too few at worst.
+        undetermined: y has as many directions as x explores, and x does not explore all of R^D.
         borne_out: exact pairs show every eigenpair, see :mod:`lrh_dask.interpolation`.
         basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """
@@ -144,16 +168,60 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
     held_out = choice.held_out_residual / unexplained
     curve = choice.residual_by_rank / unexplained
     if n_eigenvalues == 0 or held_out > 0.999:
-        return Verdict.inconsistent
+        return Verdict.underdetermined if consistent else Verdict.inconsistent
     if not residual / 2.0 - floor <= held_out <= 2.0 * residual + floor:
         return Verdict.underdetermined
-    if n_explored < choice.n_basis:
+    if n_explored < choice.n_basis or undetermined:
         return Verdict.underdetermined
     if rank_was_asked and curve.size and held_out > 1.2 * float(curve.min()) + floor:
         return Verdict.rank_limited
     if basis_is_full and n_eigenvalues >= choice.n_basis and held_out > floor:
         return Verdict.rank_limited
-    return Verdict.noisy if held_out > 0.02 else Verdict.converged
+    if held_out <= CONVERGED:
+        return Verdict.converged
+    return Verdict.noisy if n_pairs >= FEWEST_JUDGED else Verdict.underdetermined
+
+
+def outlying_buckets(residuals: np.ndarray) -> tuple[int, ...]:
+    """The buckets whose residual exceeds median + 5 MAD, and does so beyond rounding."""
+    if not np.isfinite(residuals).any():
+        return ()
+    median = np.nanmedian(residuals)
+    spread = 5.0 * np.nanmedian(np.abs(residuals - median))
+    return tuple(np.flatnonzero(residuals > median + max(float(spread), ROUNDING)).tolist())
+
+
+def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,
+               rounding: float) -> np.ndarray:
+    """How far each eigenvalue moves when the basis is halved: |uᵀ(M - M_half)u| (r,).
+
+    What a cut basis leaves out is gone from M in the same way as what the half leaves out, so
+    this bounds it wherever the spectrum decays.
+
+    Args:
+        rows: pairs in the basis, its columns sorted by dominance; ``m``: their fit (k, k).
+        vectors: (k, r) eigenvectors of m.
+    """
+    half = vectors.shape[0] // 2
+    if half == 0:
+        return np.full(vectors.shape[1], np.nan)
+    fit = symmetric_fit(rows.x[:, :half], rows.y[:, :half], rounding, own=own_of_moments(half))
+    kept = vectors[:half]
+    return np.abs(np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
+                  - np.einsum("ki,kl,li->i", kept, fit.solve(ridge), kept, optimize=True))
+
+
+def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
+               ridge: float) -> np.ndarray:
+    """How far the ridge shrinks each eigenvalue, to first order: 2 |uᵀ(M - M at half of λ)u| (r,).
+
+    Args:
+        m: the fit (k, k) with the ridge; ``vectors``: (k, r) its eigenvectors.
+    """
+    if ridge == 0:
+        return np.zeros(vectors.shape[1])
+    change = m - fit.solve(ridge / 2.0)
+    return 2.0 * np.abs(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
 
 
 def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
@@ -163,7 +231,8 @@ def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
     return errors * float(t.ppf(0.975, n_buckets - 1))  # NaN without a degree of freedom
 
 
-def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int) -> str:
+def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,
+                       certified: bool = True) -> str:
     """What the signs of the eigenvalues prove, and what they cannot.
 
     A sign counts only where zero lies outside of the 95 % interval; where no error is known
@@ -171,6 +240,7 @@ def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: 
 
     Args:
         halves: (r,) half widths of the intervals, NaN where unknown.
+        certified: the fit was checked, so that its signs can prove something.
     """
     known = np.isfinite(halves)
     margin = np.where(known, halves, 0.0)
@@ -179,8 +249,13 @@ def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: 
     unsure = eigenvalues.size - negative - positive
     notes = [f"{unsure:,} within their error of zero"] * bool(unsure)
     notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
+    if not certified:
+        notes.insert(0, "no sign is certified, because the fit could not be checked or failed its "
+                        "check")
     notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
-    if negative and positive:
+    if not certified:
+        said = f"{_count(negative)} of negative and {positive:,} of positive curvature in the fit"
+    elif negative and positive:
         said = f"{_count(negative)} of negative and {positive:,} of positive curvature: a " \
                "saddle where the gradient is zero"
     elif negative:

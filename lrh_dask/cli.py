@@ -69,6 +69,14 @@ def run(
         center: Annotated[str | None, typer.Option(
             "--center", metavar="auto|yes|no", show_default="auto",
             help="Fit an offset b in y = H x + b.")] = None,
+        rtol: Annotated[float | None, typer.Option(
+            "--rtol", metavar="SHARE", show_default=False,
+            help="Instead of a rank: the smallest one whose residual is at most this.")] = None,
+        psd: Annotated[bool, typer.Option(
+            "--psd", help="H is known to have no negative curvature.")] = False,
+        weighting: Annotated[str | None, typer.Option(
+            "--weighting", metavar="stored|step", show_default="stored",
+            help="`step`: noise grows with the length of x.")] = None,
         x: XName = None,
         y: YName = None,
         out: Annotated[str | None, typer.Option(
@@ -96,7 +104,8 @@ def run(
 
     settings = settings_of(store, {
         "rank": _number_or_text(rank), "method": method, "center": _yes_or_no(center), "x": x,
-        "y": y, "out": out, "overwrite": overwrite or None, "device": device},
+        "y": y, "out": out, "overwrite": overwrite or None, "device": device, "rtol": rtol,
+        "psd": psd or None, "weighting": weighting},
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "address": scheduler,
          "kind": None if scheduler is None else "address"})

@@ -75,6 +75,12 @@ class RunSettings(_Strict):
     """`symmetric` is always safe; `seed` and `least_norm` take few exact pairs."""
     center: Literal["auto"] | bool = "auto"
     """Whether y = H x + b has an offset b."""
+    rtol: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Instead of a rank: the smallest whose residual, over all pairs and held out, is within it."""
+    psd: bool = False
+    """H is known to have no negative curvature."""
+    weighting: Literal["stored", "step"] = "stored"
+    """`step` divides weights by the squared length of x, for noise that grows with the step."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where workers compute; `auto` takes a GPU where one is usable."""
     out: str | None = None

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrh_dask.certificates import outlying_buckets
 from lrh_dask.hessian import LowRankHessian
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ROUNDING", "bucket_figure", "curve_of", "held_out_figure",
-           "outlying_buckets", "spectrum_figure"]
+__all__ = ["bucket_figure", "curve_of", "held_out_figure", "spectrum_figure"]
 
 N_POINTS = 500
 """Points in a figure: a file of 300 KiB has no room for more."""
@@ -29,8 +29,6 @@ MANY = 60
 """More points than this are drawn smaller, and more ranks on a logarithmic axis."""
 WIDE = 50.0
 """Ratio of largest to smallest value from which a vertical axis is logarithmic."""
-ROUNDING = 1e-6
-"""Relative residuals closer than this are equal; the floor that the verdict has too."""
 INK, MUTED, GRID, POSITIVE, NEGATIVE = "#010101", "#020202", "#030303", "#040404", "#050505"
 CSS_COLOURS = {INK: "var(--ink, #1c2127)", MUTED: "var(--muted, #5c6670)",
                GRID: "var(--grid, #dfe3e7)", POSITIVE: "var(--positive, #0b62b8)",
@@ -123,7 +121,8 @@ def bucket_figure(hessian: LowRankHessian) -> str:
     residuals = curve_of(hessian, "bucket_residuals")
     if np.count_nonzero(np.isfinite(residuals)) < 2:
         return _paragraph("No buckets to compare: the pairs were not split, or into one only.")
-    far, median = outlying_buckets(residuals), float(np.nanmedian(residuals))
+    far = np.array(outlying_buckets(residuals), dtype=int)
+    median = float(np.nanmedian(residuals))
     near = np.setdiff1d(np.arange(residuals.size), far)
     figure, axes = _axes("bucket", "residual")
     axes.axhline(median, color=MUTED, linewidth=1.0, label=f"median, {median:.3g}")
@@ -137,15 +136,6 @@ def bucket_figure(hessian: LowRankHessian) -> str:
     _residual_scale(axes, residuals, residuals)
     return _svg(figure, "buckets", f"Residual of {residuals.size} buckets, median {median:.3g}, "
                 f"{far.size} of them beyond median + 5 MAD")
-
-
-def outlying_buckets(residuals: np.ndarray) -> np.ndarray:
-    """Find the buckets whose residual exceeds median + 5 MAD, and does so beyond rounding."""
-    if not np.isfinite(residuals).any():
-        return np.array([], dtype=int)
-    median = np.nanmedian(residuals)
-    spread = 5.0 * np.nanmedian(np.abs(residuals - median))
-    return np.flatnonzero(residuals > median + max(float(spread), ROUNDING))
 
 
 def curve_of(hessian: LowRankHessian, name: str) -> np.ndarray:

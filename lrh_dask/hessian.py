@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrh_dask.certificates import Certificates, curvature_sentence, half_widths
+from lrh_dask.certificates import Certificates, Verdict, curvature_sentence, half_widths
 from lrh_dask.errors import SettingsError, explain
 
 if TYPE_CHECKING:
@@ -74,9 +74,20 @@ class LowRankHessian:
         return half_widths(self.standard_errors, self.certificates.n_buckets)
 
     @property
+    def bias(self) -> np.ndarray:
+        """What may be missing from or added to each eigenvalue (r,), NaN where not known.
+
+        How far it moves when the basis is halved (what the basis leaves out; nothing where it is
+        all of R^D), and how far the ridge shrinks it. Standard errors hold neither.
+        """
+        return np.asarray(self.curves.get("bias", np.full(self.rank, np.nan)), dtype=float)
+
+    @property
     def curvature(self) -> str:
         """What the signs prove, in a sentence; "minimum" is never certified."""
-        return curvature_sentence(self.eigenvalues, self.half_widths, self.n_features)
+        checked = self.certificates.verdict not in {Verdict.underdetermined, Verdict.inconsistent}
+        return curvature_sentence(self.eigenvalues, self.half_widths + np.nan_to_num(self.bias),
+                                  self.n_features, certified=checked)
 
     def __repr__(self) -> str:
         top = ", ".join(f"{v:.4g}" for v in self.eigenvalues[:3])

@@ -5,7 +5,7 @@ a ridge to fight, and few, strongly related pairs (Krylov: each x made of the la
 be judged by leaving some of them out. What is left is the basis, and the pairs show which is
 right:
 
-``y``    Y has fewer directions than there are pairs, cut off clean: H has that rank; all of them.
+``y``    Y has fewer directions than x explores, cut off clean: H has that rank; all of them.
          Likewise where XᵀY is definite: Y(XᵀY)⁺Yᵀ (Nyström) is then stable with every direction;
 ``all``  the pairs explore all of R^D: H is determined;
 ``both`` x adds few directions to those of Y: each pair was made of others (Krylov, descent),
@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from lrh_dask.solve import Rows, center_rows, leading_directions, numerical_rank
+from lrh_dask.solve import Rows, center_rows, leading_directions, numerical_rank, rank_of
 
 __all__ = ["Interpolation", "asymmetry", "beside", "interpolation", "is_recursion",
            "n_borne_out", "spanning_directions"]
@@ -44,12 +44,14 @@ class Interpolation:
         center: whether they are consistent once their means are taken off.
         span: what the basis spans; ``n_basis``: its columns (of Y).
         dtype: what the pairs were stored in.
+        is_rank: Y has fewer directions than x explores, so n_basis is the rank of H.
     """
 
     center: bool
     span: Literal["y", "both", "all"]
     n_basis: int
     dtype: np.dtype
+    is_rank: bool = False
 
 
 def asymmetry(rows: Rows) -> float:
@@ -75,8 +77,7 @@ def interpolation(rows: Rows, n_pairs: int, n_features: int, *, center: bool | N
         free = n_pairs - centered
         pairs = center_rows(rows, rows.means()) if centered else rows
         if free >= 2 and np.any(pairs.y) and asymmetry(pairs) <= limit:
-            found = _span(pairs, free, n_features, dtype, rounding)
-            return None if found is None else Interpolation(centered, *found, dtype)
+            return _spanned(pairs, free, n_features, centered, dtype, rounding)
     return None
 
 
@@ -119,27 +120,27 @@ def n_borne_out(pairs: Rows, values: np.ndarray, vectors: np.ndarray, rounding: 
     return int(np.argmin(np.append(good, False)))
 
 
-def _span(pairs: Rows, n_pairs: int, n_features: int, dtype: np.dtype,
-          rounding: float) -> tuple[Literal["y", "both", "all"], int] | None:
+def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np.dtype,
+             rounding: float) -> Interpolation | None:
     p = pairs.y.shape[1]
     scales, directions = _directions(pairs.y)
     kept = numerical_rank(scales, np.finfo(np.float64).eps * max(pairs.y.shape), rounding)
     following = scales[kept] if kept < scales.size else 0.0
-    if kept < min(n_pairs, p) and scales[kept - 1] > CLEAN_GAP * following:
-        return "y", kept
+    if kept < rank_of(pairs.x, rounding) and scales[kept - 1] > CLEAN_GAP * following:
+        return Interpolation(center, "y", kept, dtype, is_rank=True)
     if n_pairs >= n_features:
         sigma = np.linalg.svd(pairs.x, compute_uv=False)
         if sigma[-1] * 1e-3 > rounding * np.linalg.norm(sigma):
-            return "all", p
+            return Interpolation(center, "all", p, dtype)
         return None
     core = pairs.x @ pairs.y.T
     ends = np.linalg.eigvalsh((core + core.T) / 2.0)[[0, -1]]
     definite = np.abs(ends).min() <= np.finfo(np.float64).eps * core.shape[0] * np.abs(ends).max()
     if ends[0] * ends[1] > 0 or definite:
-        return "y", kept
+        return Interpolation(center, "y", kept, dtype)
     added = beside(pairs.x, directions[:, :kept], dtype).shape[1]
     if added and is_recursion(added, n_pairs, n_features):
-        return "both", kept
+        return Interpolation(center, "both", kept, dtype)
     return None
 
 

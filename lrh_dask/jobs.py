@@ -96,7 +96,8 @@ def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessi
     try:
         with screen.stages(pairs.n_pairs) as stages:
             hessian = fit(pairs, rank=settings.rank, method=settings.method,
-                          center=settings.center, device=settings.device,
+                          center=settings.center, rtol=settings.rtol, psd=settings.psd,
+                          weighting=settings.weighting, device=settings.device,
                           on_event=stages.event)
     except KeyboardInterrupt:
         raise Stopped from None

@@ -11,7 +11,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -32,10 +32,14 @@ from lrh_dask.tasks import Solved, Spec
 __all__ = ["Method", "fit", "price"]
 
 Method = Literal["symmetric", "seed", "least_norm"]
+MOST_DUPLICATES = 0.01
+"""Share of repeated rows above which held-out pairs are no judges."""
 
 
 def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = "symmetric",
-        center: bool | Literal["auto"] = "auto", device: Literal["auto", "cpu", "gpu"] = "auto",
+        center: bool | Literal["auto"] = "auto", rtol: float | None = None, psd: bool = False,
+        weighting: Literal["stored", "step"] = "stored",
+        device: Literal["auto", "cpu", "gpu"] = "auto",
         on_event: Callable[[progress.Event], None] | None = None) -> LowRankHessian:
     """The low-rank Hessian of stored pairs, with certificates.
 
@@ -47,6 +51,11 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
         rank: eigenvalues wanted, or ``auto``: as many as held-out pairs support.
         method: ``symmetric`` (always safe), ``seed`` or ``least_norm`` (few exact pairs).
         center: whether y = H x + b has an offset b; ``auto`` lets held-out pairs decide.
+        rtol: instead of a rank: the smallest one whose residual ‖Y - HX - b‖ / ‖Y‖, over all pairs
+            and held out, is at most this; a notice says where none is.
+        psd: H is known to have no negative curvature.
+        weighting: ``step`` divides weights by ‖x‖², for noise that grows with the step; residuals
+            are then in that weighting. ``stored`` takes the weights of the store, or none.
         device: where blocks are reduced; ``auto`` takes a GPU where one is usable.
         on_event: called with each :class:`lrh_dask.progress.Event`.
     Returns:
@@ -59,11 +68,13 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     """
     started = time.time()
     wanted_rank, wanted_center = check_settings(rank, method, center, device)
+    check_asked(rank, method, rtol, psd, weighting)
     client = _current_client()
     plan, split = price(pairs, rank=wanted_rank, method=method, client=client)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     spec = Spec(run_id, method, wanted_rank, wanted_center, plan.route, plan.max_basis, device,
-                str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None)
+                str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None, rtol=rtol,
+                psd=bool(psd), weighting=weighting)
     graph, root = run_graph(pairs, split, spec, client)
     with progress.watch(client, run_id, on_event):
         try:
@@ -73,7 +84,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
         except Exception as error:
             raise _explained(error) from error
     return _assemble(pairs, plan, spec, solved, started, {
-        "rank": rank, "method": method, "center": center, "device": device})
+        "rank": rank, "method": method, "center": center, "rtol": rtol, "psd": psd,
+        "weighting": weighting, "device": device})
 
 
 def check_settings(rank: object, method: object, center: object,
@@ -104,6 +116,37 @@ def check_settings(rank: object, method: object, center: object,
         raise SettingsError(explain("center", expected="'auto', True or False", got=repr(center),
                                     consequence="Nothing was started", fix="Use 'auto'"))
     return (None if rank == "auto" else int(rank), None if center == "auto" else bool(center))
+
+
+def check_asked(rank: object, method: object, rtol: object, psd: object,
+                weighting: object) -> None:
+    """Raise where a setting is none of those allowed, or two cannot go together.
+
+    Raises:
+        SettingsError: naming it.
+    """
+    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, (int, float))
+                             or not 0 < rtol < 1):
+        raise SettingsError(explain("rtol", expected="a number between 0 and 1", got=repr(rtol),
+                                    consequence="Nothing was started",
+                                    fix="Give the residual to reach, such as 0.05"))
+    if rtol is not None and rank != "auto":
+        raise SettingsError(explain(
+            "rtol", expected="either a rank or a residual to reach", got=f"both, rank {rank!r}",
+            consequence="Nothing was started", fix="Leave out one of them"))
+    if not isinstance(psd, (bool, np.bool_)):
+        raise SettingsError(explain("psd", expected="True or False", got=repr(psd),
+                                    consequence="Nothing was started", fix="Leave it out"))
+    if weighting not in ("stored", "step"):
+        raise SettingsError(explain("weighting", expected="stored or step", got=repr(weighting),
+                                    consequence="Nothing was started",
+                                    fix="`step` is for noise that grows with ‖x‖"))
+    if method != "symmetric" and (rtol is not None or psd or weighting != "stored"):
+        raise SettingsError(explain(
+            f"method {method!r}", expected="no rtol, psd or weighting with it",
+            got=", ".join(name for name, on in (("rtol", rtol is not None), ("psd", psd), (
+                "weighting", weighting != "stored")) if on),
+            consequence="Nothing was started", fix="Use method 'symmetric'"))
 
 
 def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
@@ -203,14 +246,24 @@ def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: flo
                "fit": max(times["fit"] - times["basis"], 0.0)
                if plan.route is not Route.all_features else max(times["fit"] - started, 0.0),
                "solve": max(times["solve"] - times["fit"], 0.0)}
-    notices = pairs.notices() + [plan.notice] * bool(plan.notice)
+    notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(outcome.notices)
     last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
     notices += [f"{count} of {pairs.n_pairs} rows of {label} are all zero (counted)"
                 for label, count in (("x", last.zero_x_rows), ("y", last.zero_y_rows)) if count]
+    repeated = last.hashes.n_duplicates(pairs.n_pairs)
+    certificates = replace(outcome.certificates, n_duplicates=repeated,
+                           n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows)
+    errors = outcome.standard_errors
+    if repeated > MOST_DUPLICATES * pairs.n_pairs:
+        said = (f"{repeated:,} of {pairs.n_pairs:,} rows repeat others: pairs held out are not "
+                "new then")
+        notices.append(f"{said}, so held-out residual and verdict are too good. Remove them")
+        certificates = replace(certificates, standard_error_note=f"{said}, no error is honest")
+        errors = np.full_like(errors, np.nan)
     return LowRankHessian(
-        eigenvalues=s, standard_errors=outcome.standard_errors, eigenvectors=u,
-        n_pairs=solved.n_pairs, certificates=outcome.certificates, offset=offset,
-        curves={"residual_by_rank": outcome.residual_by_rank,
+        eigenvalues=s, standard_errors=errors, eigenvectors=u,
+        n_pairs=solved.n_pairs, certificates=certificates, offset=offset,
+        curves={"bias": outcome.bias, "residual_by_rank": outcome.residual_by_rank,
                 "residual_by_rank_error": outcome.residual_by_rank_error,
                 "bucket_residuals": outcome.bucket_residuals},
         provenance={

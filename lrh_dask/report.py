@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from lrh_dask.certificates import ROUNDING, outlying_buckets
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.figures import (
-    ROUNDING,
     bucket_figure,
     curve_of,
     held_out_figure,
-    outlying_buckets,
     spectrum_figure,
 )
 from lrh_dask.hessian import LowRankHessian
@@ -70,7 +69,7 @@ def grades(hessian: LowRankHessian) -> dict[str, str]:
         "asymmetry": _grade(c.asymmetry, 0.02, 0.3),
         "condition": _grade(c.condition, 1e4, 1e8),
         "ridge": _grade(c.ridge, 1e-3, 0.1),
-        "buckets": _grade(outlying_buckets(buckets).size if buckets.size > 1 else np.nan, 0, 1),
+        "buckets": _grade(len(outlying_buckets(buckets)) if buckets.size > 1 else np.nan, 0, 1),
     }
 
 
@@ -94,17 +93,17 @@ def _render(hessian: LowRankHessian) -> str:
     return pages.get_template("report.html").render(
         hessian=hessian, c=hessian.certificates, grades=grades(hessian), known=known,
         settings=_flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
-        outliers=outlying_buckets(buckets).tolist(), n_buckets=buckets.size,
+        outliers=list(outlying_buckets(buckets)), n_buckets=buckets.size,
         spectrum=Markup(spectrum_figure(hessian)), held_out=Markup(held_out_figure(hessian)),
         buckets=Markup(bucket_figure(hessian)))
 
 
 def _rows(hessian: LowRankHessian) -> list[tuple[float, ...]]:
-    """Value, standard error, interval and relative error of the first eigenvalues."""
+    """Value, standard error, interval, relative error and bias of the first eigenvalues."""
     s, error, half = hessian.eigenvalues, hessian.standard_errors, hessian.half_widths
     relative = np.divide(error, np.abs(s), out=np.full(s.size, np.nan), where=s != 0)
     return list(zip(*(column[:N_ROWS].tolist() for column in (
-        s, error, s - half, s + half, relative)), strict=True))
+        s, error, s - half, s + half, relative, hessian.bias)), strict=True))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

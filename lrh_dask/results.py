@@ -29,7 +29,7 @@ __all__ = ["FORMAT_VERSION", "is_result", "load_result", "save_result", "summary
 FORMAT_VERSION = 1
 DIMENSIONS = {
     "eigenvalues": ("rank",), "standard_errors": ("rank",), "eigenvectors": ("feature", "rank"),
-    "offset": ("feature",), "residual_by_rank": ("rank_tried",),
+    "offset": ("feature",), "bias": ("rank",), "residual_by_rank": ("rank_tried",),
     "residual_by_rank_error": ("rank_tried",), "bucket_residuals": ("bucket",),
 }
 
@@ -86,6 +86,7 @@ def load_result(path: str | Path) -> LowRankHessian:
             if value is None:
                 stored[name] = math.nan
         stored["verdict"] = Verdict[stored["verdict"]]
+        stored["outlier_buckets"] = tuple(stored.get("outlier_buckets", ()))
         return LowRankHessian(
             eigenvalues=arrays.pop("eigenvalues"), standard_errors=arrays.pop("standard_errors"),
             eigenvectors=arrays.pop("eigenvectors"), offset=arrays.pop("offset", None),
@@ -103,7 +104,7 @@ def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
     certificates, provenance = hessian.certificates, hessian.provenance
     document = {
         "eigenvalues": hessian.eigenvalues.tolist(),
-        "standard_errors": hessian.standard_errors.tolist(),
+        "standard_errors": hessian.standard_errors.tolist(), "bias": hessian.bias.tolist(),
         "rank": hessian.rank, "method": provenance["settings"]["method"],
         "n_pairs": hessian.n_pairs, "n_features": hessian.n_features,
         "residual": certificates.residual, "held_out_residual": certificates.held_out_residual,
@@ -112,7 +113,13 @@ def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
         "bytes": dict(provenance["bytes"]),
         "peak_worker_bytes": provenance["peak_worker_bytes"], "result": str(result),
         "centered": certificates.centered, "n_basis": certificates.n_basis,
-        "ridge": certificates.ridge, "notices": list(provenance["notices"]),
+        "ridge": certificates.ridge, "tail": certificates.tail,
+        "condition": certificates.condition, "n_explored": certificates.n_explored,
+        "n_effective": certificates.n_effective, "n_duplicates": certificates.n_duplicates,
+        "n_zero_x": certificates.n_zero_x, "n_zero_y": certificates.n_zero_y,
+        "bucket_residuals": hessian.curves.get("bucket_residuals", np.zeros(0)).tolist(),
+        "outlier_buckets": list(certificates.outlier_buckets),
+        "notices": list(provenance["notices"]),
         "explanation": certificates.verdict.value, "curvature": hessian.curvature}
     return _plain(document)
 

@@ -77,6 +77,9 @@ class Screen:
         if np.isnan(hessian.standard_errors).any():
             self.output.print(f"[dim]No standard errors: {escape(c.standard_error_note)}.[/dim]")
         facts = Table.grid(padding=(0, 2))
+        shown = hessian.eigenvalues[:SHOWN]
+        bias = float(np.max(hessian.bias[:SHOWN] / np.abs(shown))) if np.all(shown) and len(
+            shown) else np.nan
         seconds = p["seconds"]
         for name, text in (
                 ("pairs n", f"{hessian.n_pairs:,}"), ("features D", f"{hessian.n_features:,}"),
@@ -86,6 +89,11 @@ class Screen:
                 ("asymmetry of XᵀY", figure(c.asymmetry)),
                 ("captured energy", figure(c.captured_energy)),
                 ("offset b", "fitted" if c.centered else "none"),
+                ("x explores", f"{c.n_explored:,} of {hessian.n_features:,} directions"
+                 + f", as far as the {c.n_basis:,} columns of the basis show"
+                 * (c.n_explored <= c.n_basis < hessian.n_features)),
+                ("bias", f"at most {figure(100 * bias)} % of the shown eigenvalues (basis halved, "
+                 "ridge)" if np.isfinite(bias) else "-"),
                 ("seconds", ", ".join(f"{k} {seconds[k]:.1f}"
                                       for k in ("total", "basis", "fit", "solve"))
                  + f" (workers reading {seconds['read']:.1f})"),

@@ -1,33 +1,21 @@
 """Choosing by held-out pairs: basis size k, ridge λ, rank r, and whether there is an offset.
 
-A candidate (center, k, λ) is fitted on some buckets of pairs and judged on others that it has
-not seen. For H = Σ λ_i u_i u_iᵀ with orthonormal u_i, direction i lowers the squared residual
-of a set of pairs by
-
-    gain_i = Σ 2 λ_i (u_iᵀx)(u_iᵀy) - λ_i² (u_iᵀx)²,     ‖Y - H X‖² = ‖Y‖² - Σ gain_i
-
-so one eigendecomposition judges every rank.
+Candidates are judged in :mod:`lrh_dask.held_out`; here is which are tried, and who wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lrh_dask.evidence import likely_ridge
-from lrh_dask.interpolation import Interpolation, spanning_directions
-from lrh_dask.solve import (
-    Rows,
-    SymmetricFit,
-    center_rows,
-    fit_from_moments,
-    leading_directions,
-)
+from lrh_dask.held_out import Candidate, Fold, View, score, view_of
+from lrh_dask.interpolation import Interpolation
+from lrh_dask.solve import fit_from_moments
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Choice", "Fold", "choose"]
+__all__ = ["Choice", "choose"]
 
 COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
@@ -36,6 +24,8 @@ LARGE, LARGE_FOLDS = 384, 2
 """Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all."""
 RIDGE_TOLERANCE, MOST_GROWTH = 0.005, 1.05
 """A smaller ridge may cost so much of the held-out residual², and let M grow so much."""
+NULL_ERRORS = 2.5
+"""Without any Hessian in the pairs, some rank gains by one standard error too often."""
 PAIRS_TO_CENTER = 8
 """With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
 
@@ -61,49 +51,9 @@ class Choice:
     residual_by_rank_error: np.ndarray
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Buckets to fit on and buckets to judge on."""
-
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Verdicts:
-    """Squared residual by bucket and rank (n_buckets, k+1) of one candidate."""
-
-    center: bool
-    n_basis: int
-    ridge: float
-    squares: np.ndarray
-
-    def best_rank(self, rank: int | None) -> int:
-        totals = self.squares.sum(axis=0)
-        return int(np.argmin(totals)) if rank is None else min(rank, totals.size - 1)
-
-    def loss(self) -> float:
-        """At the best rank, whatever rank is asked: a truncated fit is judged before it is cut."""
-        return float(self.squares.sum(axis=0).min())
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """One fold in coordinates that its training pairs alone have chosen."""
-
-    center: bool
-    s_xx: np.ndarray  # XᵀX and XᵀY (k, k) of the training rows
-    s_xy: np.ndarray
-    y_squares: np.ndarray  # (k,) squares of each column of Y
-    n_train: int
-    rounding: float
-    tests: list[Rows]
-    energies: np.ndarray  # (n_tests,) squares of the (centred) test gradients, all features
-
-
 def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
            center: bool | None, n_blind: int | None = None, rounding: float = 0.0,
-           exact: Interpolation | None = None) -> Choice:
+           exact: Interpolation | None = None, psd: bool = False) -> Choice:
     """Pick basis size, ridge, rank and centring by held-out pairs.
 
     Args:
@@ -115,6 +65,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
             the pairs that are judged on (a fitted basis); None: each fold finds its own directions.
         rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
         exact: how consistent pairs are interpolated: then only the rank is chosen.
+        psd: negative eigenvalues of a candidate count as zero.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
     if n_blind is None and min(_widest(buckets), _n_train(buckets, folds)) > LARGE:
@@ -133,26 +84,26 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
     n_train = _n_train(buckets, folds)
     n_pairs = sum(t.n_pairs for t in buckets.values())
 
-    def views_of(centered: bool, widest: int) -> list[_View]:
-        return [_view(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
-                      exact=exact) for fold in folds]
+    def views_of(centered: bool, widest: int) -> list[View]:
+        return [view_of(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
+                      exact=exact, psd=psd) for fold in folds]
 
     # An offset shows at any basis size: it is decided on small ones.
     small = [k for k in sizes if k <= max(64, sizes[0])]
     ridges = COARSE_RIDGES if exact is None else (0.0,)
-    scored = [v for c in centers for v in _score(views_of(c, small[-1]), small, ridges)]
+    scored = [v for c in centers for v in score(views_of(c, small[-1]), small, ridges)]
     if exact is None:
         best_center = _decide_center(scored, energy, n_pairs)
         scored = [v for v in scored if v.center == best_center]
         views = views_of(best_center, sizes[-1])
-        scored += _score(views, [k for k in sizes if k not in small], ridges)
-        best = min(scored, key=_Verdicts.loss)
+        scored += score(views, [k for k in sizes if k not in small], ridges)
+        best = min(scored, key=Candidate.loss)
         likely = (_likely_ridge(views, best.n_basis) if best.n_basis <= SHARES[2] * n_train
                   else np.inf)  # what H does beside so few pairs is no noise
-        scored += _score(views, [best.n_basis], _finer(best.ridge))
-        best = min(scored, key=_Verdicts.loss)
+        scored += score(views, [best.n_basis], _finer(best.ridge))
+        best = min(scored, key=Candidate.loss)
         if likely < best.ridge:  # a ridge shrinks eigenvalues: both must ask for it
-            best = _score(views, [best.n_basis], (likely,))[0]
+            best = score(views, [best.n_basis], (likely,))[0]
         best = _least_ridge(best, scored, views, energy)
     else:
         best = scored[0]
@@ -203,69 +154,6 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
     return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
 
 
-def _view(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, rounding: float, *,
-          nested: bool, exact: Interpolation | None) -> _View:
-    rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
-    train = Rows.stack([rows[b] for b in fold.train])
-    total = sum(float(r.one @ r.one) for r in (rows[b] for b in fold.train))
-    mean_y = sum(buckets[b].sum_y for b in fold.train) / total
-    energies = np.array([_centred_energy(buckets[b], mean_y, rows[b]) if center
-                         else buckets[b].energy for b in fold.test])
-    if center:
-        means = train.means()
-        train = center_rows(train, means)
-        rows = {b: center_rows(rows[b], means) for b in fold.test}
-    if exact is not None:
-        directions = spanning_directions(train, exact.span, k, exact.dtype, rounding)
-    elif nested:
-        directions = np.eye(train.y.shape[1], k)
-    else:
-        directions = leading_directions(train.y, k, rounding)
-    train = train.project(directions)
-    n_train = sum(buckets[b].n_pairs for b in fold.train)
-    return _View(center, train.x.T @ train.x, train.x.T @ train.y,
-                 np.sum(train.y**2, axis=0), n_train, rounding,
-                 [rows[b].project(directions) for b in fold.test], energies)
-
-
-def _centred_energy(triangle: Triangle, mean_y: np.ndarray, rows: Rows) -> float:
-    """Σ w ‖y - mean‖² over all D features."""
-    weight = float(rows.one @ rows.one)
-    return float(triangle.energy - 2.0 * (mean_y @ triangle.sum_y) + weight * (mean_y @ mean_y))
-
-
-def _score(views: list[_View], sizes: list[int], ridges: tuple[float, ...]) -> list[_Verdicts]:
-    """Judge every (k, λ) on every fold: squared residuals by bucket and rank.
-
-    Sizes beyond what the pairs span are cut to it.
-    """
-    widest = min(view.s_xx.shape[0] for view in views)
-    sizes = sorted({min(k, widest) for k in sizes})
-    return [_Verdicts(views[0].center, k, ridge, squares)
-            for k in sizes for ridge, squares in _score_size(views, k, ridges)]
-
-
-def _score_size(views: list[_View], k: int,
-                ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
-    fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding) for view in views]
-    for ridge in ridges:
-        yield ridge, np.concatenate([_squares_by_rank(view, fit, ridge, k)
-                                     for view, fit in zip(views, fits, strict=True)])
-
-
-def _squares_by_rank(view: _View, fit: SymmetricFit, ridge: float, k: int) -> np.ndarray:
-    values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
-    order = np.argsort(-np.abs(values), kind="stable")
-    values, directions = values[order], fit.axes @ vectors[:, order]
-    out = np.empty((len(view.tests), k + 1))
-    for i, test in enumerate(view.tests):
-        zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions
-        gain = 2.0 * values * np.einsum("qi,qi->i", zx, zy) - values**2 * np.einsum(
-            "qi,qi->i", zx, zx)
-        out[i] = view.energies[i] - np.concatenate([[0.0], np.cumsum(gain)])
-    return out
-
-
 def _finer(ridge: float) -> tuple[float, ...]:
     """Ridges around the best of the coarse grid."""
     if ridge == 0.0:
@@ -273,14 +161,14 @@ def _finer(ridge: float) -> tuple[float, ...]:
     return tuple(ridge * 10.0**e for e in (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5))
 
 
-def _decide_center(scored: list[_Verdicts], energy: float, n_pairs: int) -> bool:
+def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool:
     """Whether to fit an offset.
 
     One ignored costs much, a needless one little where points are spread about their mean, and
     what the mean would have said where they are not: centre where held-out pairs gain by it,
     and with few pairs only where the gain is clear.
     """
-    best = {c: min((v for v in scored if v.center == c), key=_Verdicts.loss)
+    best = {c: min((v for v in scored if v.center == c), key=Candidate.loss)
             for c in {v.center for v in scored}}
     if len(best) == 1:
         return next(iter(best))
@@ -293,8 +181,8 @@ def _decide_center(scored: list[_Verdicts], energy: float, n_pairs: int) -> bool
     return bool(gain.sum() > noise)
 
 
-def _least_ridge(best: _Verdicts, scored: list[_Verdicts], views: list[_View],
-                 energy: float) -> _Verdicts:
+def _least_ridge(best: Candidate, scored: list[Candidate], views: list[View],
+                 energy: float) -> Candidate:
     """The smallest ridge that is as good: held-out pairs hardly mind, and M hardly grows by it.
 
     Where x is ill-conditioned a smaller ridge lets M blow up along what x hardly touches, and
@@ -312,7 +200,7 @@ def _least_ridge(best: _Verdicts, scored: list[_Verdicts], views: list[_View],
     return best
 
 
-def _likely_ridge(views: list[_View], k: int) -> float:
+def _likely_ridge(views: list[View], k: int) -> float:
     """The ridge of largest likelihood, in the middle of those of the folds."""
     found = [likely_ridge(view.s_xx[:k, :k], view.s_xy[:k, :k], float(view.y_squares[:k].sum()),
                           view.n_train) for view in views]
@@ -322,12 +210,16 @@ def _likely_ridge(views: list[_View], k: int) -> float:
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:
     """The smallest rank whose held-out residual is within one standard error of the best.
 
-    The error is that of the *difference* to the best rank, bucket by bucket.
+    The error is that of the *difference* to the best rank, bucket by bucket. A rank above 0
+    must be better than none by NULL_ERRORS of them.
     """
     totals = squares.sum(axis=0)
     best = int(np.argmin(totals))
     difference = squares - squares[:, [best]]
     n = squares.shape[0]
     error = np.sqrt(n) * difference.std(axis=0, ddof=1) if n > 1 else np.zeros_like(totals)
-    good = difference.sum(axis=0) <= np.maximum(error, 1e-14 * energy)
+    loss = difference.sum(axis=0)
+    if loss[0] <= max(NULL_ERRORS * float(error[0]), 1e-14 * energy):
+        return 0
+    good = loss <= np.maximum(error, 1e-14 * energy)
     return int(np.argmax(good))

@@ -21,7 +21,7 @@ import numpy as np
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "leading_directions",
-           "numerical_rank", "own_of_moments", "rounding_of", "symmetric_fit"]
+           "numerical_rank", "own_of_moments", "rank_of", "rounding_of", "symmetric_fit"]
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -151,6 +151,12 @@ def numerical_rank(scales: np.ndarray, own: float, rounding: float) -> int:
 
 def _floor(scales: np.ndarray, own: float, rounding: float) -> float:
     return max(own * float(scales.max(initial=0.0)), rounding * float(np.linalg.norm(scales)))
+
+
+def rank_of(x: np.ndarray, rounding: float) -> int:
+    """Directions along which rows x (q, p) differ from zero."""
+    square = np.linalg.eigvalsh(x.T @ x if x.shape[0] > x.shape[1] else x @ x.T)
+    return numerical_rank(np.sqrt(np.maximum(square, 0.0)), own_of_moments(x.shape[1]), rounding)
 
 
 def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0, *,

@@ -18,14 +18,16 @@ import numpy as np
 from lrh_dask import process, progress
 from lrh_dask.arrays import Device, pick_device
 from lrh_dask.budget import SLAB_BYTES, Route
+from lrh_dask.duplicates import RowHashes
 from lrh_dask.errors import BadPairs, RunFailed, explain
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
+from lrh_dask.held_out import Fold
 from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
 from lrh_dask.scree import basis_size
-from lrh_dask.selection import Fold
 from lrh_dask.shards import Run
+from lrh_dask.solve import rank_of, rounding_of
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Triangle, reduce_to_triangle
 
@@ -53,6 +55,9 @@ class Spec:
     dtype: str
     n_pairs: int
     watched: bool
+    rtol: float | None = None
+    psd: bool = False
+    weighting: str = "stored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +113,27 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
             first, last = max(piece.start, block.start), min(piece.stop, end)
             for start in range(first, last, slab_rows):
                 slab = block.rows(start, min(start + slab_rows, last))
-                weight = None if slab.weight is None else device.put(slab.weight)
-                state = reduce_slab(device.put(slab.x), device.put(slab.y), weight)
+                weight = _weights(slab, spec)
+                state = reduce_slab(device.put(slab.x), device.put(slab.y),
+                                    None if weight is None else device.put(weight))
                 bucket = bucket_of(piece.bucket)
                 states[bucket] = states[bucket].merge(state) if bucket in states else state
         stats = stats.merge(ReadStats(
             len(block.x), block.n_bytes, block.seconds, _zero_rows(block.x), _zero_rows(block.y),
-            process.peak_bytes()))
+            process.peak_bytes(),
+            RowHashes() if stage == "basis" and spec.route is Route.fitted_basis
+            else RowHashes.of(block.x, block.y)))
     _tell(spec, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: state.to_host() for bucket, state in sorted(states.items())}, stats)
+
+
+def _weights(slab: Block, spec: Spec) -> np.ndarray | None:
+    """What each row counts: as stored, and for noise that grows with ‖x‖ divided by ‖x‖²."""
+    if spec.weighting == "stored":
+        return slab.weight
+    length = np.linalg.norm(slab.x.astype(np.float64), axis=1)
+    by_step = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0) ** 2
+    return by_step if slab.weight is None else slab.weight * by_step
 
 
 def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
@@ -184,7 +201,8 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
         folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
     outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
                             n_blind=None if basis is None else basis.n_blind, lossless=q is None,
-                            dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail)
+                            dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail,
+                            rtol=spec.rtol, psd=spec.psd)
     lifted = outcome.vectors if q is None else q @ outcome.vectors
     return _done(outcome, lifted, buckets, ReadStats() if basis is None else basis.stats,
                  partial.stats, {"basis": begin if basis is None else basis.finished,
@@ -210,7 +228,9 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     folds = rotating_folds(buckets)
     if spec.method == "symmetric":
         outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
-                                lossless=True, dtype=np.dtype(spec.dtype))
+                                lossless=True, dtype=np.dtype(spec.dtype), rtol=spec.rtol,
+                                psd=spec.psd, n_explored=rank_of(
+                                    x, rounding_of(np.dtype(spec.dtype), *x.shape)))
     else:
         outcome = fit_exact(spec.method, buckets, folds, rank=spec.rank,
                             dtype=np.dtype(spec.dtype))
@@ -223,7 +243,9 @@ def _triangle_of(held: ReducedPairs, g: np.ndarray) -> Triangle:
     one = held.one.astype(np.float64)
     x, y = held.x.astype(np.float64), held.y.astype(np.float64)
     rows = np.concatenate([one[:, None], x @ g, y @ g], axis=1)
-    return Triangle(rows, one @ x, one @ y, float(np.sum(y**2)), held.n_pairs)
+    lengths = np.linalg.norm(x, axis=1)
+    return Triangle(rows, one @ x, one @ y, float(np.sum(y**2)), held.n_pairs,
+                    float(np.sum(lengths**2)), float(np.sum(lengths)))
 
 
 def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],

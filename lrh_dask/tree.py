@@ -7,10 +7,12 @@ the same bits whatever the workers, their number, their order or their deaths.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dask._task_spec import Task, TaskRef
+
+from lrh_dask.duplicates import RowHashes
 
 __all__ = ["Partial", "ReadStats", "producer", "tree_reduce"]
 
@@ -27,6 +29,7 @@ class ReadStats:
     zero_x_rows: int = 0
     zero_y_rows: int = 0
     peak_worker_bytes: int = 0
+    hashes: RowHashes = field(default_factory=RowHashes)
 
     def merge(self, other: ReadStats) -> ReadStats:
         """Sums, and the larger peak."""
@@ -34,7 +37,8 @@ class ReadStats:
             self.n_pairs + other.n_pairs, self.n_bytes + other.n_bytes,
             self.read_seconds + other.read_seconds, self.zero_x_rows + other.zero_x_rows,
             self.zero_y_rows + other.zero_y_rows,
-            max(self.peak_worker_bytes, other.peak_worker_bytes))
+            max(self.peak_worker_bytes, other.peak_worker_bytes),
+            self.hashes.merge(other.hashes))
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Partial:
 
     def __sizeof__(self) -> int:
         """Bytes of the states, so that Dask places and spills them by their true size."""
-        return 200 + sum(state.__sizeof__() for state in self.states.values())
+        return 200 + self.stats.hashes.__sizeof__() + sum(
+            state.__sizeof__() for state in self.states.values())
 
 
 def producer(key: str, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:

@@ -38,6 +38,7 @@ class Triangle:
         sum_x, sum_y: (D,) float64, weighted sums of x and of y, for the offset.
         energy: ‖Y‖², weighted, over all D features.
         n_pairs: pairs counted.
+        x_energy, x_length: sums of w‖x‖² and of √w‖x‖, for the effective number of pairs.
     """
 
     factor: Array
@@ -45,6 +46,8 @@ class Triangle:
     sum_y: Array
     energy: float = 0.0
     n_pairs: int = 0
+    x_energy: float = 0.0
+    x_length: float = 0.0
 
     @staticmethod
     def empty(n_features: int, n_basis: int) -> Triangle:
@@ -56,6 +59,11 @@ class Triangle:
     def n_basis(self) -> int:
         """Columns k of the basis that the pairs are projected on."""
         return (int(self.factor.shape[1]) - 1) // 2
+
+    @property
+    def n_effective(self) -> float:
+        """Pairs of equal weight and length of x that would say as much, at most ``n_pairs``."""
+        return self.x_length**2 / self.x_energy if self.x_energy > 0 else 0.0
 
     def merge(self, other: Triangle) -> Triangle:
         """The triangle of the pairs of both: R of the two stacked.
@@ -96,7 +104,9 @@ def merge_all(triangles: list[Triangle]) -> Triangle:
     return Triangle(
         factor=_triangular(xp.concat([t.factor for t in triangles], axis=0)),
         sum_x=_total(t.sum_x for t in triangles), sum_y=_total(t.sum_y for t in triangles),
-        energy=_total(t.energy for t in triangles), n_pairs=_total(t.n_pairs for t in triangles))
+        energy=_total(t.energy for t in triangles), n_pairs=_total(t.n_pairs for t in triangles),
+        x_energy=_total(t.x_energy for t in triangles),
+        x_length=_total(t.x_length for t in triangles))
 
 
 def _total(parts: Iterable[Any]) -> Any:
@@ -122,13 +132,16 @@ def reduce_to_triangle(x: Array, y: Array, basis: Array | None = None,
         root = xp.sqrt(xp.astype(weight, xp.float64))
     scale = root[:, None]
     projected = [xp.astype(a if q is None else a @ q, xp.float64) * scale for a in (x, y)]
-    weighted_y = xp.astype(y, xp.float64) * scale
+    weighted_x, weighted_y = (xp.astype(a, xp.float64) * scale for a in (x, y))
+    lengths = xp.sqrt(xp.sum(xp.square(weighted_x), axis=1))
     return Triangle(
         factor=_triangular(xp.concat([scale, *projected], axis=1)),
-        sum_x=xp.sum(xp.astype(x, xp.float64) * scale**2, axis=0),
+        sum_x=xp.sum(weighted_x * scale, axis=0),
         sum_y=xp.sum(weighted_y * scale, axis=0),
         energy=float(xp.sum(xp.square(weighted_y))),
-        n_pairs=int(x.shape[0]))
+        n_pairs=int(x.shape[0]),
+        x_energy=float(xp.sum(xp.square(lengths))),
+        x_length=float(xp.sum(lengths)))
 
 
 def _triangular(rows: Array) -> Array:

@@ -235,7 +235,8 @@ def test_a_fit_that_fails_on_held_out_pairs_is_underdetermined():
     curve = np.array([1.0, 0.5])
     choice = Choice(5, 0.0, 1, False, 0.5, curve, 0.0 * curve)
     assert decide_verdict(0.2, choice, 1, n_explored=choice.n_basis,
-                          basis_is_full=False, rank_was_asked=False) is Verdict.underdetermined
+                          basis_is_full=False, rank_was_asked=False,
+                          n_pairs=100) is Verdict.underdetermined
 
 
 @pytest.mark.parametrize(("eigenvalues", "halves", "words"), [

@@ -101,3 +101,17 @@ def test_what_x_adds_is_orthonormal_and_orthogonal(make_pairs, rotation):
     joint = np.concatenate([directions, added], axis=1)
     np.testing.assert_allclose(joint.T @ joint, np.eye(10), atol=1e-12)
     assert beside(x @ directions @ directions.T, directions, FLOAT64).shape == (20, 0)
+
+
+def test_few_directions_of_x_are_no_rank_of_the_hessian(rotation):
+    """x in 5 dimensions, H of rank 60: y has 5 directions because x has."""
+    x = np.random.default_rng(0).standard_normal((200, 5)) @ rotation(3, 60)[:5]
+    u = rotation(4, 60)
+    found = wanted(x, x @ ((u * slow(60)) @ u.T))
+    assert found is None or not found.is_rank
+
+
+def test_fewer_directions_of_y_than_of_x_are_the_rank(make_pairs):
+    pairs = make_pairs(0, 12, 60, np.linspace(2.0, 1.0, 10))
+    assert wanted(pairs.x, pairs.y).is_rank
+    assert not getattr(wanted(pairs.x[:10], pairs.y[:10]), "is_rank", False)

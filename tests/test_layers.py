@@ -7,16 +7,17 @@ import lrh_dask
 
 LAYERS = [
     {"errors"}, {"arrays", "process", "progress"},
-    {"reduced_pairs", "triangle"},
-    {"solve"}, {"evidence", "interpolation"}, {"selection", "scree"}, {"certificates"},
-    {"exact_pairs"}, {"fitting"}, {"hessian"},
+    {"reduced_pairs", "triangle", "duplicates"},
+    {"solve"}, {"evidence", "interpolation", "psd"}, {"held_out", "scree"}, {"selection"},
+    {"certificates"}, {"certify", "exact_pairs"}, {"fitting"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
     {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
     {"jobs"}, {"cli"},
 ]
-MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "selection",
-               "scree", "certificates", "exact_pairs", "fitting", "hessian"}
+MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
+               "held_out", "selection", "scree", "certificates", "certify", "exact_pairs",
+               "fitting", "hessian", "duplicates"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

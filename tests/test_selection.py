@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from reference import ridge_fit, truncated
 
-from lrh_dask import selection
+from lrh_dask import held_out
 from lrh_dask.fitting import rotating_folds
+from lrh_dask.held_out import Fold
 from lrh_dask.selection import choose
 from lrh_dask.solve import leading_directions
 
@@ -146,8 +147,8 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
         found.append(leading_directions(y, k, rounding))
         return found[-1]
 
-    monkeypatch.setattr(selection, "leading_directions", watched)
-    fold = selection.Fold(train=(0, 2, 3), test=(1, 4))
+    monkeypatch.setattr(held_out, "leading_directions", watched)
+    fold = Fold(train=(0, 2, 3), test=(1, 4))
     tested = np.isin(np.repeat(np.arange(5), 12), fold.test)[:, None]
     x, y = (np.where(tested, b, a) for a, b in ((pairs.x, others.x), (pairs.y, others.y)))
     choices = [choose(make_buckets(*xy, 5), [fold], rank=5, center=center)

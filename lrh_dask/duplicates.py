@@ -1,0 +1,90 @@
+"""How many rows occur more than once: a mergeable sample of hashes of rows.
+
+The hashes kept are the smallest ones, so whichever rows a hash belongs to, all of its copies
+are counted or none. With fewer different rows than are kept the count is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["RowHashes"]
+
+KEPT = 2**15
+ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros(0, dtype=np.uint64)
+
+
+@dataclass(frozen=True, eq=False)
+class RowHashes:
+    """The KEPT smallest hashes of rows, and how often each was seen.
+
+    Laws: the empty state is the identity of :meth:`merge`, which is pure and associative.
+
+    Attributes:
+        hashes: (m,) uint64, sorted, different; ``counts``: (m,) uint64.
+    """
+
+    hashes: np.ndarray = field(default_factory=_nothing)
+    counts: np.ndarray = field(default_factory=_nothing)
+
+    @staticmethod
+    def of(*arrays: np.ndarray) -> RowHashes:
+        """Hashes of the rows of arrays (m, ...) side by side; equal rows have equal hashes.
+
+        Cost: one pass over the rows in cache-sized slabs.
+        """
+        total = np.zeros(len(arrays[0]), dtype=np.uint64)
+        for a in arrays:
+            words = _words(a)
+            factors = np.random.default_rng(words.shape[1]).integers(
+                0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+            slab = max(1, 2**15 // words.shape[1])
+            for start in range(0, len(words), slab):
+                part = words[start:start + slab].astype(np.uint64)
+                mixed = (part ^ (part >> np.uint64(29))) * factors
+                total[start:start + slab] += mixed.sum(axis=1)
+            total = (total ^ (total >> np.uint64(32))) * ODD
+        return RowHashes(*_kept(*np.unique(total ^ (total >> np.uint64(29)), return_counts=True)))
+
+    def merge(self, other: RowHashes) -> RowHashes:
+        """The sample of the rows of both."""
+        hashes, index = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
+        counts = np.zeros(hashes.size, dtype=np.uint64)
+        np.add.at(counts, index, np.concatenate([self.counts, other.counts]))
+        return RowHashes(*_kept(hashes, counts))
+
+    def n_duplicates(self, n_rows: int) -> int:
+        """Rows that repeat an earlier one: exact up to KEPT different rows, else an estimate."""
+        if self.hashes.size < KEPT:
+            return n_rows - self.hashes.size
+        seen = int(self.counts.sum())
+        return round(n_rows * (1.0 - self.hashes.size / seen))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both sampled the same rows."""
+        return (isinstance(other, RowHashes) and np.array_equal(self.hashes, other.hashes)
+                and np.array_equal(self.counts, other.counts))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __sizeof__(self) -> int:
+        """Bytes of the arrays, so that Dask places and spills states by their true size."""
+        return 200 + self.hashes.nbytes + self.counts.nbytes
+
+
+def _kept(hashes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return hashes[:KEPT], counts[:KEPT].astype(np.uint64)
+
+
+def _words(a: np.ndarray) -> np.ndarray:
+    """The bits of rows (m, ...) as unsigned integers (m, w)."""
+    rows = np.ascontiguousarray(a).reshape(len(a), int(np.prod(a.shape[1:])))
+    n_bytes = rows.shape[1] * rows.itemsize
+    return rows.view(np.uint64 if n_bytes % 8 == 0 else
+                     np.uint32 if n_bytes % 4 == 0 else np.uint8)

@@ -1,0 +1,56 @@
+"""Rows that repeat others are counted, exactly while few and by a fair sample beyond."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrh_dask import duplicates
+from lrh_dask.duplicates import RowHashes
+
+
+def rows(seed, n, n_features=5, dtype="float64"):
+    return np.random.default_rng(seed).standard_normal((n, n_features)).astype(dtype)
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=30), min_size=1, max_size=5),
+       st.sampled_from(["float16", "float32", "float64"]), st.integers(1, 5))
+def test_repeated_rows_are_counted_whatever_the_parts(parts, dtype, n_features):
+    pool = rows(0, 13, n_features, dtype)
+    found = RowHashes()
+    for part in parts:
+        found = RowHashes.of(pool[part], -pool[part]).merge(found)
+    everyone = [i for part in parts for i in part]
+    assert found.n_duplicates(len(everyone)) == len(everyone) - len(set(everyone))
+
+
+def test_rows_that_differ_in_x_or_y_alone_are_no_duplicates():
+    x, y = rows(0, 50), rows(1, 50)
+    assert RowHashes.of(np.repeat(x, 2, axis=0), rows(2, 100)).n_duplicates(100) == 0
+    assert RowHashes.of(rows(2, 100), np.repeat(y, 2, axis=0)).n_duplicates(100) == 0
+    assert RowHashes.of(np.concatenate([x, y]), np.concatenate([y, x])).n_duplicates(100) == 0
+
+
+def test_rows_of_small_whole_numbers_do_not_collide():
+    grid = np.stack(np.meshgrid(*[np.arange(12.0)] * 3), axis=-1).reshape(-1, 3)
+    assert RowHashes.of(grid, grid).n_duplicates(len(grid)) == 0
+
+
+def test_beyond_the_sample_the_share_is_estimated(monkeypatch):
+    monkeypatch.setattr(duplicates, "KEPT", 1000)
+    found = RowHashes()
+    for seed in (0, 1, 2, 0):  # a quarter of the rows repeats
+        found = found.merge(RowHashes.of(rows(seed, 5000)))
+    assert found.hashes.size == 1000
+    assert found.n_duplicates(20_000) == pytest.approx(5000, rel=0.1)
+
+
+def test_merge_writes_no_input_and_has_an_identity():
+    a, b = RowHashes.of(rows(0, 30)), RowHashes.of(rows(1, 30))
+    for state in (a, b):
+        state.hashes.flags.writeable = state.counts.flags.writeable = False
+    both = a.merge(b).merge(RowHashes())
+    np.testing.assert_array_equal(both.hashes, b.merge(a).hashes)
+    assert int(both.counts.sum()) == 60

@@ -1,0 +1,77 @@
+"""The semidefinite fit, against a literal projected gradient and its optimality conditions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lrh_dask
+from lrh_dask.psd import semidefinite_solve
+from lrh_dask.solve import symmetric_fit
+
+
+def rows(seed, n, k, noise, condition=1.0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, k)) * np.logspace(0, -np.log10(condition), k)
+    m = rng.standard_normal((k, 2))
+    y = x @ (m @ m.T)
+    return x, y + noise * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+
+
+def objective(x, y, m, ridge):
+    return np.sum((x @ m - y) ** 2) + ridge * np.sum(x**2) / x.shape[1] * np.sum(m**2)
+
+
+def plain_descent(x, y, ridge, steps=20_000):
+    """M <- (M - gradient / L) with its negative eigenvalues cut, many times."""
+    penalty = ridge * np.sum(x**2) / x.shape[1]
+    s, t = x.T @ x, x.T @ y
+    rate = 0.5 / (np.linalg.eigvalsh(s)[-1] + penalty)
+    m = np.zeros_like(s)
+    for _ in range(steps):
+        gradient = s @ m + m @ s - t - t.T + 2.0 * penalty * m
+        values, vectors = np.linalg.eigh(m - rate * gradient)
+        m = (vectors * np.maximum(values, 0)) @ vectors.T
+    return m
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_the_least_of_all_semidefinite_fits(seed, ridge):
+    x, y = rows(seed, 12, 6, noise=1.0)
+    m, plain = semidefinite_solve(symmetric_fit(x, y), ridge), plain_descent(x, y, ridge)
+    assert np.linalg.eigvalsh(symmetric_fit(x, y).solve(ridge))[0] < -1e-3  # the cone matters
+    assert np.linalg.eigvalsh(m)[0] > -1e-12
+    assert objective(x, y, m, ridge) <= objective(x, y, plain, ridge) * (1 + 1e-9)
+    np.testing.assert_allclose(m, plain, atol=1e-6 * np.linalg.norm(plain))
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3])
+def test_no_semidefinite_direction_improves_it(condition):
+    """Optimality: the gradient is ⪰ 0 and meets M at zero."""
+    x, y = rows(5, 30, 8, noise=1.0, condition=condition)
+    m = semidefinite_solve(symmetric_fit(x, y))
+    scale = np.diag(1.0 / np.sqrt(np.diag(x.T @ x)))
+    gradient = x.T @ (x @ m - y)
+    gradient = scale @ (gradient + gradient.T) @ scale * np.sqrt(np.sum(x**2))
+    size = np.linalg.norm(scale @ (x.T @ y) @ scale) * np.sqrt(np.sum(x**2))
+    assert np.linalg.eigvalsh(gradient)[0] > -1e-6 * size
+    assert abs(np.sum(x.T @ (x @ m - y) * m)) < 1e-6 * np.sum(y**2)
+
+
+def test_a_fit_that_is_semidefinite_already_is_returned():
+    x, y = rows(1, 40, 6, noise=0.0)
+    fit = symmetric_fit(x, y)
+    np.testing.assert_allclose(semidefinite_solve(fit), fit.solve(), atol=1e-12)
+
+
+@pytest.mark.parametrize("n_pairs", [40, 120, 600])
+def test_for_a_semidefinite_hessian_psd_is_not_worse(make_pairs, n_pairs):
+    squares = {True: 0.0, False: 0.0}
+    for seed in range(6):
+        pairs = make_pairs(seed, n_pairs, 20, [1.0, 0.6, 0.3, 0.1], noise=1.0)
+        for psd in squares:
+            hessian = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y), rank=4, psd=psd)
+            squares[psd] += np.sum((hessian.to_dense() - pairs.hessian) ** 2)
+            assert not psd or (hessian.eigenvalues >= 0).all()
+    assert squares[True] <= squares[False] * 1.01
