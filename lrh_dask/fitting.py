@@ -80,7 +80,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
     if exact is not None:
-        directions = spanning_directions(centred, exact.span, exact.n_basis, dtype, rounding)
+        directions = spanning_directions(centred, exact, rounding)
     elif n_blind is not None and n_blind == rows.y.shape[1]:
         directions = np.eye(n_blind, choice.n_basis)
     else:
@@ -100,8 +100,9 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
     if related:  # each pair was made of others: leaving some out tells nothing
         choice = replace(choice, held_out_residual=np.nan)
         keep = min(borne_out, values.size) if rank is None and borne_out else keep
-    if rank is None and (folds == [] or (exact is not None and exact.is_rank)):
-        # nothing could be held out, or the pairs show the rank: keep what is above rounding
+    if rank is None and exact is not None and exact.rank is not None:
+        keep = exact.rank
+    elif rank is None and folds == []:  # nothing could be held out: keep what is above rounding
         keep = int(np.count_nonzero(np.abs(values) > 1e-12 * np.abs(values).max(initial=0.0)))
     if rtol is not None:
         keep, notices = _rank_within(rtol, total, projected, values, inner, choice, keep)
@@ -115,7 +116,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         bias += basis_bias(projected, m, inner, choice.ridge, rounding)
     return certified(buckets, total, Solution(
         values, directions @ inner, errors, bias, note, choice, means, x_scales=seen,
-        columns_explored=seen.size, n_fitted=directions.shape[1], notices=notices,
+        columns_explored=seen.size, notices=notices,
+        n_fitted=(exact and exact.rank) or directions.shape[1],
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
         lossless=lossless, tail=tail,
@@ -155,7 +157,8 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         values, vectors, np.full(values.size, np.nan), np.full(values.size, np.nan),
         f"method '{method}' takes pairs as exact and has no error model", choice, None,
         x_scales=seen, columns_explored=k, n_fitted=values.size, n_explored=seen.size,
-        asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0, rank_was_asked=rank is not None, basis_is_full=False))
+        asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
+        rank_was_asked=rank is not None, basis_is_full=False))
 
 
 def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,

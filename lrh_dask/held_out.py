@@ -51,9 +51,14 @@ class Candidate:
         totals = self.squares.sum(axis=0)
         return int(np.argmin(totals)) if rank is None else min(rank, totals.size - 1)
 
-    def loss(self) -> float:
-        """At the best rank, whatever rank is asked: a truncated fit is judged before it is cut."""
-        return float(self.squares.sum(axis=0).min())
+    def loss(self, rank: int | None = None) -> float:
+        """At the best rank; where a rank is asked, the mean of that and of the one at this rank.
+
+        At the asked rank alone a fit that leaves everything else to chance would look as good;
+        at the best rank alone ill-conditioned x hides what the cut will bring to light.
+        """
+        totals = self.squares.sum(axis=0)
+        return float(totals.min() + totals[self.best_rank(rank)]) / 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +96,7 @@ def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, roun
         train = center_rows(train, means)
         rows = {b: center_rows(rows[b], means) for b in fold.test}
     if exact is not None:
-        directions = spanning_directions(train, exact.span, k, exact.dtype, rounding)
+        directions = spanning_directions(train, exact, rounding)
     elif nested:
         directions = np.eye(train.y.shape[1], k)
     else:

@@ -44,14 +44,15 @@ class Interpolation:
         center: whether they are consistent once their means are taken off.
         span: what the basis spans; ``n_basis``: its columns (of Y).
         dtype: what the pairs were stored in.
-        is_rank: Y has fewer directions than x explores, so n_basis is the rank of H.
+        rank: that of H, where Y has fewer directions than x explores. The basis takes half as
+            many again, since rounding has turned the weakest ones.
     """
 
     center: bool
     span: Literal["y", "both", "all"]
     n_basis: int
     dtype: np.dtype
-    is_rank: bool = False
+    rank: int | None = None
 
 
 def asymmetry(rows: Rows) -> float:
@@ -81,14 +82,13 @@ def interpolation(rows: Rows, n_pairs: int, n_features: int, *, center: bool | N
     return None
 
 
-def spanning_directions(pairs: Rows, span: Literal["y", "both", "all"], n_basis: int,
-                        dtype: np.dtype, rounding: float) -> np.ndarray:
-    """Orthonormal directions (p, <= n_basis) of what the pairs span."""
-    if span == "all":
+def spanning_directions(pairs: Rows, exact: Interpolation, rounding: float) -> np.ndarray:
+    """Orthonormal directions (p, about n_basis) of what the pairs span."""
+    if exact.span == "all":
         return np.eye(pairs.y.shape[1])
-    found = leading_directions(pairs.y, n_basis, rounding)
-    return found if span == "y" else np.concatenate(
-        [found, beside(pairs.x, found, dtype)], axis=1)
+    found = leading_directions(pairs.y, exact.n_basis, rounding if exact.rank is None else 0.0)
+    return found if exact.span == "y" else np.concatenate(
+        [found, beside(pairs.x, found, exact.dtype)], axis=1)
 
 
 def beside(x: np.ndarray, directions: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -96,8 +96,11 @@ def beside(x: np.ndarray, directions: np.ndarray, dtype: np.dtype) -> np.ndarray
     rest = x - (x @ directions) @ directions.T
     rest -= (rest @ directions) @ directions.T
     _, size, vt = np.linalg.svd(rest, full_matrices=False)
-    return vt[size > ADDS["float32" if dtype.itemsize <= 4 else "float64"]
-              * np.linalg.norm(x)].T
+    added = vt[size > ADDS["float32" if dtype.itemsize <= 4 else "float64"]
+               * np.linalg.norm(x)].T
+    for _ in range(2):  # the least of them have kept a share of the others
+        added = np.linalg.qr(added - directions @ (directions.T @ added))[0]
+    return added
 
 
 def is_recursion(n_added: int, n_pairs: int, n_features: int) -> bool:
@@ -127,7 +130,7 @@ def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np
     kept = numerical_rank(scales, np.finfo(np.float64).eps * max(pairs.y.shape), rounding)
     following = scales[kept] if kept < scales.size else 0.0
     if kept < rank_of(pairs.x, rounding) and scales[kept - 1] > CLEAN_GAP * following:
-        return Interpolation(center, "y", kept, dtype, is_rank=True)
+        return Interpolation(center, "y", min(kept + kept // 2, n_pairs, p), dtype, rank=kept)
     if n_pairs >= n_features:
         sigma = np.linalg.svd(pairs.x, compute_uv=False)
         if sigma[-1] * 1e-3 > rounding * np.linalg.norm(sigma):

@@ -97,6 +97,8 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
         scored = [v for v in scored if v.center == best_center]
         views = views_of(best_center, sizes[-1])
         scored += score(views, [k for k in sizes if k not in small], ridges)
+        k = min(scored, key=lambda candidate: candidate.loss(rank)).n_basis
+        scored = [candidate for candidate in scored if candidate.n_basis == k]
         best = min(scored, key=Candidate.loss)
         likely = (_likely_ridge(views, best.n_basis) if best.n_basis <= SHARES[2] * n_train
                   else np.inf)  # what H does beside so few pairs is no noise

@@ -23,6 +23,7 @@ from lrh_dask.errors import BadPairs, RunFailed, explain
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.held_out import Fold
+from lrh_dask.interpolation import beside
 from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
 from lrh_dask.scree import basis_size
@@ -30,6 +31,7 @@ from lrh_dask.shards import Run
 from lrh_dask.solve import rank_of, rounding_of
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Triangle, reduce_to_triangle
+from lrh_dask.units import Units
 
 __all__ = ["Basis", "Solved", "Spec", "basis_leaf", "finish_basis", "fit_leaf", "merge_partials",
            "solve_buckets", "solve_whole"]
@@ -178,9 +180,7 @@ def finish_basis(partial: Partial, spec: Spec) -> Basis:
     q = q[:, :k]
     if held_out.n_pairs and spec.n_pairs < FEW_PAIRS * k:
         everyone = train.merge(held_out).basis()[0][:, :k]
-        beside = everyone - q @ (q.T @ everyone)
-        u, size, _ = np.linalg.svd(beside - q @ (q.T @ beside), full_matrices=False)
-        q = np.concatenate([q, u[:, size > 1e-6]], axis=1)
+        q = np.concatenate([q, beside(everyone.T, q, np.dtype(np.float64))], axis=1)
     return Basis(np.ascontiguousarray(q), k, cut / train.energy if train.energy else 0.0,
                  partial.stats, time.time())
 
@@ -199,14 +199,17 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
     else:  # the basis has seen the noise of its own pairs: judge on the others only
         held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
         folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
-    outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
+    units = Units.of(buckets)
+    scaled = {b: units.apply(t) for b, t in buckets.items()}
+    outcome = fit_symmetric(scaled, folds, rank=spec.rank, center=spec.center,
                             n_blind=None if basis is None else basis.n_blind, lossless=q is None,
                             dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail,
                             rtol=spec.rtol, psd=spec.psd)
     lifted = outcome.vectors if q is None else q @ outcome.vectors
-    return _done(outcome, lifted, buckets, ReadStats() if basis is None else basis.stats,
-                 partial.stats, {"basis": begin if basis is None else basis.finished,
-                                 "fit": begin, "solve": time.time()})
+    return _done(units.restore(outcome), lifted, buckets,
+                 ReadStats() if basis is None else basis.stats, partial.stats,
+                 {"basis": begin if basis is None else basis.finished,
+                  "fit": begin, "solve": time.time()})
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:
@@ -226,15 +229,17 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     buckets = {b: _triangle_of(s, g) for b, s in held.items()}
     _refuse_useless(buckets)
     folds = rotating_folds(buckets)
+    units = Units.of(buckets)
+    scaled = {b: units.apply(t) for b, t in buckets.items()}
     if spec.method == "symmetric":
-        outcome = fit_symmetric(buckets, folds, rank=spec.rank, center=spec.center,
+        outcome = fit_symmetric(scaled, folds, rank=spec.rank, center=spec.center,
                                 lossless=True, dtype=np.dtype(spec.dtype), rtol=spec.rtol,
                                 psd=spec.psd, n_explored=rank_of(
                                     x, rounding_of(np.dtype(spec.dtype), *x.shape)))
     else:
-        outcome = fit_exact(spec.method, buckets, folds, rank=spec.rank,
+        outcome = fit_exact(spec.method, scaled, folds, rank=spec.rank,
                             dtype=np.dtype(spec.dtype))
-    return _done(outcome, g @ outcome.vectors, buckets, partial.stats, ReadStats(),
+    return _done(units.restore(outcome), g @ outcome.vectors, buckets, partial.stats, ReadStats(),
                  {"basis": begin, "fit": begin, "solve": time.time()})
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RANK = 10
+LARGEST = 1000
+"""The oracle tries no larger basis: it would take minutes, and noise forbids it anyway."""
 RIDGES = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0)
 
 
@@ -153,7 +155,7 @@ def best_with_truth(cell: Cell, data: Data) -> float:
 def _sizes(n: int, widest: int) -> list[int]:
     ladder = {RANK, 12, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000,
               n // 3, n // 2, 2 * n // 3, widest}
-    return sorted(k for k in ladder if min(RANK, widest) <= k <= widest)
+    return sorted(k for k in ladder if min(RANK, widest) <= k <= min(widest, LARGEST))
 
 
 def _errors(x: np.ndarray, y: np.ndarray, q: np.ndarray, truth: np.ndarray) -> list[float]:

@@ -9,7 +9,8 @@ LAYERS = [
     {"errors"}, {"arrays", "process", "progress"},
     {"reduced_pairs", "triangle", "duplicates"},
     {"solve"}, {"evidence", "interpolation", "psd"}, {"held_out", "scree"}, {"selection"},
-    {"certificates"}, {"certify", "exact_pairs"}, {"fitting"}, {"hessian"},
+    {"certificates"}, {"certify", "exact_pairs"},
+    {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
     {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
@@ -17,7 +18,7 @@ LAYERS = [
 ]
 MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "certificates", "certify", "exact_pairs",
-               "fitting", "hessian", "duplicates"}
+               "units", "fitting", "hessian", "duplicates"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

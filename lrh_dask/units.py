@@ -1,0 +1,56 @@
+"""Units of x and y in which their squares, and products of squares, can be held.
+
+A fit multiplies four numbers of the size of the pairs: at 1e100 that overflows, at 1e-100 it
+vanishes. So it is made of x/a and y/b, a and b powers of two (nothing is rounded), and its
+result is put back: H = b/a H'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lrh_dask.certify import Fit
+from lrh_dask.triangle import Triangle
+
+__all__ = ["Units"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of x and of y: powers of two near their root mean square."""
+
+    x: float
+    y: float
+
+    @staticmethod
+    def of(buckets: dict[int, Triangle]) -> Units:
+        """Units in which the pairs of all buckets have a size of about one."""
+        weight = sum(float(np.sum(t.factor[:, 0] ** 2)) for t in buckets.values())
+        return Units(*(_power_of_two(
+            max(float(np.max(np.abs(part), initial=0.0)) for part in parts) / np.sqrt(weight))
+            for parts in zip(*((t.factor[:, 1:t.n_basis + 1], t.factor[:, t.n_basis + 1:])
+                               for t in buckets.values()), strict=True)))
+
+    def apply(self, triangle: Triangle) -> Triangle:
+        """The triangle of the pairs (x/a, y/b)."""
+        k = triangle.n_basis
+        scale = np.concatenate([[1.0], np.full(k, 1.0 / self.x), np.full(k, 1.0 / self.y)])
+        return replace(
+            triangle, factor=triangle.factor * scale, sum_x=triangle.sum_x / self.x,
+            sum_y=triangle.sum_y / self.y, energy=triangle.energy / self.y / self.y,
+            x_energy=triangle.x_energy / self.x / self.x, x_length=triangle.x_length / self.x)
+
+    def restore(self, fit: Fit) -> Fit:
+        """The fit of the pairs (x, y) from that of (x/a, y/b)."""
+        curvature = self.y / self.x
+        return replace(
+            fit, eigenvalues=fit.eigenvalues * curvature, bias=fit.bias * curvature,
+            standard_errors=fit.standard_errors * curvature,
+            mean_x=None if fit.mean_x is None else fit.mean_x * self.x,
+            mean_y=None if fit.mean_y is None else fit.mean_y * self.y)
+
+
+def _power_of_two(size: float) -> float:
+    return float(2.0 ** np.round(np.log2(size))) if np.isfinite(size) and size > 0 else 1.0
