@@ -73,10 +73,12 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
     total = merge_all(list(buckets.values()))
     rounding = rounding_of(dtype, total.n_pairs, total.sum_y.size)
     rows = Rows.of(total)
-    exact = interpolation(rows, total.n_pairs, total.sum_y.size, center=center, dtype=dtype,
-                          rounding=rounding) if lossless else None
+    consistent = interpolation(rows, total.n_pairs, total.sum_y.size, center=center, dtype=dtype,
+                               rounding=rounding) if lossless else None
+    exact = None if consistent is None or consistent.span == "open" else consistent
+    center = center if consistent is None else consistent.center
     choice = _choose(buckets, folds, rank=rank, center=center, n_blind=n_blind,
-                     rounding=rounding, exact=exact, psd=psd)
+                     rounding=rounding, exact=exact, psd=psd, noisy=consistent is None)
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
     if exact is not None:
@@ -121,7 +123,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
         lossless=lossless, tail=tail,
-        rank_was_asked=rank is not None, consistent=exact is not None,
+        rank_was_asked=rank is not None, consistent=consistent is not None,
         borne_out=bool(borne_out and borne_out >= keep),
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
@@ -163,10 +165,10 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
 
 def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
             center: bool | None, n_blind: int | None, rounding: float,
-            exact: Interpolation | None, psd: bool) -> Choice:
+            exact: Interpolation | None, psd: bool, noisy: bool) -> Choice:
     if folds:
         return choose(buckets, folds, rank=rank, center=center, n_blind=n_blind,
-                      rounding=rounding, exact=exact, psd=psd)
+                      rounding=rounding, exact=exact, psd=psd, noisy=noisy)
     any_bucket = next(iter(buckets.values()))
     n_pairs = sum(t.n_pairs for t in buckets.values())
     nan = np.array([np.nan])

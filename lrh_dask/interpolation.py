@@ -42,14 +42,15 @@ class Interpolation:
 
     Attributes:
         center: whether they are consistent once their means are taken off.
-        span: what the basis spans; ``n_basis``: its columns (of Y).
+        span: what the basis spans, or ``open``: held-out pairs must choose.
+        n_basis: its columns (of Y, for ``both``).
         dtype: what the pairs were stored in.
         rank: that of H, where Y has fewer directions than x explores. The basis takes half as
             many again, since rounding has turned the weakest ones.
     """
 
     center: bool
-    span: Literal["y", "both", "all"]
+    span: Literal["y", "both", "all", "open"]
     n_basis: int
     dtype: np.dtype
     rank: int | None = None
@@ -64,7 +65,7 @@ def asymmetry(rows: Rows) -> float:
 
 def interpolation(rows: Rows, n_pairs: int, n_features: int, *, center: bool | None,
                   dtype: np.dtype, rounding: float) -> Interpolation | None:
-    """How to interpolate the pairs, or None where they are inconsistent or leave it open.
+    """How to interpolate the pairs, or None where they are inconsistent.
 
     Args:
         rows: all pairs in a basis that holds all of y, and of x where it adds little to y.
@@ -124,7 +125,7 @@ def n_borne_out(pairs: Rows, values: np.ndarray, vectors: np.ndarray, rounding: 
 
 
 def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np.dtype,
-             rounding: float) -> Interpolation | None:
+             rounding: float) -> Interpolation:
     p = pairs.y.shape[1]
     scales, directions = _directions(pairs.y)
     kept = numerical_rank(scales, np.finfo(np.float64).eps * max(pairs.y.shape), rounding)
@@ -135,7 +136,7 @@ def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np
         sigma = np.linalg.svd(pairs.x, compute_uv=False)
         if sigma[-1] * 1e-3 > rounding * np.linalg.norm(sigma):
             return Interpolation(center, "all", p, dtype)
-        return None
+        return Interpolation(center, "open", 0, dtype)
     core = pairs.x @ pairs.y.T
     ends = np.linalg.eigvalsh((core + core.T) / 2.0)[[0, -1]]
     definite = np.abs(ends).min() <= np.finfo(np.float64).eps * core.shape[0] * np.abs(ends).max()
@@ -144,7 +145,7 @@ def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np
     added = beside(pairs.x, directions[:, :kept], dtype).shape[1]
     if added and is_recursion(added, n_pairs, n_features):
         return Interpolation(center, "both", kept, dtype)
-    return None
+    return Interpolation(center, "open", 0, dtype)
 
 
 def _directions(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ class Choice:
 
 def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
            center: bool | None, n_blind: int | None = None, rounding: float = 0.0,
-           exact: Interpolation | None = None, psd: bool = False) -> Choice:
+           exact: Interpolation | None = None, psd: bool = False, noisy: bool = True) -> Choice:
     """Pick basis size, ridge, rank and centring by held-out pairs.
 
     Args:
@@ -65,6 +65,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
             the pairs that are judged on (a fitted basis); None: each fold finds its own directions.
         rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
         exact: how consistent pairs are interpolated: then only the rank is chosen.
+        noisy: where pairs are not, only the whole fit is judged, not what is cut from it.
         psd: negative eigenvalues of a candidate count as zero.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
@@ -97,7 +98,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
         scored = [v for v in scored if v.center == best_center]
         views = views_of(best_center, sizes[-1])
         scored += score(views, [k for k in sizes if k not in small], ridges)
-        k = min(scored, key=lambda candidate: candidate.loss(rank)).n_basis
+        k = min(scored, key=lambda candidate: candidate.loss(rank if noisy else None)).n_basis
         scored = [candidate for candidate in scored if candidate.n_basis == k]
         best = min(scored, key=Candidate.loss)
         likely = (_likely_ridge(views, best.n_basis) if best.n_basis <= SHARES[2] * n_train

@@ -69,7 +69,7 @@ def test_a_definite_hessian_takes_every_direction_of_y(make_pairs):
 
 def test_an_indefinite_slow_spectrum_is_left_to_held_out_pairs(make_pairs):
     pairs = make_pairs(0, 30, 60, slow(60))
-    assert wanted(pairs.x, pairs.y) is None
+    assert wanted(pairs.x, pairs.y).span == "open"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,7 +108,7 @@ def test_few_directions_of_x_are_no_rank_of_the_hessian(rotation):
     x = np.random.default_rng(0).standard_normal((200, 5)) @ rotation(3, 60)[:5]
     u = rotation(4, 60)
     found = wanted(x, x @ ((u * slow(60)) @ u.T))
-    assert found is None or found.rank is None
+    assert found.rank is None
 
 
 def test_fewer_directions_of_y_than_of_x_are_the_rank(make_pairs):
