@@ -97,13 +97,16 @@ class Solution:
 
 def errors_of(buckets: dict[int, Triangle], total: Triangle,
               means: tuple[np.ndarray, np.ndarray] | None, directions: np.ndarray,
-              inner: np.ndarray, choice: Choice, n_explored: int,
-              rounding: float) -> tuple[np.ndarray, str]:
+              inner: np.ndarray, choice: Choice, n_explored: int, rounding: float, *,
+              exact: bool) -> tuple[np.ndarray, str]:
     """Standard errors of the eigenvalues, or NaN, and why or how."""
     n_pairs = [t.n_pairs for t in buckets.values() if t.n_pairs]
     missing = np.full(inner.shape[1], np.nan)
     if len(n_pairs) < MIN_BUCKETS:
         return missing, f"fewer than {MIN_BUCKETS} buckets of pairs: no error can be estimated"
+    if exact:
+        return missing, ("the pairs are free of noise and were interpolated: they have no scatter "
+                         "to estimate an error from, see `bias`")
     wanted = PAIRS_PER_COLUMN * choice.n_basis
     if sum(n_pairs) < wanted or total.n_effective < SPREAD * wanted:
         return missing, (

@@ -112,7 +112,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         keep = min(keep, int(np.count_nonzero(values > 1e-12 * values.max(initial=0.0))))
     values, inner = values[:keep], inner[:, :keep]
     seen = fitted.seen
-    errors, note = errors_of(buckets, total, means, directions, inner, choice, seen.size, rounding)
+    errors, note = errors_of(buckets, total, means, directions, inner, choice, seen.size, rounding,
+                             exact=exact is not None)
     bias = ridge_bias(fitted, m, inner, choice.ridge)
     if directions.shape[1] < total.sum_y.size:  # else nothing is left out
         bias += basis_bias(projected, m, inner, choice.ridge, rounding)
