@@ -140,6 +140,7 @@ def page():
         PAGE.write_text(written(sections), encoding="utf-8")
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_the_table(cell, page):
     oracle, product, own, rank, verdicts = measure(cell)
@@ -177,6 +178,7 @@ def network():
     return network_hessian()
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("n_pairs", [200, 1000, 5000])
 def test_a_network_is_within_half_of_the_best_plain_formula(network, n_pairs, page):
     d = len(network)
@@ -261,6 +263,7 @@ def test_pairs_without_a_hessian_have_rank_zero_and_say_so(kind, n_pairs):
     assert [f for f in found if f != (0, Verdict.inconsistent)] == []
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("spectrum", "n_pairs", "d", "noise", "dtype", "offset"), [
     ("exact-indefinite", 2000, 30, 0.3, "float64", 0.0),
     ("exact-indefinite", 2000, 30, 1.0, "float32", 0.0),
