@@ -213,15 +213,17 @@ def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,
 
 def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
                ridge: float) -> np.ndarray:
-    """How far the ridge shrinks each eigenvalue, to first order: 2 |uᵀ(M - M at half of λ)u| (r,).
+    """How far the ridge shrinks each eigenvalue: |uᵀ(M - M at λ/100)u| (r,).
+
+    Without any ridge, directions that x hardly touches would drown the shrinkage in noise.
 
     Args:
         m: the fit (k, k) with the ridge; ``vectors``: (k, r) its eigenvectors.
     """
     if ridge == 0:
         return np.zeros(vectors.shape[1])
-    change = m - fit.solve(ridge / 2.0)
-    return 2.0 * np.abs(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
+    change = m - fit.solve(ridge / 100.0)
+    return np.abs(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
 
 
 def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:

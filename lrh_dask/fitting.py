@@ -180,7 +180,10 @@ def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None
 
 def _rank_within(rtol: float, total: Triangle, projected: Rows, values: np.ndarray,
                  inner: np.ndarray, choice: Choice, otherwise: int) -> tuple[int, tuple[str, ...]]:
-    """The smallest rank within a residual, over all pairs and over those held out."""
+    """The smallest rank within a residual, over all pairs and over those held out.
+
+    What an offset explains is no merit of H: residuals are shares of ‖Y - b‖.
+    """
     zx, zy = projected.x @ inner, projected.y @ inner
     gain = 2.0 * values * np.sum(zx * zy, axis=0) - values**2 * np.sum(zx**2, axis=0)
     unexplained = total.energy
@@ -188,10 +191,11 @@ def _rank_within(rtol: float, total: Triangle, projected: Rows, values: np.ndarr
         one = Rows.of(total).one
         unexplained -= float(total.sum_y @ total.sum_y) / float(one @ one)
     squares = unexplained - np.concatenate([[0.0], np.cumsum(gain)])
-    curve = np.sqrt(np.maximum(squares, 0.0) / total.energy) if total.energy else np.zeros(1)
+    curve = np.sqrt(np.maximum(squares, 0.0) / unexplained) if unexplained > 0 else np.zeros(1)
     held_out = np.full(curve.size, np.inf)
     known = min(curve.size, choice.residual_by_rank.size)
-    held_out[:known] = choice.residual_by_rank[:known]
+    if known and choice.residual_by_rank[0] > 0:
+        held_out[:known] = choice.residual_by_rank[:known] / choice.residual_by_rank[0]
     if np.isnan(choice.held_out_residual):
         held_out[:] = 0.0
     within = np.flatnonzero(np.maximum(curve, held_out) <= rtol)

@@ -26,6 +26,8 @@ RIDGE_TOLERANCE, MOST_GROWTH = 0.005, 1.05
 """A smaller ridge may cost so much of the held-out residual², and let M grow so much."""
 NULL_ERRORS = 2.5
 """Without any Hessian in the pairs, some rank gains by one standard error too often."""
+MOST, GIVEN_UP = 0.5, 0.05
+"""Explaining MOST of the squares is no chance; GIVEN_UP is the largest part a rank may leave."""
 PAIRS_TO_CENTER = 8
 """With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
 
@@ -214,15 +216,18 @@ def _one_standard_error(squares: np.ndarray, energy: float) -> int:
     """The smallest rank whose held-out residual is within one standard error of the best.
 
     The error is that of the *difference* to the best rank, bucket by bucket. A rank above 0
-    must be better than none by NULL_ERRORS of them.
+    must be better than none by NULL_ERRORS of them, or explain most of what there is: where one
+    bucket holds nearly all energy (the first steps of a descent) errors say nothing, and
+    then no rank is given up that explains a noticeable part.
     """
     totals = squares.sum(axis=0)
     best = int(np.argmin(totals))
     difference = squares - squares[:, [best]]
     n = squares.shape[0]
     error = np.sqrt(n) * difference.std(axis=0, ddof=1) if n > 1 else np.zeros_like(totals)
-    loss = difference.sum(axis=0)
-    if loss[0] <= max(NULL_ERRORS * float(error[0]), 1e-14 * energy):
+    loss, rounding = difference.sum(axis=0), 1e-14 * energy
+    explained = float(loss[0])
+    if explained <= max(NULL_ERRORS * float(error[0]), rounding) and explained < MOST * totals[0]:
         return 0
-    good = loss <= np.maximum(error, 1e-14 * energy)
+    good = loss <= np.maximum(np.minimum(error, GIVEN_UP * explained), rounding)
     return int(np.argmax(good))

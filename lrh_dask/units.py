@@ -19,7 +19,7 @@ __all__ = ["Units"]
 
 @dataclass(frozen=True)
 class Units:
-    """The units of x and of y: powers of two near their root mean square."""
+    """The units of x and of y: powers of two near their largest size."""
 
     x: float
     y: float
