@@ -22,6 +22,7 @@ from distributed.system import MEMORY_LIMIT
 
 from lrh_dask import process, progress
 from lrh_dask.budget import Plan, Route, plan_run
+from lrh_dask.certificates import Verdict
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import run_graph
 from lrh_dask.hessian import LowRankHessian
@@ -257,8 +258,9 @@ def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: flo
     if repeated > MOST_DUPLICATES * pairs.n_pairs:
         said = (f"{repeated:,} of {pairs.n_pairs:,} rows repeat others: pairs held out are not "
                 "new then")
-        notices.append(f"{said}, so held-out residual and verdict are too good. Remove them")
-        certificates = replace(certificates, standard_error_note=f"{said}, no error is honest")
+        notices.append(f"{said}, so the held-out residual is too good. Remove them")
+        certificates = replace(certificates, verdict=Verdict.underdetermined,
+                               standard_error_note=f"{said}, no error is honest")
         errors = np.full_like(errors, np.nan)
     return LowRankHessian(
         eigenvalues=s, standard_errors=errors, eigenvectors=u,

@@ -110,6 +110,7 @@ def test_repeated_rows_are_counted_told_and_leave_no_error(make_pairs):
     hessian = lrh_dask.fit(lrh_dask.Pairs(x, y))
     assert hessian.certificates.n_duplicates == 60
     assert np.isnan(hessian.standard_errors).all()
+    assert hessian.certificates.verdict is lrh_dask.Verdict.underdetermined
     assert any("60 of 360 rows repeat" in notice for notice in hessian.provenance["notices"])
     assert fit(pairs).certificates.n_duplicates == 0
 
