@@ -17,7 +17,8 @@ from lrh_dask.solve import (
 )
 
 __all__ = ["ROUNDING", "Certificates", "Verdict", "basis_bias", "curvature_sentence",
-           "decide_verdict", "half_widths", "jackknife_errors", "outlying_buckets", "ridge_bias"]
+           "decide_verdict", "half_widths", "jackknife_errors", "outlying_buckets", "ridge_bias",
+           "sign_margins"]
 
 ROUNDING = 1e-6
 """Residuals that differ by less are alike."""
@@ -233,15 +234,28 @@ def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
     return errors * float(t.ppf(0.975, n_buckets - 1))  # NaN without a degree of freedom
 
 
+def sign_margins(errors: np.ndarray, bias: np.ndarray, certificates: Certificates) -> np.ndarray:
+    """How far from zero an eigenvalue must lie for its sign to count (r,).
+
+    An eigenvector is chosen among all directions of the basis, after looking: noise alone makes
+    eigenvalues up to the edge √(2k) of its standard errors. Bias comes on top. NaN where no
+    error is known.
+    """
+    edge = np.sqrt(2.0 * max(certificates.n_basis, 1))
+    typical = np.maximum(errors, np.median(errors)) if errors.size else errors
+    return np.maximum(half_widths(errors, certificates.n_buckets),
+                      edge * typical) + np.nan_to_num(bias)
+
+
 def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,
                        certified: bool = True) -> str:
     """What the signs of the eigenvalues prove, and what they cannot.
 
-    A sign counts only where zero lies outside of the 95 % interval; where no error is known
-    signs are taken as they are, and the sentence says so. "Minimum" is never certified.
+    A sign counts only where zero lies beyond its margin; where none is known signs are taken as
+    they are, and the sentence says so. "Minimum" is never certified.
 
     Args:
-        halves: (r,) half widths of the intervals, NaN where unknown.
+        halves: (r,) margins (:func:`sign_margins`), NaN where unknown.
         certified: the fit was checked, so that its signs can prove something.
     """
     known = np.isfinite(halves)

@@ -108,6 +108,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         keep = int(np.count_nonzero(np.abs(values) > 1e-12 * np.abs(values).max(initial=0.0)))
     if rtol is not None:
         keep, notices = _rank_within(rtol, total, projected, values, inner, choice, keep)
+        if not notices and keep < choice.residual_by_rank.size:
+            choice = replace(choice, held_out_residual=float(choice.residual_by_rank[keep]))
     if psd:
         keep = min(keep, int(np.count_nonzero(values > 1e-12 * values.max(initial=0.0))))
     values, inner = values[:keep], inner[:, :keep]
@@ -124,7 +126,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
         lossless=lossless, tail=tail,
-        rank_was_asked=rank is not None, consistent=consistent is not None,
+        rank_was_asked=rank is not None or (rtol is not None and not notices),
+        consistent=consistent is not None,
         borne_out=bool(borne_out and borne_out >= keep),
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrh_dask.certificates import Certificates, Verdict, curvature_sentence, half_widths
+from lrh_dask.certificates import (
+    Certificates,
+    Verdict,
+    curvature_sentence,
+    half_widths,
+    sign_margins,
+)
 from lrh_dask.errors import SettingsError, explain
 
 if TYPE_CHECKING:
@@ -85,9 +91,14 @@ class LowRankHessian:
     @property
     def curvature(self) -> str:
         """What the signs prove, in a sentence; "minimum" is never certified."""
-        checked = self.certificates.verdict not in {Verdict.underdetermined, Verdict.inconsistent}
-        return curvature_sentence(self.eigenvalues, self.half_widths + np.nan_to_num(self.bias),
-                                  self.n_features, certified=checked)
+        c = self.certificates
+        margins = sign_margins(self.standard_errors, self.bias, c)
+        checked = c.verdict is Verdict.converged or (
+            c.verdict in {Verdict.noisy, Verdict.rank_limited} and bool(np.isfinite(margins).all()))
+        said = curvature_sentence(self.eigenvalues, margins, self.n_features, certified=checked)
+        settings = self.provenance.get("settings") or {}
+        return f"{said}; negative curvature was ruled out by `psd`, not by the pairs" if (
+            settings.get("psd")) else said
 
     def __repr__(self) -> str:
         top = ", ".join(f"{v:.4g}" for v in self.eigenvalues[:3])

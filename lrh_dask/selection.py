@@ -22,8 +22,9 @@ SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
 """Basis sizes, as shares of the pairs, where pairs are few."""
 LARGE, LARGE_FOLDS = 384, 2
 """Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all."""
-RIDGE_TOLERANCE, MOST_GROWTH = 0.005, 1.05
-"""A smaller ridge may cost so much of the held-out residual², and let M grow so much."""
+RIDGE_TOLERANCE, MOST_GROWTH, BLOWN_UP = 0.005, 1.05, 0.5
+"""Another ridge may cost so much of the held-out residual²; a smaller one may let M grow so
+much, a larger one must shrink it so much."""
 NULL_ERRORS = 2.5
 """Without any Hessian in the pairs, some rank gains by one standard error too often."""
 MOST, GIVEN_UP = 0.5, 0.05
@@ -103,7 +104,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
         k = min(scored, key=lambda candidate: candidate.loss(rank if noisy else None)).n_basis
         scored = [candidate for candidate in scored if candidate.n_basis == k]
         best = min(scored, key=Candidate.loss)
-        likely = (_likely_ridge(views, best.n_basis) if best.n_basis <= SHARES[2] * n_train
+        likely = (_likely_ridge(views, best.n_basis) if 0 < best.n_basis <= SHARES[2] * n_train
                   else np.inf)  # what H does beside so few pairs is no noise
         scored += score(views, [best.n_basis], _finer(best.ridge))
         best = min(scored, key=Candidate.loss)
@@ -191,17 +192,27 @@ def _least_ridge(best: Candidate, scored: list[Candidate], views: list[View],
     """The smallest ridge that is as good: held-out pairs hardly mind, and M hardly grows by it.
 
     Where x is ill-conditioned a smaller ridge lets M blow up along what x hardly touches, and
-    held-out pairs, which hardly touch it either, do not mind.
+    held-out pairs, which hardly touch it either, do not mind. Where it has done so, a larger
+    ridge that is as good brings it down.
     """
     k = best.n_basis
     fits = [fit_from_moments(v.s_xx[:k, :k], v.s_xy[:k, :k], v.rounding) for v in views]
-    largest = [MOST_GROWTH * np.linalg.norm(fit.solve_in_axes(best.ridge)) for fit in fits]
+
+    def sizes(candidate: Candidate) -> np.ndarray:
+        return np.array([np.linalg.norm(fit.solve_in_axes(candidate.ridge)) for fit in fits])
+
     limit = best.loss() * (1.0 + RIDGE_TOLERANCE) + 1e-14 * energy
-    rivals = [v for v in scored if v.n_basis == k and v.ridge < best.ridge and v.loss() <= limit]
-    for rival in sorted(rivals, key=lambda v: v.ridge):
-        if all(np.linalg.norm(fit.solve_in_axes(rival.ridge)) <= most
-               for fit, most in zip(fits, largest, strict=True)):
-            return rival
+    as_good = sorted((v for v in scored if v.n_basis == k and v.loss() <= limit),
+                     key=lambda v: v.ridge)
+    blown_up = sizes(best)
+    for larger in (v for v in as_good if v.ridge > best.ridge):
+        if np.all(sizes(larger) <= BLOWN_UP * blown_up):
+            best = larger
+            break
+    largest = MOST_GROWTH * sizes(best)
+    for smaller in (v for v in as_good if v.ridge < best.ridge):
+        if np.all(sizes(smaller) <= largest):
+            return smaller
     return best
 
 
