@@ -25,8 +25,8 @@ LARGE, LARGE_FOLDS = 384, 2
 RIDGE_TOLERANCE, MOST_GROWTH, BLOWN_UP = 0.005, 1.05, 0.5
 """Another ridge may cost so much of the held-out residual²; a smaller one may let M grow so
 much, a larger one must shrink it so much."""
-NULL_ERRORS = 2.5
-"""Without any Hessian in the pairs, some rank gains by one standard error too often."""
+NULL_ERRORS = 3.5
+"""Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
 MOST, GIVEN_UP = 0.5, 0.05
 """Explaining MOST of the squares is no chance; GIVEN_UP is the largest part a rank may leave."""
 PAIRS_TO_CENTER = 8
