@@ -26,6 +26,8 @@ SLAB_BYTES = 16 * MIB
 ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024
 SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
+FEW_PAIRS = 20
+"""Below so many pairs a column, a fitted basis takes the directions of the held-out buckets too."""
 LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
 MAX_FLOPS = 1e13
@@ -123,8 +125,9 @@ def _route(n_pairs: int, n_features: int, rank: int | None, *, exact: bool) -> t
     if n_features <= ALWAYS_ALL_FEATURES or (
             n_features <= SMALL_FEATURES and fits(Route.all_features, n_features)):
         return Route.all_features, n_features
-    if n_pairs <= min(MAX_WHOLE_PAIRS, n_features) and fits(Route.whole_pairs, n_pairs):
-        return Route.whole_pairs, n_pairs
+    whole = min(n_pairs + n_pairs // 2, n_features)  # Krylov: x adds up to half as many
+    if n_pairs <= min(MAX_WHOLE_PAIRS, n_features) and fits(Route.whole_pairs, whole):
+        return Route.whole_pairs, whole
     if n_features <= MAX_FEATURES and fits(Route.all_features, n_features):
         return Route.all_features, n_features
     return Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
@@ -159,7 +162,10 @@ class _Sizes:
         row_bytes = 2 * self.n_features * self.itemsize
         block = 3 * min(self.chunk_rows, self.n_pairs) * row_bytes  # current, ahead, decoded
         whole = self.n_pairs * row_bytes
-        columns = 2 * basis + 1
+        width = basis  # of the fit; held-out directions are appended where pairs are few
+        if route is Route.fitted_basis and self.n_pairs < FEW_PAIRS * basis:
+            width = min(2 * basis, self.n_features)
+        columns = 2 * width + 1
         held = sum(min(columns, self.n_pairs // max(len(split.buckets), 1) + 1)
                    for _ in split.buckets) * columns * 8
         if route is Route.whole_pairs:
@@ -177,7 +183,7 @@ class _Sizes:
             merge = (FAN_IN + 1) * min(held, FAN_IN * state)
             return IDLE_BYTES + self.held_bytes + max(self.threads * max(leaf, merge), solve + leaf)
         reduced = 2 * basis * self.n_features * self.itemsize       # one state, x and y
-        q = self.n_features * basis * (8 + self.itemsize)
+        q = self.n_features * width * (8 + self.itemsize)
         find = block + 4 * reduced + 6 * basis * self.n_features * 8 // 2 + slab
         merge = 2 * (FAN_IN + 2) * reduced + 4 * basis * self.n_features * 8
         leaf = block + q + slab + state

@@ -71,8 +71,6 @@ class RowHashes:
         return (isinstance(other, RowHashes) and np.array_equal(self.hashes, other.hashes)
                 and np.array_equal(self.counts, other.counts))
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
         return 200 + self.hashes.nbytes + self.counts.nbytes

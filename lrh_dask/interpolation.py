@@ -127,7 +127,7 @@ def n_borne_out(pairs: Rows, values: np.ndarray, vectors: np.ndarray, rounding: 
 def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np.dtype,
              rounding: float) -> Interpolation:
     p = pairs.y.shape[1]
-    scales, directions = _directions(pairs.y)
+    _, scales, axes = np.linalg.svd(pairs.y, full_matrices=False)
     kept = numerical_rank(scales, np.finfo(np.float64).eps * max(pairs.y.shape), rounding)
     following = scales[kept] if kept < scales.size else 0.0
     if kept < rank_of(pairs.x, rounding) and scales[kept - 1] > CLEAN_GAP * following:
@@ -142,12 +142,7 @@ def _spanned(pairs: Rows, n_pairs: int, n_features: int, center: bool, dtype: np
     definite = np.abs(ends).min() <= np.finfo(np.float64).eps * core.shape[0] * np.abs(ends).max()
     if ends[0] * ends[1] > 0 or definite:
         return Interpolation(center, "y", kept, dtype)
-    added = beside(pairs.x, directions[:, :kept], dtype).shape[1]
+    added = beside(pairs.x, axes[:kept].T, dtype).shape[1]
     if added and is_recursion(added, n_pairs, n_features):
         return Interpolation(center, "both", kept, dtype)
     return Interpolation(center, "open", 0, dtype)
-
-
-def _directions(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    _, scales, vt = np.linalg.svd(y, full_matrices=False)
-    return scales, vt.T

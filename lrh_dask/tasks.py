@@ -17,21 +17,22 @@ import numpy as np
 
 from lrh_dask import process, progress
 from lrh_dask.arrays import Device, pick_device
-from lrh_dask.budget import SLAB_BYTES, Route
+from lrh_dask.budget import FEW_PAIRS, SLAB_BYTES, Route
 from lrh_dask.duplicates import RowHashes
-from lrh_dask.errors import BadPairs, RunFailed, explain
+from lrh_dask.errors import RunFailed, explain
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.held_out import Fold
 from lrh_dask.interpolation import beside
 from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
+from lrh_dask.refusals import refuse_useless, refuse_zero_x
 from lrh_dask.scree import basis_size
 from lrh_dask.shards import Run
 from lrh_dask.solve import rank_of, rounding_of
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Triangle, reduce_to_triangle
-from lrh_dask.units import Units
+from lrh_dask.units import in_units
 
 __all__ = ["Basis", "Solved", "Spec", "basis_leaf", "finish_basis", "fit_leaf", "merge_partials",
            "solve_buckets", "solve_whole"]
@@ -39,8 +40,6 @@ __all__ = ["Basis", "Solved", "Spec", "basis_leaf", "finish_basis", "fit_leaf", 
 HELD_OUT_EVERY = 5
 """Every fifth bucket is held out of a fitted basis."""
 TRAIN, HELD_OUT = 0, 1
-FEW_PAIRS = 20
-"""Below so many pairs a column, a fitted basis gains by the held-out buckets."""
 
 
 @dataclass(frozen=True)
@@ -191,22 +190,21 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
     process.pin_blas_threads()
     _tell(spec, progress.Event("solve", 0, 0, 0))
     buckets: dict[int, Triangle] = partial.states
-    _refuse_zero_x(partial.stats)
-    _refuse_useless(buckets)
+    refuse_zero_x(partial.stats)
+    refuse_useless(buckets)
     q = None if basis is None else basis.q
     if q is None:
         folds = rotating_folds(buckets)
     else:  # the basis has seen the noise of its own pairs: judge on the others only
         held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
         folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
-    units = Units.of(buckets)
-    scaled = {b: units.apply(t) for b, t in buckets.items()}
-    outcome = fit_symmetric(scaled, folds, rank=spec.rank, center=spec.center,
-                            n_blind=None if basis is None else basis.n_blind, lossless=q is None,
-                            dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail,
-                            rtol=spec.rtol, psd=spec.psd)
+    outcome = in_units(buckets, lambda scaled: fit_symmetric(
+        scaled, folds, rank=spec.rank, center=spec.center,
+        n_blind=None if basis is None else basis.n_blind, lossless=q is None,
+        dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail,
+        rtol=spec.rtol, psd=spec.psd))
     lifted = outcome.vectors if q is None else q @ outcome.vectors
-    return _done(units.restore(outcome), lifted, buckets,
+    return _done(outcome, lifted, buckets,
                  ReadStats() if basis is None else basis.stats, partial.stats,
                  {"basis": begin if basis is None else basis.finished,
                   "fit": begin, "solve": time.time()})
@@ -217,7 +215,7 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     begin = time.time()
     process.pin_blas_threads()
     _tell(spec, progress.Event("solve", 0, 0, 0))
-    _refuse_zero_x(partial.stats)
+    refuse_zero_x(partial.stats)
     held: dict[int, ReducedPairs] = partial.states
     x = np.concatenate([s.x for s in held.values()]).astype(np.float64)
     if len(x) != spec.n_pairs:
@@ -227,19 +225,17 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     y = np.concatenate([s.y for s in held.values()]).astype(np.float64)
     g = common_basis(x, y, spec.method, np.dtype(spec.dtype))
     buckets = {b: _triangle_of(s, g) for b, s in held.items()}
-    _refuse_useless(buckets)
+    refuse_useless(buckets)
     folds = rotating_folds(buckets)
-    units = Units.of(buckets)
-    scaled = {b: units.apply(t) for b, t in buckets.items()}
+    dtype = np.dtype(spec.dtype)
     if spec.method == "symmetric":
-        outcome = fit_symmetric(scaled, folds, rank=spec.rank, center=spec.center,
-                                lossless=True, dtype=np.dtype(spec.dtype), rtol=spec.rtol,
-                                psd=spec.psd, n_explored=rank_of(
-                                    x, rounding_of(np.dtype(spec.dtype), *x.shape)))
+        outcome = in_units(buckets, lambda scaled: fit_symmetric(
+            scaled, folds, rank=spec.rank, center=spec.center, lossless=True, dtype=dtype,
+            rtol=spec.rtol, psd=spec.psd, n_explored=rank_of(x, rounding_of(dtype, *x.shape))))
     else:
-        outcome = fit_exact(spec.method, scaled, folds, rank=spec.rank,
-                            dtype=np.dtype(spec.dtype))
-    return _done(units.restore(outcome), g @ outcome.vectors, buckets, partial.stats, ReadStats(),
+        outcome = in_units(buckets, lambda scaled: fit_exact(
+            spec.method, scaled, folds, rank=spec.rank, dtype=dtype))
+    return _done(outcome, g @ outcome.vectors, buckets, partial.stats, ReadStats(),
                  {"basis": begin, "fit": begin, "solve": time.time()})
 
 
@@ -282,31 +278,3 @@ def _device(spec: Spec) -> Device:
 def _zero_rows(a: np.ndarray) -> int:
     suspects = np.flatnonzero(a[:, 0] == 0)
     return int(np.count_nonzero(~a[suspects].any(axis=1))) if suspects.size else 0
-
-
-def _refuse_useless(buckets: dict[int, Triangle]) -> None:
-    """Raise where no weight, or numbers beyond what can be squared, leave nothing to fit."""
-    if not any(np.any(t.factor[:, 0]) for t in buckets.values()):
-        raise BadPairs(explain(
-            "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
-            consequence="No pair counts", fix="Check the array `weight`, or leave it out"))
-    with np.errstate(over="ignore", under="ignore"):
-        squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
-    energies = [t.energy for t in buckets.values()]
-    seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
-    lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
-        np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
-    if lost or not np.isfinite(sum(squares) + sum(energies)):
-        raise BadPairs(explain(
-            "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
-            got="x or y beyond that", consequence="No residual could be told from zero or infinity",
-            fix="Scale x and y (by one factor each) before they are stored"))
-
-
-def _refuse_zero_x(stats: ReadStats) -> None:
-    if stats.n_pairs and stats.zero_x_rows == stats.n_pairs:
-        raise BadPairs(explain(
-            "all pairs", expected="points or steps x that differ from zero",
-            got=f"x = 0 in all {stats.n_pairs} rows",
-            consequence="y = H 0 says nothing about H",
-            fix="Check that x was written; for secant pairs it is the step, not its direction"))

@@ -7,6 +7,7 @@ result is put back: H = b/a H'.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from lrh_dask.certify import Fit
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Units"]
+__all__ = ["Units", "in_units"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Units:
             standard_errors=fit.standard_errors * curvature,
             mean_x=None if fit.mean_x is None else fit.mean_x * self.x,
             mean_y=None if fit.mean_y is None else fit.mean_y * self.y)
+
+
+def in_units(buckets: dict[int, Triangle], solver: Callable[[dict[int, Triangle]], Fit]) -> Fit:
+    """What a solver makes of the buckets, solved in their own units."""
+    units = Units.of(buckets)
+    return units.restore(solver({b: units.apply(t) for b, t in buckets.items()}))
 
 
 def _power_of_two(size: float) -> float:

@@ -13,8 +13,8 @@ LAYERS = [
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
-    {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"}, {"report", "screen", "demo"},
-    {"jobs"}, {"cli"},
+    {"refusals"}, {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"},
+    {"report", "screen", "demo"}, {"jobs"}, {"cli"},
 ]
 MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "certificates", "certify", "exact_pairs",

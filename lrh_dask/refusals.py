@@ -1,0 +1,48 @@
+"""What a run refuses once its pairs were read: weights, points or sizes that leave no fit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lrh_dask.errors import BadPairs, explain
+from lrh_dask.tree import ReadStats
+from lrh_dask.triangle import Triangle
+
+__all__ = ["refuse_useless", "refuse_zero_x"]
+
+
+def refuse_useless(buckets: dict[int, Triangle]) -> None:
+    """Raise where no weight, or numbers beyond what can be squared, leave nothing to fit.
+
+    Raises:
+        BadPairs: naming which.
+    """
+    if not any(np.any(t.factor[:, 0]) for t in buckets.values()):
+        raise BadPairs(explain(
+            "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
+            consequence="No pair counts", fix="Check the array `weight`, or leave it out"))
+    with np.errstate(over="ignore", under="ignore"):
+        squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
+    energies = [t.energy for t in buckets.values()]
+    seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
+    lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
+        np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
+    if lost or not np.isfinite(sum(squares) + sum(energies)):
+        raise BadPairs(explain(
+            "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
+            got="x or y beyond that", consequence="No residual could be told from zero or infinity",
+            fix="Scale x and y (by one factor each) before they are stored"))
+
+
+def refuse_zero_x(stats: ReadStats) -> None:
+    """Raise where every x is zero.
+
+    Raises:
+        BadPairs: all of them are.
+    """
+    if stats.n_pairs and stats.zero_x_rows == stats.n_pairs:
+        raise BadPairs(explain(
+            "all pairs", expected="points or steps x that differ from zero",
+            got=f"x = 0 in all {stats.n_pairs} rows",
+            consequence="y = H 0 says nothing about H",
+            fix="Check that x was written; for secant pairs it is the step, not its direction"))
