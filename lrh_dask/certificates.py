@@ -1,4 +1,4 @@
-"""What a fit knows of its own error: residuals, standard errors, and a verdict in words."""
+"""What a fit knows of how far it can be believed: exact residuals, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -8,23 +8,15 @@ from enum import Enum
 import numpy as np
 
 from lrh_dask.selection import Choice
-from lrh_dask.solve import (
-    Rows,
-    SymmetricFit,
-    fit_from_moments,
-    own_of_moments,
-    symmetric_fit,
-)
+from lrh_dask.solve import Rows, center_rows
+from lrh_dask.triangle import Triangle
 
-__all__ = ["ROUNDING", "Certificates", "Verdict", "basis_bias", "curvature_sentence",
-           "decide_verdict", "half_widths", "jackknife_errors", "outlying_buckets", "ridge_bias",
-           "sign_margins"]
+__all__ = ["ROUNDING", "Certificates", "Fit", "Solution", "Verdict", "certified", "decide_verdict",
+           "left_over", "outlying_buckets", "share"]
 
 ROUNDING = 1e-6
 """Residuals that differ by less are alike."""
 CONVERGED, FEWEST_JUDGED = 0.02, 20
-PAIRS_PER_COLUMN = 3
-"""Below this many pairs per basis column a jackknife over buckets is not honest."""
 
 
 class Verdict(Enum):
@@ -95,49 +87,106 @@ class Certificates:
     outlier_buckets: tuple[int, ...] = ()
 
 
-def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
-                     *, center: bool, rounding: float = 0.0) -> np.ndarray:
-    """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Eigenpairs in the coordinates of the basis, with their certificates.
 
-    The eigenvalue without bucket j is u_iᵀ M₍₋ⱼ₎ u_i: to first order the eigenvalue of M₍₋ⱼ₎,
-    and free of the matching of eigenvectors. Conditional on the basis.
-
-    Args:
-        rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
-        buckets: rows of each bucket in the basis (q, k), centred already where ``center``.
-        n_pairs: pairs in each bucket.
-        vectors: (k, r) eigenvectors of the full fit.
-    Cost: O(n_buckets k³).
-    Source: Busing, Meijer & van der Leeden 1999 (delete-m_j jackknife).
+    Attributes:
+        eigenvalues (r,), standard_errors (r,): signed, the largest in magnitude first.
+        vectors: (p, r) in the coordinates of the basis.
+        bias: (r,) what halving the basis, and the ridge, do to each eigenvalue; NaN if unknown.
+        mean_x, mean_y: (D,) weighted means where an offset b = mean_y - H mean_x was fitted.
+        bucket_residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖ of each bucket.
+        residual_by_rank, residual_by_rank_error: held out, for ranks 0..k.
     """
-    s_xx = [rows.x.T @ rows.x for rows in buckets]
-    s_xy = [rows.x.T @ rows.y for rows in buckets]
-    total_xx, total_xy = sum(s_xx), sum(s_xy)
-    weight = np.array([rows.one @ rows.one for rows in buckets])
-    sum_x = np.array([rows.one @ rows.x for rows in buckets])
-    sum_y = np.array([rows.one @ rows.y for rows in buckets])
 
-    def eigenvalues(xx: np.ndarray, xy: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        if center:
-            mean_x = sum_x[keep].sum(axis=0) / weight[keep].sum()
-            xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
-            xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
-        m = fit_from_moments(xx, xy, rounding).solve(ridge)
-        return np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
+    eigenvalues: np.ndarray
+    standard_errors: np.ndarray
+    vectors: np.ndarray
+    bias: np.ndarray
+    mean_x: np.ndarray | None
+    mean_y: np.ndarray | None
+    bucket_residuals: np.ndarray
+    residual_by_rank: np.ndarray
+    residual_by_rank_error: np.ndarray
+    certificates: Certificates
+    notices: tuple[str, ...] = ()
 
-    everyone = np.ones(len(buckets), dtype=bool)
-    full = eigenvalues(total_xx, total_xy, everyone)
-    sizes = np.asarray(n_pairs, dtype=float)
-    h = (sizes.sum() / sizes)[:, None]
-    without = np.empty((len(buckets), vectors.shape[1]))
-    for j in range(len(buckets)):
-        keep = everyone.copy()
-        keep[j] = False
-        without[j] = eigenvalues(total_xx - s_xx[j], total_xy - s_xy[j], keep)
-    pseudo = h * full - (h - 1.0) * without
-    center_of_all = len(buckets) * full - ((1.0 - 1.0 / h) * without).sum(axis=0)
-    variance = ((pseudo - center_of_all) ** 2 / (h - 1.0)).mean(axis=0)
-    return np.sqrt(variance)
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A solved fit that is not certified yet, in the coordinates of the basis."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    errors: np.ndarray
+    bias: np.ndarray
+    error_note: str
+    choice: Choice
+    means: tuple[np.ndarray, np.ndarray] | None
+    x_scales: np.ndarray
+    columns_explored: int
+    n_fitted: int
+    n_explored: int
+    asymmetry: float
+    captured: float
+    lossless: bool
+    tail: float
+    rank_was_asked: bool
+    basis_is_full: bool
+    floor: float = 1e-6
+    consistent: bool = False
+    borne_out: bool = False
+    notices: tuple[str, ...] = ()
+
+    def undetermined(self, n_features: int) -> bool:
+        """Whether as many directions were fitted as x explores, and there is more to explore.
+
+        H may then do anything beyond: nothing says that its directions end with those seen.
+        """
+        return self.lossless and self.n_fitted >= self.n_explored < n_features
+
+    def squares(self, triangle: Triangle, mean_y: np.ndarray) -> tuple[float, float]:
+        """‖Y - HX - b‖² of a triangle's pairs, and ‖Y - mean‖², over all D features."""
+        rows, energy = Rows.of(triangle), triangle.energy
+        if self.means is not None:
+            weight = float(rows.one @ rows.one)
+            energy += float(weight * (mean_y @ mean_y) - 2.0 * (mean_y @ triangle.sum_y))
+            rows = center_rows(rows, self.means)
+        outside = 0.0 if self.lossless else max(energy - float(np.sum(rows.y**2)), 0.0)
+        return left_over(rows, self.values, self.vectors) + outside, energy
+
+
+def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) -> Fit:
+    """Attach the exact residual of the *truncated* H, over all pairs and by bucket."""
+    one = Rows.of(total).one
+    mean_x, mean_y = total.sum_x / (one @ one), total.sum_y / (one @ one)
+    left, centred_energy = found.squares(total, mean_y)
+    by_bucket = [share(found.squares(t, mean_y)[0], t.energy) for t in buckets.values()]
+    choice, seen, centered = found.choice, found.x_scales, found.means is not None
+    return Fit(
+        eigenvalues=found.values, standard_errors=found.errors, vectors=found.vectors,
+        bias=found.bias, notices=found.notices,
+        mean_x=mean_x if centered else None, mean_y=mean_y if centered else None,
+        bucket_residuals=np.array(by_bucket), residual_by_rank=choice.residual_by_rank,
+        residual_by_rank_error=choice.residual_by_rank_error,
+        certificates=Certificates(
+            residual=share(left, total.energy), held_out_residual=choice.held_out_residual,
+            asymmetry=found.asymmetry,
+            captured_energy=min(found.captured / centred_energy, 1.0) if centred_energy > 0
+            else 1.0,
+            tail=found.tail,
+            condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
+            ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
+            centered=centered, standard_error_note=found.error_note,
+            n_explored=found.n_explored, n_effective=min(total.n_effective, total.n_pairs),
+            outlier_buckets=outlying_buckets(np.array(by_bucket)),
+            verdict=decide_verdict(
+                share(left, centred_energy), choice, found.values.size,
+                n_explored=found.columns_explored, basis_is_full=found.basis_is_full,
+                rank_was_asked=found.rank_was_asked, borne_out=found.borne_out,
+                n_pairs=total.n_pairs, consistent=found.consistent,
+                undetermined=found.undetermined(total.sum_y.size), floor=found.floor)))
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
@@ -192,94 +241,11 @@ def outlying_buckets(residuals: np.ndarray) -> tuple[int, ...]:
     return tuple(np.flatnonzero(residuals > median + max(float(spread), ROUNDING)).tolist())
 
 
-def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,
-               rounding: float) -> np.ndarray:
-    """How far each eigenvalue moves when the basis is halved: |uᵀ(M - M_half)u| (r,).
-
-    What a cut basis leaves out is gone from M in the same way as what the half leaves out, so
-    this bounds it wherever the spectrum decays.
-
-    Args:
-        rows: pairs in the basis, its columns sorted by dominance; ``m``: their fit (k, k).
-        vectors: (k, r) eigenvectors of m.
-    """
-    half = vectors.shape[0] // 2
-    if half == 0:
-        return np.full(vectors.shape[1], np.nan)
-    fit = symmetric_fit(rows.x[:, :half], rows.y[:, :half], rounding, own=own_of_moments(half))
-    kept = vectors[:half]
-    return np.abs(np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
-                  - np.einsum("ki,kl,li->i", kept, fit.solve(ridge), kept, optimize=True))
+def left_over(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> float:
+    """‖Y - X H‖² of rows, inside the basis."""
+    return float(np.sum((rows.y - (rows.x @ vectors * values) @ vectors.T) ** 2))
 
 
-def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
-               ridge: float) -> np.ndarray:
-    """How far the ridge shrinks each eigenvalue: |uᵀ(M - M at λ/100)u| (r,).
-
-    Without any ridge, directions that x hardly touches would drown the shrinkage in noise.
-
-    Args:
-        m: the fit (k, k) with the ridge; ``vectors``: (k, r) its eigenvectors.
-    """
-    if ridge == 0:
-        return np.zeros(vectors.shape[1])
-    change = m - fit.solve(ridge / 100.0)
-    return np.abs(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
-
-
-def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
-    """Half widths of 95 % intervals: Student's t of ``n_buckets`` - 1 degrees of freedom."""
-    from scipy.stats import t
-
-    return errors * float(t.ppf(0.975, n_buckets - 1))  # NaN without a degree of freedom
-
-
-def sign_margins(errors: np.ndarray, bias: np.ndarray, certificates: Certificates) -> np.ndarray:
-    """How far from zero an eigenvalue must lie for its sign to count (r,).
-
-    An eigenvector is chosen among all directions of the basis, after looking: noise alone makes
-    eigenvalues up to the edge √(2k) of its standard errors. Bias comes on top. NaN where no
-    error is known.
-    """
-    edge = np.sqrt(2.0 * max(certificates.n_basis, 1))
-    typical = np.maximum(errors, np.median(errors)) if errors.size else errors
-    return np.maximum(half_widths(errors, certificates.n_buckets),
-                      edge * typical) + np.nan_to_num(bias)
-
-
-def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,
-                       certified: bool = True) -> str:
-    """What the signs of the eigenvalues prove, and what they cannot.
-
-    A sign counts only where zero lies beyond its margin; where none is known signs are taken as
-    they are, and the sentence says so. "Minimum" is never certified.
-
-    Args:
-        halves: (r,) margins (:func:`sign_margins`), NaN where unknown.
-        certified: the fit was checked, so that its signs can prove something.
-    """
-    known = np.isfinite(halves)
-    margin = np.where(known, halves, 0.0)
-    negative = int(np.count_nonzero(eigenvalues + margin < 0))
-    positive = int(np.count_nonzero(eigenvalues - margin > 0))
-    unsure = eigenvalues.size - negative - positive
-    notes = [f"{unsure:,} within their error of zero"] * bool(unsure)
-    notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
-    if not certified:
-        notes.insert(0, "no sign is certified, because the fit could not be checked or failed its "
-                        "check")
-    notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
-    if not certified:
-        said = f"{_count(negative)} of negative and {positive:,} of positive curvature in the fit"
-    elif negative and positive:
-        said = f"{_count(negative)} of negative and {positive:,} of positive curvature: a " \
-               "saddle where the gradient is zero"
-    elif negative:
-        said = f"{_count(negative)} of negative curvature: not a minimum"
-    else:
-        said = f"no negative curvature among the {_count(eigenvalues.size)} seen"
-    return "; ".join([said, *notes])
-
-
-def _count(n: int) -> str:
-    return f"{n:,} direction{'' if n == 1 else 's'}"
+def share(squares: float, energy: float) -> float:
+    """sqrt(squares / energy), 0 where there is no energy."""
+    return float(np.sqrt(squares / energy)) if energy > 0 else 0.0

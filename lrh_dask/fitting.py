@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lrh_dask.certificates import basis_bias, ridge_bias
-from lrh_dask.certify import Fit, Solution, certified, errors_of, left_over, share
+from lrh_dask.certificates import Fit, Solution, certified, left_over, share
 from lrh_dask.exact_pairs import (
     least_norm_eigenpairs,
     refuse_inconsistent,
@@ -35,6 +34,7 @@ from lrh_dask.solve import (
     symmetric_fit,
 )
 from lrh_dask.triangle import Triangle, merge_all
+from lrh_dask.uncertainty import basis_bias, errors_of, ridge_bias
 
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
@@ -114,8 +114,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         keep = min(keep, int(np.count_nonzero(values > 1e-12 * values.max(initial=0.0))))
     values, inner = values[:keep], inner[:, :keep]
     seen = fitted.seen
-    errors, note = errors_of(buckets, total, means, directions, inner, choice, seen.size, rounding,
-                             exact=exact is not None)
+    errors, note = errors_of(buckets, total, means, directions, inner, choice.ridge, seen.size,
+                             rounding, exact=exact is not None)
     bias = ridge_bias(fitted, m, inner, choice.ridge)
     if directions.shape[1] < total.sum_y.size:  # else nothing is left out
         bias += basis_bias(projected, m, inner, choice.ridge, rounding)

@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrh_dask.certificates import (
-    Certificates,
-    Verdict,
-    curvature_sentence,
-    half_widths,
-    sign_margins,
-)
+from lrh_dask.certificates import Certificates, Verdict
 from lrh_dask.errors import SettingsError, explain
+from lrh_dask.uncertainty import curvature_sentence, half_widths, sign_margins
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -92,7 +87,7 @@ class LowRankHessian:
     def curvature(self) -> str:
         """What the signs prove, in a sentence; "minimum" is never certified."""
         c = self.certificates
-        margins = sign_margins(self.standard_errors, self.bias, c)
+        margins = sign_margins(self.standard_errors, self.bias, c.n_basis, c.n_buckets)
         checked = c.verdict is Verdict.converged or (
             c.verdict in {Verdict.noisy, Verdict.rank_limited} and bool(np.isfinite(margins).all()))
         said = curvature_sentence(self.eigenvalues, margins, self.n_features, certified=checked)

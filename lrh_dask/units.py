@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lrh_dask.certify import Fit
+from lrh_dask.certificates import Fit
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Units", "in_units"]

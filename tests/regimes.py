@@ -100,7 +100,9 @@ def make(cell: Cell) -> Data:
 def _points(cell: Cell, rng: np.random.Generator, hessian: np.ndarray) -> np.ndarray:
     n, d = cell.n_pairs, cell.n_features
     if cell.x == "trajectory":
-        return _trajectory(rng, hessian, n)
+        return _trajectory(rng, hessian, n, n_steps=500, rate=0.5, drive=0.1 / np.sqrt(d))
+    if cell.x == "descents":
+        return _trajectory(rng, hessian, n, n_steps=50, rate=0.1, drive=1e-3)
     x = rng.standard_normal((n, d))
     if cell.x == "ill-conditioned":
         axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
@@ -108,23 +110,24 @@ def _points(cell: Cell, rng: np.random.Generator, hessian: np.ndarray) -> np.nda
     return x
 
 
-def _trajectory(rng: np.random.Generator, hessian: np.ndarray, n: int) -> np.ndarray:
-    """Points of stochastic gradient descent with momentum, restarted every 500 steps.
+def _trajectory(rng: np.random.Generator, hessian: np.ndarray, n: int, *, n_steps: int,
+                rate: float, drive: float) -> np.ndarray:
+    """Points of gradient descent with momentum, restarted every ``n_steps`` steps.
 
     Descent is on |H|, which has no direction to escape along; the noise that drives it is that
-    of other mini-batches than the noise of the recorded gradients.
+    of other mini-batches than the noise of the recorded gradients. Little of it (descents) leaves
+    x without length wherever the descent has settled.
     """
     values, vectors = np.linalg.eigh(hessian)
     size = np.abs(values)
-    rate, n_steps = 0.5 / size.max(), 500
     n_runs = -(-n // n_steps)
     place = rng.standard_normal((n_runs, values.size)) / np.sqrt(values.size)
     velocity = np.zeros_like(place)
     out = np.empty((n_runs, n_steps, values.size))
     for step in range(n_steps):
         out[:, step] = place
-        noise = rng.standard_normal(place.shape) * 0.1 * size.max() / values.size
-        velocity = 0.9 * velocity - rate * (place * size + noise)
+        noise = rng.standard_normal(place.shape) * drive * size.max() / np.sqrt(values.size)
+        velocity = 0.9 * velocity - rate / size.max() * (place * size + noise)
         place = place + velocity
     return out.reshape(-1, values.size)[:n] @ vectors.T
 

@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 import reference
 
-from lrh_dask.certificates import (
-    Verdict,
-    curvature_sentence,
-    decide_verdict,
-    jackknife_errors,
-)
+from lrh_dask.certificates import Verdict, decide_verdict
 from lrh_dask.errors import BadPairs
 from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.interpolation import asymmetry
 from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import reduce_to_triangle
+from lrh_dask.uncertainty import curvature_sentence, jackknife_errors
 
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 

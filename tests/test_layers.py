@@ -8,8 +8,9 @@ import lrh_dask
 LAYERS = [
     {"errors"}, {"arrays", "process", "progress"},
     {"reduced_pairs", "triangle", "duplicates"},
-    {"solve"}, {"evidence", "interpolation", "psd"}, {"held_out", "scree"}, {"selection"},
-    {"certificates"}, {"certify", "exact_pairs"},
+    {"solve"}, {"evidence", "interpolation", "psd", "uncertainty"}, {"held_out", "scree"},
+    {"selection"},
+    {"certificates", "exact_pairs"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
@@ -17,7 +18,7 @@ LAYERS = [
     {"report", "screen", "demo"}, {"jobs"}, {"cli"},
 ]
 MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
-               "held_out", "selection", "scree", "certificates", "certify", "exact_pairs",
+               "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
                "units", "fitting", "hessian", "duplicates"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
