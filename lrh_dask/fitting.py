@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lrh_dask.interpolation import (
     spanning_directions,
 )
 from lrh_dask.psd import semidefinite_solve
-from lrh_dask.selection import Choice, choose
+from lrh_dask.selection import Asked, Choice, choose
 from lrh_dask.solve import (
     Rows,
     center_rows,
@@ -39,6 +39,8 @@ from lrh_dask.uncertainty import basis_bias, errors_of, ridge_bias
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
 N_FOLDS = 5
+NEGLIGIBLE = 1e-12
+"""Eigenvalues below this share of the largest are rounding."""
 
 
 def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
@@ -50,35 +52,52 @@ def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
     return [Fold(tuple(b for b in names if b not in part), part) for part in parts]
 
 
-def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-                  center: bool | None, lossless: bool, dtype: np.dtype,
-                  n_blind: int | None = None, tail: float = 0.0, rtol: float | None = None,
-                  psd: bool = False, n_explored: int | None = None) -> Fit:
+@dataclass(frozen=True)
+class Kept:
+    """The rank of a fit, and what is known of it.
+
+    Attributes:
+        rank: eigenpairs kept.
+        held_out_residual: at this rank, NaN where nothing could be held out.
+        was_asked: not chosen by the fit.
+        borne_out: exact pairs along its own eigenvectors show all of it.
+        notices: what could not be done as asked.
+    """
+
+    rank: int
+    held_out_residual: float
+    was_asked: bool
+    borne_out: bool = False
+    notices: tuple[str, ...] = ()
+
+
+def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
+                  lossless: bool, dtype: np.dtype, n_blind: int | None = None, tail: float = 0.0,
+                  n_explored: int | None = None) -> Fit:
     """Symmetric least squares with basis size, ridge and rank chosen on held-out pairs.
 
     Args:
         buckets: triangles of disjoint sets of pairs over one basis of p columns.
         folds: which buckets are judged by which; none where pairs are too few.
-        rank: wanted rank, or None.
-        center: fit an offset b, or not, or (None) decide.
+        asked: rank or residual, offset, semidefiniteness; or to choose.
         n_blind: columns that have not seen the held-out buckets, where the basis was fitted
             beforehand; further ones have, and serve the final fit only.
         lossless: the basis spans all of x and y, so no square lies outside of it.
         dtype: in which the pairs were stored: what lies within its rounding says nothing.
         tail: bound on the share of ‖Y‖² outside the basis, from the pairs it was found on.
-        rtol: take the smallest rank whose residual, over all pairs and held out, is at most that.
-        psd: H is known to have no negative curvature.
         n_explored: rank of x, where the basis does not hold all of it.
     """
     total = merge_all(list(buckets.values()))
     rounding = rounding_of(dtype, total.n_pairs, total.sum_y.size)
     rows = Rows.of(total)
-    consistent = interpolation(rows, total.n_pairs, total.sum_y.size, center=center, dtype=dtype,
-                               rounding=rounding) if lossless else None
+    consistent = interpolation(rows, total.n_pairs, total.sum_y.size, center=asked.center,
+                               dtype=dtype, rounding=rounding) if lossless else None
     exact = None if consistent is None or consistent.span == "open" else consistent
-    center = center if consistent is None else consistent.center
-    choice = _choose(buckets, folds, rank=rank, center=center, n_blind=n_blind,
-                     rounding=rounding, exact=exact, psd=psd, noisy=consistent is None)
+    if consistent is not None:
+        asked = replace(asked, center=consistent.center)
+    choice = (choose(buckets, folds, asked, n_blind=n_blind, rounding=rounding, exact=exact,
+                     noisy=consistent is None)
+              if folds else _unjudged(buckets, asked))
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
     if exact is not None:
@@ -87,51 +106,41 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int 
         directions = np.eye(n_blind, choice.n_basis)
     else:
         directions = leading_directions(centred.y, choice.n_basis, rounding)
-    choice = replace(choice, n_basis=directions.shape[1])
+    n_basis = directions.shape[1]
     projected = centred.project(directions)
     fitted = symmetric_fit(projected.x, projected.y, rounding,
-                           own=None if exact else own_of_moments(directions.shape[1]))
-    m = semidefinite_solve(fitted, choice.ridge) if psd else fitted.solve(choice.ridge)
+                           own=None if exact else own_of_moments(n_basis))
+    m = semidefinite_solve(fitted, choice.ridge) if asked.psd else fitted.solve(choice.ridge)
     values, inner = sorted_eigenpairs(*np.linalg.eigh(m))
-    if psd:
+    if asked.psd:
         values = np.maximum(values, 0.0)
-    notices: tuple[str, ...] = ()
-    keep = choice.rank if rank is None else rank
-    related = exact is not None and exact.span == "both"
-    borne_out = related and n_borne_out(projected, values, inner, rounding)
-    if related:  # each pair was made of others: leaving some out tells nothing
-        choice = replace(choice, held_out_residual=np.nan)
-        keep = min(borne_out, values.size) if rank is None and borne_out else keep
-    if rank is None and exact is not None and exact.rank is not None:
-        keep = exact.rank
-    elif rank is None and folds == []:  # nothing could be held out: keep what is above rounding
-        keep = int(np.count_nonzero(np.abs(values) > 1e-12 * np.abs(values).max(initial=0.0)))
-    if rtol is not None:
-        keep, notices = _rank_within(rtol, total, projected, values, inner, choice, keep)
-        if not notices and keep < choice.residual_by_rank.size:
-            choice = replace(choice, held_out_residual=float(choice.residual_by_rank[keep]))
-    if psd:
-        keep = min(keep, int(np.count_nonzero(values > 1e-12 * values.max(initial=0.0))))
-    values, inner = values[:keep], inner[:, :keep]
+    kept = (_kept_of_related(asked, projected, values, inner, rounding, choice)
+            if exact is not None and exact.span == "both"
+            else _kept(asked, choice, exact, values, judged=bool(folds)))
+    if asked.rtol is not None:
+        kept = _within(asked.rtol, kept, total, projected, values, inner, choice)
+    rank = kept.rank
+    if asked.psd:
+        rank = min(rank, int(np.count_nonzero(values > NEGLIGIBLE * values.max(initial=0.0))))
+    values, inner = values[:rank], inner[:, :rank]
+    choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
     seen = fitted.seen
     errors, note = errors_of(buckets, total, means, directions, inner, choice.ridge, seen.size,
                              rounding, exact=exact is not None)
     bias = ridge_bias(fitted, m, inner, choice.ridge)
-    if directions.shape[1] < total.sum_y.size:  # else nothing is left out
+    if n_basis < total.sum_y.size:  # else nothing is left out
         bias += basis_bias(projected, m, inner, choice.ridge, rounding)
     return certified(buckets, total, Solution(
         values, directions @ inner, errors, bias, note, choice, means, x_scales=seen,
-        columns_explored=seen.size, notices=notices,
-        n_fitted=(exact and exact.rank) or directions.shape[1],
+        columns_explored=seen.size, notices=kept.notices,
+        n_fitted=(exact and exact.rank) or n_basis,
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
-        lossless=lossless, tail=tail,
-        rank_was_asked=rank is not None or (rtol is not None and not notices),
-        consistent=consistent is not None,
-        borne_out=bool(borne_out and borne_out >= keep),
+        lossless=lossless, tail=tail, rank_was_asked=kept.was_asked,
+        consistent=consistent is not None, borne_out=kept.borne_out,
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
-        basis_is_full=n_blind is not None and choice.n_basis == n_blind))
+        basis_is_full=n_blind is not None and n_basis == n_blind))
 
 
 def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -167,22 +176,40 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         rank_was_asked=rank is not None, basis_is_full=False))
 
 
-def _choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-            center: bool | None, n_blind: int | None, rounding: float,
-            exact: Interpolation | None, psd: bool, noisy: bool) -> Choice:
-    if folds:
-        return choose(buckets, folds, rank=rank, center=center, n_blind=n_blind,
-                      rounding=rounding, exact=exact, psd=psd, noisy=noisy)
-    any_bucket = next(iter(buckets.values()))
+def _unjudged(buckets: dict[int, Triangle], asked: Asked) -> Choice:
+    """All that the pairs span, where they are too few to hold any out."""
     n_pairs = sum(t.n_pairs for t in buckets.values())
     nan = np.array([np.nan])
-    return Choice(n_basis=min(any_bucket.n_basis, n_pairs), ridge=0.0,
-                  rank=rank or 0, center=bool(center) if exact is None else exact.center,
-                  held_out_residual=float("nan"), residual_by_rank=nan, residual_by_rank_error=nan)
+    return Choice(n_basis=min(next(iter(buckets.values())).n_basis, n_pairs), ridge=0.0,
+                  rank=asked.rank or 0, center=bool(asked.center), held_out_residual=float("nan"),
+                  residual_by_rank=nan, residual_by_rank_error=nan)
 
 
-def _rank_within(rtol: float, total: Triangle, projected: Rows, values: np.ndarray,
-                 inner: np.ndarray, choice: Choice, otherwise: int) -> tuple[int, tuple[str, ...]]:
+def _kept(asked: Asked, choice: Choice, exact: Interpolation | None, values: np.ndarray, *,
+          judged: bool) -> Kept:
+    """The rank that was asked, or the pairs' own, or the one that held-out pairs chose."""
+    if asked.rank is not None:
+        rank = asked.rank
+    elif exact is not None and exact.rank is not None:
+        rank = exact.rank
+    elif judged:
+        rank = choice.rank
+    else:
+        rank = int(np.count_nonzero(np.abs(values) > NEGLIGIBLE * np.abs(values).max(initial=0.0)))
+    return Kept(rank, choice.held_out_residual, was_asked=asked.rank is not None)
+
+
+def _kept_of_related(asked: Asked, projected: Rows, values: np.ndarray, inner: np.ndarray,
+                     rounding: float, choice: Choice) -> Kept:
+    """Each pair was made of others: leaving some out tells nothing, the pairs themselves do."""
+    borne_out = min(n_borne_out(projected, values, inner, rounding), values.size)
+    rank = asked.rank if asked.rank is not None else borne_out or choice.rank
+    return Kept(rank, float("nan"), was_asked=asked.rank is not None,
+                borne_out=0 < rank <= borne_out)
+
+
+def _within(rtol: float, kept: Kept, total: Triangle, projected: Rows, values: np.ndarray,
+            inner: np.ndarray, choice: Choice) -> Kept:
     """The smallest rank within a residual, over all pairs and over those held out.
 
     What an offset explains is no merit of H: residuals are shares of ‖Y - b‖.
@@ -199,15 +226,22 @@ def _rank_within(rtol: float, total: Triangle, projected: Rows, values: np.ndarr
     known = min(curve.size, choice.residual_by_rank.size)
     if known and choice.residual_by_rank[0] > 0:
         held_out[:known] = choice.residual_by_rank[:known] / choice.residual_by_rank[0]
-    if np.isnan(choice.held_out_residual):
+    unjudged = bool(np.isnan(kept.held_out_residual))
+    if unjudged:
         held_out[:] = 0.0
     within = np.flatnonzero(np.maximum(curve, held_out) <= rtol)
-    if within.size:
-        return int(within[0]), ()
-    least = float(np.min(np.maximum(curve, held_out)))
-    return otherwise, (f"rtol {rtol:g} was not reached: the least residual of any rank, over all "
-                       f"pairs and held out, is {least:.3g}; what is left is noise, or curvature "
-                       "beyond the basis",)
+    if not within.size:
+        least = float(np.min(np.maximum(curve, held_out)))
+        return replace(kept, notices=(
+            f"rtol {rtol:g} was not reached: the least residual of any rank, over all pairs and "
+            f"held out, is {least:.3g}; what is left is noise, or curvature beyond the basis",))
+    rank = int(within[0])
+    return replace(
+        kept, rank=rank, was_asked=True,
+        held_out_residual=(kept.held_out_residual if unjudged
+                           else float(choice.residual_by_rank[rank])),
+        notices=(f"rtol {rtol:g} is met by the pairs that were fitted; none were held out to "
+                 "check it",) * unjudged)
 
 
 def _held_out_exact(solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray]],

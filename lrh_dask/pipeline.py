@@ -27,6 +27,7 @@ from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import run_graph
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.pairs import Pairs, is_dask
+from lrh_dask.selection import Asked
 from lrh_dask.shards import Partition, partition
 from lrh_dask.tasks import Solved, Spec
 
@@ -73,9 +74,9 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     client = _current_client()
     plan, split = price(pairs, rank=wanted_rank, method=method, client=client)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    spec = Spec(run_id, method, wanted_rank, wanted_center, plan.route, plan.max_basis, device,
-                str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None, rtol=rtol,
-                psd=bool(psd), weighting=weighting)
+    spec = Spec(run_id, method, Asked(wanted_rank, rtol, wanted_center, bool(psd)), plan.route,
+                plan.max_basis, device, str(pairs.stored_dtype), pairs.n_pairs,
+                watched=on_event is not None, weighting=weighting)
     graph, root = run_graph(pairs, split, spec, client)
     with progress.watch(client, run_id, on_event):
         try:

@@ -15,7 +15,7 @@ from lrh_dask.interpolation import Interpolation
 from lrh_dask.solve import fit_from_moments
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Asked", "Choice", "choose"]
 
 COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
@@ -31,6 +31,23 @@ MOST, GIVEN_UP = 0.5, 0.05
 """Explaining MOST of the squares is no chance; GIVEN_UP is the largest part a rank may leave."""
 PAIRS_TO_CENTER = 8
 """With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks of a fit; None leaves it to the pairs.
+
+    Attributes:
+        rank: so many eigenpairs.
+        rtol: the smallest rank whose residual, over all pairs and held out, is at most this.
+        center: fit an offset b, or do not.
+        psd: H is known to have no negative curvature.
+    """
+
+    rank: int | None = None
+    rtol: float | None = None
+    center: bool | None = None
+    psd: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,24 +71,23 @@ class Choice:
     residual_by_rank_error: np.ndarray
 
 
-def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
-           center: bool | None, n_blind: int | None = None, rounding: float = 0.0,
-           exact: Interpolation | None = None, psd: bool = False, noisy: bool = True) -> Choice:
+def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
+           n_blind: int | None = None, rounding: float = 0.0,
+           exact: Interpolation | None = None, noisy: bool = True) -> Choice:
     """Pick basis size, ridge, rank and centring by held-out pairs.
 
     Args:
         buckets: triangles of disjoint sets of pairs, over one basis of p columns.
         folds: who is fitted on whom.
-        rank: the wanted rank, or None to choose it.
-        center: fit an offset, do not, or (None) let the held-out pairs decide.
+        asked: rank, offset and semidefiniteness, or to choose them.
         n_blind: so many first columns of the basis are sorted by dominance and have not seen
             the pairs that are judged on (a fitted basis); None: each fold finds its own directions.
         rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
         exact: how consistent pairs are interpolated: then only the rank is chosen.
         noisy: where pairs are not, only the whole fit is judged, not what is cut from it.
-        psd: negative eigenvalues of a candidate count as zero.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
+    rank, center = asked.rank, asked.center
     if n_blind is None and min(_widest(buckets), _n_train(buckets, folds)) > LARGE:
         folds = folds[:LARGE_FOLDS]
     energy = sum(buckets[b].energy for fold in folds for b in fold.test)
@@ -90,7 +106,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
 
     def views_of(centered: bool, widest: int) -> list[View]:
         return [view_of(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
-                      exact=exact, psd=psd) for fold in folds]
+                      exact=exact, psd=asked.psd) for fold in folds]
 
     # An offset shows at any basis size: it is decided on small ones.
     small = [k for k in sizes if k <= max(64, sizes[0])]

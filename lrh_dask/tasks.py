@@ -28,6 +28,7 @@ from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
 from lrh_dask.refusals import refuse_useless, refuse_zero_x
 from lrh_dask.scree import basis_size
+from lrh_dask.selection import Asked
 from lrh_dask.shards import Run
 from lrh_dask.solve import rank_of, rounding_of
 from lrh_dask.tree import Partial, ReadStats
@@ -48,16 +49,13 @@ class Spec:
 
     run_id: str
     method: str
-    rank: int | None
-    center: bool | None
+    asked: Asked
     route: Route
     max_basis: int
     device: str
     dtype: str
     n_pairs: int
     watched: bool
-    rtol: float | None = None
-    psd: bool = False
     weighting: str = "stored"
 
 
@@ -174,7 +172,7 @@ def finish_basis(partial: Partial, spec: Spec) -> Basis:
     train = partial.states[TRAIN]
     q, scales = train.basis()
     held_out = partial.states.get(HELD_OUT, ReducedPairs.empty(train.x, spec.max_basis))
-    k = basis_size(q, held_out, rank=spec.rank)
+    k = basis_size(q, held_out, rank=spec.asked.rank)
     cut = train.tail + float(np.sum(scales[k:] ** 2))
     q = q[:, :k]
     if held_out.n_pairs and spec.n_pairs < FEW_PAIRS * k:
@@ -199,10 +197,9 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
         held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
         folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
     outcome = in_units(buckets, lambda scaled: fit_symmetric(
-        scaled, folds, rank=spec.rank, center=spec.center,
-        n_blind=None if basis is None else basis.n_blind, lossless=q is None,
-        dtype=np.dtype(spec.dtype), tail=0.0 if basis is None else basis.tail,
-        rtol=spec.rtol, psd=spec.psd))
+        scaled, folds, spec.asked, lossless=q is None, dtype=np.dtype(spec.dtype),
+        n_blind=None if basis is None else basis.n_blind,
+        tail=0.0 if basis is None else basis.tail))
     lifted = outcome.vectors if q is None else q @ outcome.vectors
     return _done(outcome, lifted, buckets,
                  ReadStats() if basis is None else basis.stats, partial.stats,
@@ -230,11 +227,11 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     dtype = np.dtype(spec.dtype)
     if spec.method == "symmetric":
         outcome = in_units(buckets, lambda scaled: fit_symmetric(
-            scaled, folds, rank=spec.rank, center=spec.center, lossless=True, dtype=dtype,
-            rtol=spec.rtol, psd=spec.psd, n_explored=rank_of(x, rounding_of(dtype, *x.shape))))
+            scaled, folds, spec.asked, lossless=True, dtype=dtype,
+            n_explored=rank_of(x, rounding_of(dtype, *x.shape))))
     else:
         outcome = in_units(buckets, lambda scaled: fit_exact(
-            spec.method, scaled, folds, rank=spec.rank, dtype=dtype))
+            spec.method, scaled, folds, rank=spec.asked.rank, dtype=dtype))
     return _done(outcome, g @ outcome.vectors, buckets, partial.stats, ReadStats(),
                  {"basis": begin, "fit": begin, "solve": time.time()})
 

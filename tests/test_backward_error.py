@@ -13,6 +13,7 @@ from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import fit_symmetric, rotating_folds
 from lrh_dask.interpolation import beside
 from lrh_dask.reduced_pairs import reduce_pairs
+from lrh_dask.selection import Asked
 from lrh_dask.solve import (
     Rows,
     center_rows,
@@ -150,8 +151,8 @@ def test_eigenpairs_of_full_rank_are_those_of_the_fit(kind, judged, center, make
     k, x = 15, rows_of(kind, 300, 15, seed=1)
     y = x @ np.diag(np.linspace(2.0, -1.0, k)) + rows_of(kind, 300, k)
     buckets = make_buckets(x, y, 10)
-    found = fit_symmetric(buckets, rotating_folds(buckets) if judged else [], rank=k, center=center,
-                          n_blind=k, lossless=False, dtype=FLOAT64)
+    found = fit_symmetric(buckets, rotating_folds(buckets) if judged else [],
+                          Asked(rank=k, center=center), n_blind=k, lossless=False, dtype=FLOAT64)
     kept = found.certificates.n_basis
     rows = Rows.of(merge_all(list(buckets.values())))
     rows = center_rows(rows, rows.means()) if center else rows

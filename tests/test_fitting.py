@@ -10,7 +10,7 @@ from lrh_dask.certificates import Verdict, decide_verdict
 from lrh_dask.errors import BadPairs
 from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.interpolation import asymmetry
-from lrh_dask.selection import Choice
+from lrh_dask.selection import Asked, Choice
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import reduce_to_triangle
 from lrh_dask.uncertainty import curvature_sentence, jackknife_errors
@@ -29,9 +29,9 @@ POST_H = np.array([[0.68753582, 0.77990032, 0.67761106],
 
 
 def fit(buckets, *, rank=None, center=False, n_blind=None, lossless=True, folds=None, tail=0.0):
-    return fit_symmetric(buckets, rotating_folds(buckets) if folds is None else folds, rank=rank,
-                         center=center, n_blind=n_blind, lossless=lossless, tail=tail,
-                         dtype=np.dtype(np.float64))
+    return fit_symmetric(buckets, rotating_folds(buckets) if folds is None else folds,
+                         Asked(rank=rank, center=center), n_blind=n_blind, lossless=lossless,
+                         tail=tail, dtype=np.dtype(np.float64))
 
 
 def exact_fit(method, buckets, *, rank=None):

@@ -9,14 +9,15 @@ from reference import ridge_fit, truncated
 from lrh_dask import held_out
 from lrh_dask.fitting import rotating_folds
 from lrh_dask.held_out import Fold
-from lrh_dask.selection import choose
+from lrh_dask.selection import Asked, choose
 from lrh_dask.solve import leading_directions
 
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 
 
 def choose_from(buckets, *, rank=None, center=None, n_blind=None):
-    return choose(buckets, rotating_folds(buckets), rank=rank, center=center, n_blind=n_blind)
+    return choose(buckets, rotating_folds(buckets), Asked(rank=rank, center=center),
+                  n_blind=n_blind)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -151,7 +152,7 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
     fold = Fold(train=(0, 2, 3), test=(1, 4))
     tested = np.isin(np.repeat(np.arange(5), 12), fold.test)[:, None]
     x, y = (np.where(tested, b, a) for a, b in ((pairs.x, others.x), (pairs.y, others.y)))
-    choices = [choose(make_buckets(*xy, 5), [fold], rank=5, center=center)
+    choices = [choose(make_buckets(*xy, 5), [fold], Asked(rank=5, center=center))
                for xy in ((pairs.x, pairs.y), (x, y))]
     np.testing.assert_array_equal(*found)
     assert choices[0].held_out_residual != choices[1].held_out_residual

@@ -4,6 +4,7 @@ import numpy as np
 
 from lrh_dask.budget import Route
 from lrh_dask.reduced_pairs import reduce_pairs
+from lrh_dask.selection import Asked
 from lrh_dask.tasks import HELD_OUT, TRAIN, Spec, finish_basis
 from lrh_dask.tree import Partial, ReadStats
 
@@ -15,7 +16,7 @@ def test_tail_bounds_what_the_cut_basis_leaves_of_its_own_pairs():
     train, held_out = np.split(y, 2)
     states = {group: reduce_pairs(part, part, max_rank=50)
               for group, part in ((TRAIN, train), (HELD_OUT, held_out))}
-    spec = Spec("run", "symmetric", None, None, Route.fitted_basis, 50, "cpu", "float64", 400,
+    spec = Spec("run", "symmetric", Asked(), Route.fitted_basis, 50, "cpu", "float64", 400,
                 watched=False)
     basis = finish_basis(Partial(states, ReadStats()), spec)
     assert basis.n_blind < 50
