@@ -51,14 +51,13 @@ class Candidate:
         totals = self.squares.sum(axis=0)
         return int(np.argmin(totals)) if rank is None else min(rank, totals.size - 1)
 
-    def loss(self, rank: int | None = None) -> float:
-        """At the best rank; where a rank is asked, the mean of that and of the one at this rank.
+    def at(self, rank: int | None) -> np.ndarray:
+        """Squared residual by bucket, at a rank (or the last there is), or the best one."""
+        return self.squares[:, self.best_rank(rank)]
 
-        At the asked rank alone a fit that leaves everything else to chance would look as good;
-        at the best rank alone ill-conditioned x hides what the cut will bring to light.
-        """
-        totals = self.squares.sum(axis=0)
-        return float(totals.min() + totals[self.best_rank(rank)]) / 2.0
+    def loss(self, rank: int | None = None) -> float:
+        """Squared residual over all buckets."""
+        return float(self.at(rank).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,19 +12,20 @@ import numpy as np
 from lrh_dask.evidence import likely_ridge
 from lrh_dask.held_out import Candidate, Fold, View, score, view_of
 from lrh_dask.interpolation import Interpolation
-from lrh_dask.solve import fit_from_moments
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Asked", "Choice", "choose"]
 
 COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-10, *(10.0 ** (e / 2) for e in range(-14, 1)))
+"""Tried at every basis size; and beside those at the chosen one."""
 SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
 """Basis sizes, as shares of the pairs, where pairs are few."""
 LARGE, LARGE_FOLDS = 384, 2
 """Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all."""
-RIDGE_TOLERANCE, MOST_GROWTH, BLOWN_UP = 0.005, 1.05, 0.5
-"""Another ridge may cost so much of the held-out residual²; a smaller one may let M grow so
-much, a larger one must shrink it so much."""
+ALIKE, LIKELY = 1.0, 2.0
+"""Standard errors by which a candidate may be worse than the best and still count as good: one
+that is better at the asked rank, and one whose smaller ridge the likelihood prefers."""
 NULL_ERRORS = 3.5
 """Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
 MOST, GIVEN_UP = 0.5, 0.05
@@ -117,16 +118,12 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         scored = [v for v in scored if v.center == best_center]
         views = views_of(best_center, sizes[-1])
         scored += score(views, [k for k in sizes if k not in small], ridges)
-        k = min(scored, key=lambda candidate: candidate.loss(rank if noisy else None)).n_basis
-        scored = [candidate for candidate in scored if candidate.n_basis == k]
-        best = min(scored, key=Candidate.loss)
-        likely = (_likely_ridge(views, best.n_basis) if 0 < best.n_basis <= SHARES[2] * n_train
-                  else np.inf)  # what H does beside so few pairs is no noise
-        scored += score(views, [best.n_basis], _finer(best.ridge))
-        best = min(scored, key=Candidate.loss)
-        if likely < best.ridge:  # a ridge shrinks eigenvalues: both must ask for it
-            best = score(views, [best.n_basis], (likely,))[0]
-        best = _least_ridge(best, scored, views, energy)
+        judged_at = rank if noisy else None
+        k = _pick(scored, judged_at, energy).n_basis
+        scored = [v for v in scored if v.n_basis == k] + score(views, [k], RIDGES)
+        best = _pick(scored, judged_at, energy)
+        if 0 < k <= SHARES[2] * n_train:  # what H does beside fewer pairs is no noise
+            best = _likelier(best, views, energy, rank)
     else:
         best = scored[0]
     chosen = best.best_rank(rank) if rank is not None else _one_standard_error(best.squares, energy)
@@ -176,13 +173,6 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
     return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
 
 
-def _finer(ridge: float) -> tuple[float, ...]:
-    """Ridges around the best of the coarse grid."""
-    if ridge == 0.0:
-        return (1e-10,)
-    return tuple(ridge * 10.0**e for e in (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5))
-
-
 def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool:
     """Whether to fit an offset.
 
@@ -195,7 +185,7 @@ def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool
     if len(best) == 1:
         return next(iter(best))
     with_b, without = best[True], best[False]
-    gain = (without.squares[:, without.best_rank(None)] - with_b.squares[:, with_b.best_rank(None)])
+    gain = without.at(None) - with_b.at(None)
     error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else np.inf
     noise = 1e-12 * energy
     if n_pairs < PAIRS_TO_CENTER * max(with_b.n_basis, without.n_basis):
@@ -203,33 +193,38 @@ def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool
     return bool(gain.sum() > noise)
 
 
-def _least_ridge(best: Candidate, scored: list[Candidate], views: list[View],
-                 energy: float) -> Candidate:
-    """The smallest ridge that is as good: held-out pairs hardly mind, and M hardly grows by it.
+def _pick(scored: list[Candidate], rank: int | None, energy: float) -> Candidate:
+    """The least held-out residual; where a rank is asked, of those as good the best at that rank.
 
-    Where x is ill-conditioned a smaller ridge lets M blow up along what x hardly touches, and
-    held-out pairs, which hardly touch it either, do not mind. Where it has done so, a larger
-    ridge that is as good brings it down.
+    At the asked rank alone a fit that leaves everything else to chance would look as good.
     """
-    k = best.n_basis
-    fits = [fit_from_moments(v.s_xx[:k, :k], v.s_xy[:k, :k], v.rounding) for v in views]
+    best = min(scored, key=Candidate.loss)
+    if rank is None:
+        return best
+    return min((v for v in scored if _is_as_good(v, best, None, ALIKE, energy)),
+               key=lambda v: v.loss(rank))
 
-    def sizes(candidate: Candidate) -> np.ndarray:
-        return np.array([np.linalg.norm(fit.solve_in_axes(candidate.ridge)) for fit in fits])
 
-    limit = best.loss() * (1.0 + RIDGE_TOLERANCE) + 1e-14 * energy
-    as_good = sorted((v for v in scored if v.n_basis == k and v.loss() <= limit),
-                     key=lambda v: v.ridge)
-    blown_up = sizes(best)
-    for larger in (v for v in as_good if v.ridge > best.ridge):
-        if np.all(sizes(larger) <= BLOWN_UP * blown_up):
-            best = larger
-            break
-    largest = MOST_GROWTH * sizes(best)
-    for smaller in (v for v in as_good if v.ridge < best.ridge):
-        if np.all(sizes(smaller) <= largest):
-            return smaller
-    return best
+def _likelier(best: Candidate, views: list[View], energy: float, rank: int | None) -> Candidate:
+    """The ridge of largest likelihood, where it is smaller and hardly worse on held-out pairs.
+
+    A ridge shrinks eigenvalues, and held-out pairs do not mind where x has settled in the
+    strongest curvature: both must ask for it.
+    """
+    likely = _likely_ridge(views, best.n_basis)
+    if likely >= best.ridge:
+        return best
+    rank = _one_standard_error(best.squares, energy) if rank is None else rank
+    smaller = score(views, [best.n_basis], (likely,))[0]
+    return smaller if _is_as_good(smaller, best, rank, LIKELY, energy) else best
+
+
+def _is_as_good(candidate: Candidate, best: Candidate, rank: int | None, errors: float,
+                energy: float) -> bool:
+    """Whether held-out pairs find it worse by at most so many standard errors of the difference."""
+    loss = candidate.at(rank) - best.at(rank)
+    error = np.sqrt(loss.size) * loss.std(ddof=1) if loss.size > 1 else 0.0
+    return bool(loss.sum() <= max(errors * error, 1e-14 * energy))
 
 
 def _likely_ridge(views: list[View], k: int) -> float:
