@@ -10,6 +10,7 @@ import numpy as np
 from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import Triangle
+from lrh_dask.uncertainty import Errors
 
 __all__ = ["ROUNDING", "Certificates", "Fit", "Solution", "Verdict", "certified", "decide_verdict",
            "left_over", "outlying_buckets", "share"]
@@ -36,8 +37,9 @@ class Verdict(Enum):
         "Raise `rank` (or use `rank: auto`), or give the workers more memory.")
     underdetermined = (
         "There are too few pairs to check the fit on pairs it has not seen, it fails that check, "
-        "or x leaves directions of the basis unexplored. It reproduces the given pairs, and may "
-        "be far off elsewhere. Record more pairs, with x in more directions.")
+        "or x explores directions of the basis not at all, or so little that errors and bias are "
+        "as large as the eigenvalues. It reproduces the given pairs, and may be far off "
+        "elsewhere. Record more pairs, with x in more directions.")
     inconsistent = (
         "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
         "H = 0. Check that y are gradient differences (or Hessian products) of the very x in "
@@ -119,9 +121,7 @@ class Solution:
 
     values: np.ndarray
     vectors: np.ndarray
-    errors: np.ndarray
-    bias: np.ndarray
-    error_note: str
+    errors: Errors
     choice: Choice
     means: tuple[np.ndarray, np.ndarray] | None
     x_scales: np.ndarray
@@ -165,8 +165,8 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
     by_bucket = [share(found.squares(t, mean_y)[0], t.energy) for t in buckets.values()]
     choice, seen, centered = found.choice, found.x_scales, found.means is not None
     return Fit(
-        eigenvalues=found.values, standard_errors=found.errors, vectors=found.vectors,
-        bias=found.bias, notices=found.notices,
+        eigenvalues=found.values, standard_errors=found.errors.standard, vectors=found.vectors,
+        bias=found.errors.bias, notices=found.notices,
         mean_x=mean_x if centered else None, mean_y=mean_y if centered else None,
         bucket_residuals=np.array(by_bucket), residual_by_rank=choice.residual_by_rank,
         residual_by_rank_error=choice.residual_by_rank_error,
@@ -178,7 +178,7 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
             tail=found.tail,
             condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
             ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
-            centered=centered, standard_error_note=found.error_note,
+            centered=centered, standard_error_note=found.errors.note,
             n_explored=found.n_explored, n_effective=min(total.n_effective, total.n_pairs),
             outlier_buckets=outlying_buckets(np.array(by_bucket)),
             verdict=decide_verdict(
@@ -186,7 +186,8 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
                 n_explored=found.columns_explored, basis_is_full=found.basis_is_full,
                 rank_was_asked=found.rank_was_asked, borne_out=found.borne_out,
                 n_pairs=total.n_pairs, consistent=found.consistent,
-                undetermined=found.undetermined(total.sum_y.size), floor=found.floor)))
+                undetermined=found.errors.outweigh or found.undetermined(total.sum_y.size),
+                floor=found.floor)))
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
@@ -204,7 +205,8 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         n_explored: directions of the basis along which x differs from zero.
         n_pairs: noise cannot be told from curvature by fewer than FEWEST_JUDGED of them.
         consistent: the pairs are those of one H to rounding, so too few at worst.
-        undetermined: y has as many directions as x explores, and x does not explore all of R^D.
+        undetermined: y has as many directions as x explores, and x does not explore all of R^D;
+            or errors and bias outweigh the eigenvalues.
         borne_out: exact pairs show every eigenpair, see :mod:`lrh_dask.interpolation`.
         basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """

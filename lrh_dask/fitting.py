@@ -34,7 +34,7 @@ from lrh_dask.solve import (
     symmetric_fit,
 )
 from lrh_dask.triangle import Triangle, merge_all
-from lrh_dask.uncertainty import basis_bias, errors_of, ridge_bias
+from lrh_dask.uncertainty import Errors, errors_of
 
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
@@ -122,16 +122,12 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     rank = kept.rank
     if asked.psd:
         rank = min(rank, int(np.count_nonzero(values > NEGLIGIBLE * values.max(initial=0.0))))
-    values, inner = values[:rank], inner[:, :rank]
+    errors = errors_of(buckets, total, means, directions, fitted, m, values, inner, rank,
+                       choice.ridge, rounding, exact=exact is not None)
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
     seen = fitted.seen
-    errors, note = errors_of(buckets, total, means, directions, inner, choice.ridge, seen.size,
-                             rounding, exact=exact is not None)
-    bias = ridge_bias(fitted, m, inner, choice.ridge)
-    if n_basis < total.sum_y.size:  # else nothing is left out
-        bias += basis_bias(projected, m, inner, choice.ridge, rounding)
     return certified(buckets, total, Solution(
-        values, directions @ inner, errors, bias, note, choice, means, x_scales=seen,
+        values[:rank], directions @ inner[:, :rank], errors, choice, means, x_scales=seen,
         columns_explored=seen.size, notices=kept.notices,
         n_fitted=(exact and exact.rank) or n_basis,
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
@@ -168,10 +164,12 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
                     residual_by_rank_error=np.array([]))
     sigma = np.linalg.svd(rows.x, compute_uv=False)
     seen = sigma[sigma > np.finfo(float).eps * sigma.size * sigma.max(initial=0.0)]
+    unknown = np.full(values.size, np.nan)
     return certified(buckets, total, Solution(
-        values, vectors, np.full(values.size, np.nan), np.full(values.size, np.nan),
-        f"method '{method}' takes pairs as exact and has no error model", choice, None,
-        x_scales=seen, columns_explored=k, n_fitted=values.size, n_explored=seen.size,
+        values, vectors, Errors(
+            unknown, f"method '{method}' takes pairs as exact and has no error model", unknown,
+            outweigh=False),
+        choice, None, x_scales=seen, columns_explored=k, n_fitted=values.size, n_explored=seen.size,
         asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
         rank_was_asked=rank is not None, basis_is_full=False))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lrh_dask.solve import (
@@ -14,8 +16,8 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["basis_bias", "curvature_sentence", "errors_of", "half_widths", "jackknife_errors",
-           "ridge_bias", "sign_margins"]
+__all__ = ["Errors", "basis_bias", "curvature_sentence", "errors_of", "half_widths",
+           "jackknife_errors", "noise_bias", "ridge_bias", "scatter_of", "sign_margins"]
 
 MIN_BUCKETS = 5
 """Fewer buckets than that leave no error to estimate."""
@@ -25,42 +27,128 @@ SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 
 
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """How far each eigenvalue may be off (r,): by chance, and by bias that no chance explains.
+
+    Attributes:
+        standard: standard deviations, NaN where none is honest; ``note`` says why, or how.
+        bias: what the ridge shrinks, what noise inflates, and what the cut of the basis leaves
+            out, as far as halving it shows; sizes, added up.
+        outweigh: chance, ridge and noise together are as large as the eigenvalues themselves.
+    """
+
+    standard: np.ndarray
+    note: str
+    bias: np.ndarray
+    outweigh: bool
+
+
 def errors_of(buckets: dict[int, Triangle], total: Triangle,
               means: tuple[np.ndarray, np.ndarray] | None, directions: np.ndarray,
-              inner: np.ndarray, ridge: float, n_explored: int, rounding: float, *,
-              exact: bool) -> tuple[np.ndarray, str]:
-    """Standard errors of the eigenvalues, or NaN, and why or how.
+              fit: SymmetricFit, m: np.ndarray, values: np.ndarray, inner: np.ndarray, rank: int,
+              ridge: float, rounding: float, *, exact: bool) -> Errors:
+    """Errors of the first ``rank`` eigenvalues.
+
+    The scatter of the residuals gives the standard error of each, taking noise to be alike in all
+    pairs. Noise that grows where x is large shows in the jackknife over buckets, which says by
+    how much all of them are too small; alone it would be wild where few buckets hold most of
+    what is known (the first steps of a descent).
 
     Args:
-        means: what was taken off x and y (k,), where an offset was fitted.
-        directions: (p, k) basis of the fit; ``inner``: (k, r) eigenvectors in it.
-        n_explored: columns of the basis along which x differs from zero.
+        means: what was taken off x and y, where an offset was fitted.
+        directions: (p, k) basis of the fit; ``m``: (k, k) the fit, ``values`` (k,) and ``inner``
+            (k, k) all its eigenpairs.
         exact: the pairs were interpolated.
     """
     n_basis = directions.shape[1]
-    n_pairs = [t.n_pairs for t in buckets.values() if t.n_pairs]
-    missing = np.full(inner.shape[1], np.nan)
-    if len(n_pairs) < MIN_BUCKETS:
-        return missing, f"fewer than {MIN_BUCKETS} buckets of pairs: no error can be estimated"
-    if exact:
-        return missing, ("the pairs are free of noise and were interpolated: they have no scatter "
-                         "to estimate an error from, see `bias`")
-    wanted = PAIRS_PER_COLUMN * n_basis
-    if sum(n_pairs) < wanted or total.n_effective < SPREAD * wanted:
-        return missing, (
-            f"{sum(n_pairs)} pairs (as good as {total.n_effective:.0f} of equal weight and length) "
-            f"for a basis of {n_basis} columns: fewer than {PAIRS_PER_COLUMN} pairs a "
-            "column leave no honest error")
-    if n_explored < n_basis:
-        return missing, (f"x differs from zero along {n_explored} of the {n_basis} columns "
-                         "of the basis: what H does along the others is not known")
     rows = [Rows.of(t) for t in buckets.values() if t.n_pairs]
     if means is not None:
         rows = [center_rows(r, means) for r in rows]
-    errors = jackknife_errors([r.project(directions) for r in rows], n_pairs, inner, ridge,
-                              center=means is not None, rounding=rounding)
-    return errors, (f"jackknife over {len(n_pairs)} buckets, conditional on the basis; "
-                    "intervals by Student's t")
+    rows = [r.project(directions) for r in rows]
+    kept = inner[:, :rank]
+    bias = ridge_bias(fit, m, kept, ridge)
+    standard = np.full(rank, np.nan)
+    note = _why_none(buckets, total, n_basis, fit.seen.size, exact=exact)
+    if note is None:
+        free = total.n_pairs - (n_basis + 1) / 2
+        left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
+        scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
+        jackknife = jackknife_errors(
+            rows, [t.n_pairs for t in buckets.values() if t.n_pairs], inner, ridge,
+            center=means is not None, rounding=rounding)
+        alike = np.diag(scatter)
+        told = alike > 0
+        growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
+        standard = np.sqrt(alike[:rank] * max(growth, 1.0))
+        bias = bias + noise_bias(values, scatter)[:rank]
+        note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
+                "that is not alike in all pairs; conditional on the basis; intervals by "
+                "Student's t")
+    off = np.sum(np.nan_to_num(standard) ** 2 + bias**2)
+    outweigh = bool(off >= np.sum(values[:rank] ** 2) > 0)
+    if n_basis < total.sum_y.size:  # else nothing is left out
+        whole = Rows.stack(rows)
+        bias = bias + basis_bias(whole, m, kept, ridge, rounding)
+    return Errors(standard, note, bias, outweigh)
+
+
+def _why_none(buckets: dict[int, Triangle], total: Triangle, n_basis: int, n_explored: int, *,
+              exact: bool) -> str | None:
+    """Why there can be no honest standard error, if so."""
+    if sum(t.n_pairs > 0 for t in buckets.values()) < MIN_BUCKETS:
+        return f"fewer than {MIN_BUCKETS} buckets of pairs: no error can be estimated"
+    if exact:
+        return ("the pairs are free of noise and were interpolated: they have no scatter "
+                "to estimate an error from, see `bias`")
+    wanted = PAIRS_PER_COLUMN * n_basis
+    if total.n_pairs < wanted or total.n_effective < SPREAD * wanted:
+        return (f"{total.n_pairs} pairs (as good as {total.n_effective:.0f} of equal weight and "
+                f"length) for a basis of {n_basis} columns: fewer than {PAIRS_PER_COLUMN} pairs a "
+                "column leave no honest error")
+    if n_explored < n_basis:
+        return (f"x differs from zero along {n_explored} of the {n_basis} columns "
+                "of the basis: what H does along the others is not known")
+    return None
+
+
+def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
+               noise: np.ndarray) -> np.ndarray:
+    """Variances (k, k) of u_iᵀ M u_j, where the noise of Y is alike in all pairs.
+
+    In the axes of X, M̂_pq = (C_pq σ_q + C_qp σ_p) / (σ_p² + σ_q² + 2λ) and noise enters by
+    C = Pᵀ Yᵀ Z. With a_i = Pᵀ u_i and noise of variance v_i along u_i this gives
+    v_i B_ij + v_j B_ji, twice that for i = j, where B = (a∘a)ᵀ G (a∘a) and
+    G_pq = σ_q² / (σ_p² + σ_q² + 2λ)²: exact where the scales of X and the noise are alike in all
+    directions, else up to their differences.
+
+    Args:
+        vectors: (k, k) orthonormal u.
+        noise: (k,) variance v of Y along each.
+    Cost: O(k³).
+    """
+    square = fit.sigma**2
+    both = square[:, None] + square[None, :] + 2.0 * ridge * fit.scale
+    gain = np.divide(square[None, :], both**2, out=np.zeros_like(both), where=both > 0)
+    shares = (fit.axes.T @ vectors) ** 2
+    one_way = noise[:, None] * (shares.T @ gain @ shares)
+    variance = one_way + one_way.T
+    np.fill_diagonal(variance, 2.0 * np.diag(variance))
+    return variance
+
+
+def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
+    """How far noise pushes each eigenvalue from the others (k,), to second order.
+
+    Σ_j V_ij / (s_i - s_j), each term kept below √V_ij where eigenvalues nearly meet.
+
+    Args:
+        values: (k,) eigenvalues; ``scatter``: V (k, k), see :func:`scatter_of`.
+    """
+    gap = values[:, None] - values[None, :]
+    square = gap**2 + scatter
+    push = np.divide(scatter * gap, square, out=np.zeros_like(square), where=square > 0)
+    return np.abs(push.sum(axis=1))
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
@@ -91,7 +179,7 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
             xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
             xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
         m = fit_from_moments(xx, xy, rounding).solve(ridge)
-        return np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
+        return np.sum(vectors * (m @ vectors), axis=0)
 
     everyone = np.ones(len(buckets), dtype=bool)
     full = eigenvalues(total_xx, total_xy, everyone)

@@ -18,7 +18,11 @@ RIDGES = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the table. Sizes of noise and offset are relative to the signal's rms length."""
+    """One line of the table. Sizes of noise and offset are relative to the signal's rms length.
+
+    Weights: stored by ``rows``; noise that grows with the length of x, which the fit is told of
+    (``step``) or not (``ignored``).
+    """
 
     spectrum: str = "exact"
     n_pairs: int = 1000
@@ -76,7 +80,7 @@ def make(cell: Cell) -> Data:
     hessian = (vectors * values) @ vectors.T
     x = _points(cell, rng, hessian)
     lengths = np.ones(n)
-    if cell.weights == "step":
+    if cell.weights in {"step", "ignored"}:
         lengths = 10.0 ** rng.uniform(-1.0, 1.0, n)
         x *= lengths[:, None]
     signal = x @ hessian
@@ -86,7 +90,7 @@ def make(cell: Cell) -> Data:
         weight = 10.0 ** rng.uniform(-1.5, 1.5, n)
         scale = 1.0 / np.sqrt(weight)
         scale /= np.sqrt(np.mean(scale**2))
-    elif cell.weights == "step":
+    elif cell.weights in {"step", "ignored"}:
         scale = lengths / np.sqrt(np.mean(lengths**2))
     y = signal
     y += rng.standard_normal((n, d)) * (cell.noise * rms / np.sqrt(d) * scale)[:, None]

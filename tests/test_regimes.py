@@ -115,6 +115,7 @@ COVERED = [
     Cell("fast", 1000, 30, noise=0.1, offset=1.0), Cell("slow-indefinite", 1500, 24, noise=0.3),
     Cell("exact-indefinite", 2000, 24, noise=0.5, weights="rows"),
     Cell("fast-indefinite", 2000, 24, noise=0.5, weights="step"),
+    Cell("fast-indefinite", 2000, 24, noise=0.5, weights="ignored"),
     Cell("exact", 1500, 24, noise=0.1, x="trajectory"),
     Cell("exact-indefinite", 1000, 60, noise=1.0),
 ]

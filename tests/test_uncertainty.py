@@ -1,0 +1,84 @@
+"""Standard errors and bias of eigenvalues, against noise that is put in entry by entry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lrh_dask import Pairs, Verdict, fit
+from lrh_dask.solve import symmetric_fit
+from lrh_dask.uncertainty import noise_bias, scatter_of
+
+
+def variances_one_entry_at_a_time(x, vectors, ridge, noise):
+    """Var(u_iᵀ M u_j) (k, k): M is linear in Y, so every entry's share adds up."""
+    n, k = x.shape
+    total = np.zeros((k, k))
+    for row in range(n):
+        for column in range(k):
+            y = np.zeros((n, k))
+            y[row] = np.sqrt(noise[column]) * vectors[:, column]
+            total += (vectors.T @ symmetric_fit(x, y).solve(ridge) @ vectors) ** 2
+    return total
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("graded", [False, True])
+def test_scatter_is_the_variance_that_noise_in_every_entry_makes(ridge, graded):
+    rng = np.random.default_rng(0)
+    k = 5
+    x = rng.standard_normal((40, k)) * (np.logspace(0, -2, k) if graded else 1.0)
+    vectors = np.linalg.qr(rng.standard_normal((k, k)))[0]
+    found = scatter_of(symmetric_fit(x, np.zeros_like(x)), vectors, ridge, np.full(k, 0.3))
+    truth = variances_one_entry_at_a_time(x, vectors, ridge, np.full(k, 0.3))
+    np.testing.assert_allclose(np.diag(found), np.diag(truth), rtol=1e-10)
+    if not graded:  # off the diagonal terms are left out that vanish for scales alike
+        np.testing.assert_allclose(found, truth, rtol=0.35)
+
+
+def test_scatter_knows_noise_that_differs_by_direction():
+    rng = np.random.default_rng(1)
+    k, noise = 5, np.array([4.0, 2.0, 1.0, 0.5, 0.25])
+    x = rng.standard_normal((400, k))
+    vectors = np.linalg.qr(rng.standard_normal((k, k)))[0]
+    found = scatter_of(symmetric_fit(x, np.zeros_like(x)), vectors, 0.0, noise)
+    truth = variances_one_entry_at_a_time(x, vectors, 0.0, noise)
+    np.testing.assert_allclose(np.diag(found), np.diag(truth), rtol=0.05)
+
+
+def test_noise_pushes_eigenvalues_apart_as_far_as_is_told():
+    rng = np.random.default_rng(2)
+    values = np.array([1.0, 0.7, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    x = rng.standard_normal((120, values.size))
+    scatter = scatter_of(symmetric_fit(x, x * values), np.eye(values.size), 0.0,
+                         np.full(values.size, 1.0))
+    shifts = [np.sort(np.linalg.eigvalsh(symmetric_fit(
+        x, x * values + rng.standard_normal(x.shape)).solve()))[::-1][:2] - values[:2]
+        for _ in range(3000)]
+    np.testing.assert_allclose(noise_bias(values, scatter)[:2], np.abs(np.mean(shifts, axis=0)),
+                               rtol=0.25)
+
+
+def test_equal_eigenvalues_push_each_other_by_no_more_than_their_scatter():
+    scatter = np.full((2, 2), 0.04)
+    assert np.all(noise_bias(np.array([1.0, 1.0]), scatter) == 0.0)
+    near = noise_bias(np.array([1.0, 1.0 - 1e-9]), scatter)
+    assert np.all(near <= 0.2)
+
+
+def test_errors_as_large_as_the_eigenvalues_are_no_result():
+    """x hardly touches three of four directions: y is reproduced, H is not known."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    h = axes @ np.diag([1.0, 0.7, 0.49, 0.343]) @ axes.T
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((300, 4)) * np.logspace(0, -6, 4)
+        y = x @ h
+        y += 0.15 * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        result = fit(Pairs(x, y), rank=4)
+        error = np.linalg.norm(result.to_dense() - h) / np.linalg.norm(h)
+        found.append((error <= 1.0, result.certificates.verdict))
+    assert all(near or verdict is Verdict.underdetermined for near, verdict in found)
+    assert any(verdict is Verdict.underdetermined for _, verdict in found)
