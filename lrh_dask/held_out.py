@@ -26,7 +26,7 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Candidate", "Fold", "View", "score", "view_of"]
+__all__ = ["Candidate", "Fold", "View", "beyond_shuffled", "score", "view_of"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class View:
     s_xy: np.ndarray
     y_squares: np.ndarray  # (k,) squares of each column of Y
     n_train: int
+    n_test: int
     rounding: float
     psd: bool
     tests: list[Rows]
@@ -103,8 +104,9 @@ def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, roun
     train = train.project(directions)
     n_train = sum(buckets[b].n_pairs for b in fold.train)
     return View(center, train.x.T @ train.x, train.x.T @ train.y,
-                 np.sum(train.y**2, axis=0), n_train, rounding, psd,
-                 [rows[b].project(directions) for b in fold.test], energies)
+                np.sum(train.y**2, axis=0), n_train,
+                sum(buckets[b].n_pairs for b in fold.test), rounding, psd,
+                [rows[b].project(directions) for b in fold.test], energies)
 
 
 def _centred_energy(triangle: Triangle, mean_y: np.ndarray, rows: Rows) -> float:
@@ -133,10 +135,7 @@ def _score_size(views: list[View], k: int,
 
 
 def _squares_by_rank(view: View, fit: SymmetricFit, ridge: float, k: int) -> np.ndarray:
-    values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
-    values = np.maximum(values, 0.0) if view.psd else values
-    order = np.argsort(-np.abs(values), kind="stable")
-    values, directions = values[order], fit.axes @ vectors[:, order]
+    values, directions = _eigenpairs(view, fit, ridge)
     out = np.empty((len(view.tests), k + 1))
     for i, test in enumerate(view.tests):
         zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions
@@ -144,3 +143,31 @@ def _squares_by_rank(view: View, fit: SymmetricFit, ridge: float, k: int) -> np.
             "qi,qi->i", zx, zx)
         out[i] = view.energies[i] - np.concatenate([[0.0], np.cumsum(gain)])
     return out
+
+
+def _eigenpairs(view: View, fit: SymmetricFit, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
+    values = np.maximum(values, 0.0) if view.psd else values
+    order = np.argsort(-np.abs(values), kind="stable")
+    return values[order], fit.axes @ vectors[:, order]
+
+
+def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
+    """By how many standard deviations held-out x and y agree beyond those of shuffled rows.
+
+    Were the rows of y in another order, Σ xᵀH y would have mean zero (means aside) and the
+    variance tr(H XᵀX H YᵀY) / n: whichever few rows hold the squares.
+
+    Source: Mantel 1967 (permutation of one of two sets of rows).
+    """
+    k, rank = candidate.n_basis, candidate.best_rank(None)
+    agreement = variance = 0.0
+    for view in views:
+        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
+        values, directions = _eigenpairs(view, fit, candidate.ridge)
+        test = Rows.stack(view.tests)
+        zx, zy = test.x[:, :k] @ directions[:, :rank], test.y[:, :k] @ directions[:, :rank]
+        zx *= values[:rank]
+        agreement += float(np.sum(zx * zy))
+        variance += float(np.sum((zx.T @ zx) * (zy.T @ zy))) / view.n_test
+    return agreement / variance**0.5 if variance > 0 else 0.0

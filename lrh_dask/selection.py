@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrh_dask.evidence import likely_ridge
-from lrh_dask.held_out import Candidate, Fold, View, score, view_of
+from lrh_dask.held_out import Candidate, Fold, View, beyond_shuffled, score, view_of
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.triangle import Triangle
 
@@ -28,8 +28,11 @@ ALIKE, LIKELY = 1.0, 2.0
 that is better at the asked rank, and one whose smaller ridge the likelihood prefers."""
 NULL_ERRORS = 3.5
 """Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
-MOST, GIVEN_UP = 0.5, 0.05
-"""Explaining MOST of the squares is no chance; GIVEN_UP is the largest part a rank may leave."""
+MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 15.0
+"""Explaining MOST of the squares is no chance, nor a NOTICEABLE part where x and y agree beyond
+SHUFFLED standard deviations of what shuffled rows give (unrelated descents reach 12)."""
+GIVEN_UP = 0.05
+"""The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
 """With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
 
@@ -88,45 +91,44 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         noisy: where pairs are not, only the whole fit is judged, not what is cut from it.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
-    rank, center = asked.rank, asked.center
-    if n_blind is None and min(_widest(buckets), _n_train(buckets, folds)) > LARGE:
+    rank = asked.rank
+    n_pairs, n_train = sum(t.n_pairs for t in buckets.values()), _n_train(buckets, folds)
+    if n_blind is None and min(_widest(buckets), n_train) > LARGE:
         folds = folds[:LARGE_FOLDS]
     energy = sum(buckets[b].energy for fold in folds for b in fold.test)
-    sizes = _sizes(buckets, folds, rank, n_blind)
-    if exact is not None:
-        sizes, center = [exact.n_basis], exact.center
-    centers = (False, True) if center is None else (center,)
+    sizes = _sizes(buckets, folds, rank, n_blind) if exact is None else [exact.n_basis]
     if energy == 0 or not sizes:
         return Choice(n_basis=sizes[0] if sizes else 0, ridge=0.0, rank=0, center=False,
                       held_out_residual=0.0 if energy == 0 else 1.0,
                       residual_by_rank=np.array([float(energy > 0)]),
                       residual_by_rank_error=np.zeros(1))
 
-    n_train = _n_train(buckets, folds)
-    n_pairs = sum(t.n_pairs for t in buckets.values())
-
     def views_of(centered: bool, widest: int) -> list[View]:
         return [view_of(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
-                      exact=exact, psd=asked.psd) for fold in folds]
+                        exact=exact, psd=asked.psd) for fold in folds]
 
-    # An offset shows at any basis size: it is decided on small ones.
-    small = [k for k in sizes if k <= max(64, sizes[0])]
-    ridges = COARSE_RIDGES if exact is None else (0.0,)
-    scored = [v for c in centers for v in score(views_of(c, small[-1]), small, ridges)]
-    if exact is None:
-        best_center = _decide_center(scored, energy, n_pairs)
-        scored = [v for v in scored if v.center == best_center]
-        views = views_of(best_center, sizes[-1])
-        scored += score(views, [k for k in sizes if k not in small], ridges)
+    if exact is not None:
+        views = views_of(exact.center, exact.n_basis)
+        best = score(views, sizes, (0.0,))[0]
+    else:
+        # An offset shows at any basis size: it is decided on small ones.
+        small = [k for k in sizes if k <= max(64, sizes[0])]
+        centers = (False, True) if asked.center is None else (asked.center,)
+        scored = [v for c in centers for v in score(views_of(c, small[-1]), small, COARSE_RIDGES)]
+        center = _decide_center(scored, energy, n_pairs)
+        views = views_of(center, sizes[-1])
+        scored = [v for v in scored if v.center == center]
+        scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
         judged_at = rank if noisy else None
         k = _pick(scored, judged_at, energy).n_basis
         scored = [v for v in scored if v.n_basis == k] + score(views, [k], RIDGES)
         best = _pick(scored, judged_at, energy)
         if 0 < k <= SHARES[2] * n_train:  # what H does beside fewer pairs is no noise
             best = _likelier(best, views, energy, rank)
+    if rank is not None:
+        chosen = best.best_rank(rank)
     else:
-        best = scored[0]
-    chosen = best.best_rank(rank) if rank is not None else _one_standard_error(best.squares, energy)
+        chosen = 0 if _is_chance(best, views, energy) else _one_standard_error(best.squares, energy)
     by_rank = best.squares.sum(axis=0)
     k = best.n_basis if exact is None else exact.n_basis
     if exact is None and n_blind is None and k > n_train // 4:
@@ -234,22 +236,33 @@ def _likely_ridge(views: list[View], k: int) -> float:
     return float(np.median(found))
 
 
+def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
+    """Whether pairs without any Hessian could have made the best candidate gain as much.
+
+    They could not where it gains by NULL_ERRORS standard errors, or explains MOST of the squares.
+    Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
+    say nothing; there a noticeable part must be explained, and x and y agree far beyond
+    what they would in shuffled rows.
+    """
+    gain = best.at(0) - best.at(None)
+    error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else 0.0
+    gained, total = float(gain.sum()), best.loss(0)
+    if gained > max(NULL_ERRORS * error, 1e-14 * energy) or gained >= MOST * total:
+        return False
+    return gained < NOTICEABLE * total or beyond_shuffled(views, best) < SHUFFLED
+
+
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:
     """The smallest rank whose held-out residual is within one standard error of the best.
 
-    The error is that of the *difference* to the best rank, bucket by bucket. A rank above 0
-    must be better than none by NULL_ERRORS of them, or explain most of what there is: where one
-    bucket holds nearly all energy (the first steps of a descent) errors say nothing, and
-    then no rank is given up that explains a noticeable part.
+    The error is that of the *difference* to the best rank, bucket by bucket. Where one bucket
+    holds nearly all energy errors say nothing: no rank is given up that explains a noticeable
+    part.
     """
     totals = squares.sum(axis=0)
-    best = int(np.argmin(totals))
-    difference = squares - squares[:, [best]]
+    difference = squares - squares[:, [int(np.argmin(totals))]]
     n = squares.shape[0]
     error = np.sqrt(n) * difference.std(axis=0, ddof=1) if n > 1 else np.zeros_like(totals)
-    loss, rounding = difference.sum(axis=0), 1e-14 * energy
-    explained = float(loss[0])
-    if explained <= max(NULL_ERRORS * float(error[0]), rounding) and explained < MOST * totals[0]:
-        return 0
-    good = loss <= np.maximum(np.minimum(error, GIVEN_UP * explained), rounding)
+    loss = difference.sum(axis=0)
+    good = loss <= np.maximum(np.minimum(error, GIVEN_UP * loss[0]), 1e-14 * energy)
     return int(np.argmax(good))

@@ -135,11 +135,11 @@ def test_an_outlying_bucket_is_named(make_pairs):
     assert fit(pairs).certificates.outlier_buckets == ()
 
 
-def test_the_bias_of_a_cut_basis_is_told_and_zero_for_all_of_the_space(make_pairs):
+def test_the_bias_of_a_cut_basis_is_told_and_all_of_the_space_has_none(make_pairs):
     """A slow spectrum beside few columns: what the basis leaves out moves the eigenvalues."""
     spectrum = 1.0 / np.arange(1, 121)
     many = fit(make_pairs(0, 2000, 120, spectrum, noise=0.05), rank=5)
-    np.testing.assert_array_equal(many.bias, np.zeros(5))
+    assert np.all(many.bias < 0.1 * many.standard_errors)  # no cut, no ridge, little noise
     few = fit(make_pairs(0, 60, 120, spectrum, noise=0.05), rank=5)
     truth = np.linalg.norm(few.eigenvalues - spectrum[:5])
     assert 0.3 * truth < np.linalg.norm(few.bias) < 10.0 * truth
