@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lrh_dask.asked import LEAST_RTOL
 from lrh_dask.errors import SettingsError, explain
 
 __all__ = ["ClusterSettings", "RunSettings", "load_config", "settings_from"]
@@ -75,7 +76,7 @@ class RunSettings(_Strict):
     """`symmetric` is always safe; `seed` and `least_norm` take few exact pairs."""
     center: Literal["auto"] | bool = "auto"
     """Whether y = H x + b has an offset b."""
-    rtol: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rtol: Annotated[float, Field(ge=LEAST_RTOL, lt=1)] | None = None
     """Instead of a rank: the smallest whose residual, over all pairs and held out, is within it."""
     psd: bool = False
     """H is known to have no negative curvature."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lrh_dask.asked import Asked
 from lrh_dask.certificates import Fit, Solution, certified, left_over, share
 from lrh_dask.exact_pairs import (
     least_norm_eigenpairs,
@@ -23,7 +24,7 @@ from lrh_dask.interpolation import (
     spanning_directions,
 )
 from lrh_dask.psd import semidefinite_solve
-from lrh_dask.selection import Asked, Choice, choose
+from lrh_dask.selection import Choice, choose
 from lrh_dask.solve import (
     Rows,
     center_rows,

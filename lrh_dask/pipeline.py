@@ -21,13 +21,13 @@ from distributed import get_client
 from distributed.system import MEMORY_LIMIT
 
 from lrh_dask import process, progress
+from lrh_dask.asked import asked_of
 from lrh_dask.budget import Plan, Route, plan_run
 from lrh_dask.certificates import Verdict
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import run_graph
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.pairs import Pairs, is_dask
-from lrh_dask.selection import Asked
 from lrh_dask.shards import Partition, partition
 from lrh_dask.tasks import Solved, Spec
 
@@ -53,8 +53,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
         rank: eigenvalues wanted, or ``auto``: as many as held-out pairs support.
         method: ``symmetric`` (always safe), ``seed`` or ``least_norm`` (few exact pairs).
         center: whether y = H x + b has an offset b; ``auto`` lets held-out pairs decide.
-        rtol: instead of a rank: the smallest one whose residual ‖Y - HX - b‖ / ‖Y‖, over all pairs
-            and held out, is at most this; a notice says where none is.
+        rtol: instead of a rank: the smallest one whose residual ‖Y - HX - b‖ / ‖Y - b‖, over all
+            pairs and held out, is at most this; a notice says where none is.
         psd: H is known to have no negative curvature.
         weighting: ``step`` divides weights by ‖x‖², for noise that grows with the step; residuals
             are then in that weighting. ``stored`` takes the weights of the store, or none.
@@ -69,14 +69,14 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     Source: docs in :mod:`lrh_dask.solve` for the fit, :mod:`lrh_dask.selection` for the choices.
     """
     started = time.time()
-    wanted_rank, wanted_center = check_settings(rank, method, center, device)
-    check_asked(rank, method, rtol, psd, weighting)
+    asked = asked_of(rank=rank, method=method, center=center, rtol=rtol, psd=psd,
+                     weighting=weighting, device=device)
     client = _current_client()
-    plan, split = price(pairs, rank=wanted_rank, method=method, client=client)
+    plan, split = price(pairs, rank=asked.rank, method=method, client=client)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    spec = Spec(run_id, method, Asked(wanted_rank, rtol, wanted_center, bool(psd)), plan.route,
-                plan.max_basis, device, str(pairs.stored_dtype), pairs.n_pairs,
-                watched=on_event is not None, weighting=weighting)
+    spec = Spec(run_id, method, asked, plan.route, plan.max_basis, device,
+                str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
+                weighting=weighting)
     graph, root = run_graph(pairs, split, spec, client)
     with progress.watch(client, run_id, on_event):
         try:
@@ -88,67 +88,6 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     return _assemble(pairs, plan, spec, solved, started, {
         "rank": rank, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device})
-
-
-def check_settings(rank: object, method: object, center: object,
-                   device: object) -> tuple[int | None, bool | None]:
-    """Settings as the fit takes them: None stands for ``auto``.
-
-    Raises:
-        SettingsError: one of them is none of those allowed.
-    """
-    if rank != "auto" and (isinstance(rank, bool) or not isinstance(rank, (int, np.integer))
-                           or rank < 1):
-        raise SettingsError(explain("rank", expected="'auto' or a whole number >= 1",
-                                    got=repr(rank), consequence="Nothing was started",
-                                    fix="Give the number of eigenvalues you want"))
-    if method not in ("symmetric", "seed", "least_norm"):
-        raise SettingsError(explain("method", expected="symmetric, seed or least_norm",
-                                    got=repr(method), consequence="Nothing was started",
-                                    fix="`symmetric` is always safe"))
-    if device not in ("auto", "cpu", "gpu"):
-        raise SettingsError(explain("device", expected="auto, cpu or gpu", got=repr(device),
-                                    consequence="Nothing was started", fix="Use 'auto'"))
-    if method != "symmetric" and center is True:
-        raise SettingsError(explain(
-            "center", expected="no offset with a method for exact pairs",
-            got=f"center=True with method {method!r}", consequence="Nothing was started",
-            fix="Use method 'symmetric', which fits an offset"))
-    if center != "auto" and not isinstance(center, (bool, np.bool_)):
-        raise SettingsError(explain("center", expected="'auto', True or False", got=repr(center),
-                                    consequence="Nothing was started", fix="Use 'auto'"))
-    return (None if rank == "auto" else int(rank), None if center == "auto" else bool(center))
-
-
-def check_asked(rank: object, method: object, rtol: object, psd: object,
-                weighting: object) -> None:
-    """Raise where a setting is none of those allowed, or two cannot go together.
-
-    Raises:
-        SettingsError: naming it.
-    """
-    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, (int, float))
-                             or not 0 < rtol < 1):
-        raise SettingsError(explain("rtol", expected="a number between 0 and 1", got=repr(rtol),
-                                    consequence="Nothing was started",
-                                    fix="Give the residual to reach, such as 0.05"))
-    if rtol is not None and rank != "auto":
-        raise SettingsError(explain(
-            "rtol", expected="either a rank or a residual to reach", got=f"both, rank {rank!r}",
-            consequence="Nothing was started", fix="Leave out one of them"))
-    if not isinstance(psd, (bool, np.bool_)):
-        raise SettingsError(explain("psd", expected="True or False", got=repr(psd),
-                                    consequence="Nothing was started", fix="Leave it out"))
-    if weighting not in ("stored", "step"):
-        raise SettingsError(explain("weighting", expected="stored or step", got=repr(weighting),
-                                    consequence="Nothing was started",
-                                    fix="`step` is for noise that grows with ‖x‖"))
-    if method != "symmetric" and (rtol is not None or psd or weighting != "stored"):
-        raise SettingsError(explain(
-            f"method {method!r}", expected="no rtol, psd or weighting with it",
-            got=", ".join(name for name, on in (("rtol", rtol is not None), ("psd", psd), (
-                "weighting", weighting != "stored")) if on),
-            consequence="Nothing was started", fix="Use method 'symmetric'"))
 
 
 def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,

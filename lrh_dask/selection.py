@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrh_dask.asked import Asked
 from lrh_dask.evidence import likely_ridge
 from lrh_dask.held_out import Candidate, Fold, View, beyond_shuffled, score, view_of
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Asked", "Choice", "choose"]
+__all__ = ["Choice", "choose"]
 
 COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 RIDGES = (1e-10, *(10.0 ** (e / 2) for e in range(-14, 1)))
@@ -35,23 +36,6 @@ GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
 """With fewer pairs per basis column, only a clear verdict of the held-out pairs centres."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user asks of a fit; None leaves it to the pairs.
-
-    Attributes:
-        rank: so many eigenpairs.
-        rtol: the smallest rank whose residual, over all pairs and held out, is at most this.
-        center: fit an offset b, or do not.
-        psd: H is known to have no negative curvature.
-    """
-
-    rank: int | None = None
-    rtol: float | None = None
-    center: bool | None = None
-    psd: bool = False
 
 
 @dataclass(frozen=True)

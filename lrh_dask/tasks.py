@@ -17,6 +17,7 @@ import numpy as np
 
 from lrh_dask import process, progress
 from lrh_dask.arrays import Device, pick_device
+from lrh_dask.asked import Asked
 from lrh_dask.budget import FEW_PAIRS, SLAB_BYTES, Route
 from lrh_dask.duplicates import RowHashes
 from lrh_dask.errors import RunFailed, explain
@@ -28,7 +29,6 @@ from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
 from lrh_dask.refusals import refuse_useless, refuse_zero_x
 from lrh_dask.scree import basis_size
-from lrh_dask.selection import Asked
 from lrh_dask.shards import Run
 from lrh_dask.solve import rank_of, rounding_of
 from lrh_dask.tree import Partial, ReadStats

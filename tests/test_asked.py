@@ -181,10 +181,10 @@ def test_what_a_ridge_shrinks_is_told_as_bias(make_pairs):
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    ({"rtol": 0.0}, "between 0 and 1"), ({"rtol": 1.5}, "between 0 and 1"),
-    ({"rtol": True}, "between 0 and 1"), ({"rtol": 0.1, "rank": 3}, "both, rank 3"),
+    ({"rtol": 1e-8}, r"between 1e-07 .* and 1"), ({"rtol": 1.5}, "between 1e-07"),
+    ({"rtol": True}, "between 1e-07"), ({"rtol": 0.1, "rank": 3}, "both, rank 3"),
     ({"psd": 1}, "True or False"), ({"weighting": "row"}, "stored or step"),
-    ({"method": "seed", "psd": True}, "no rtol, psd or weighting"),
+    ({"method": "seed", "psd": True}, "no offset, rtol, psd or weighting"),
     ({"method": "least_norm", "weighting": "step"}, "weighting")])
 def test_what_cannot_be_asked_is_refused_before_anything_is_read(make_pairs, asked, said):
     with pytest.raises(SettingsError, match=said):

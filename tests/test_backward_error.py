@@ -9,11 +9,11 @@ import pytest
 import scipy.linalg
 
 from lrh_dask import BadPairs, Pairs, fit
+from lrh_dask.asked import Asked
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import fit_symmetric, rotating_folds
 from lrh_dask.interpolation import beside
 from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.selection import Asked
 from lrh_dask.solve import (
     Rows,
     center_rows,

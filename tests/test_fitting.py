@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import reference
 
+from lrh_dask.asked import Asked
 from lrh_dask.certificates import Verdict, decide_verdict
 from lrh_dask.errors import BadPairs
 from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.interpolation import asymmetry
-from lrh_dask.selection import Asked, Choice
+from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import reduce_to_triangle
 from lrh_dask.uncertainty import curvature_sentence, jackknife_errors

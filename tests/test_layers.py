@@ -6,7 +6,7 @@ from pathlib import Path
 import lrh_dask
 
 LAYERS = [
-    {"errors"}, {"arrays", "process", "progress"},
+    {"errors"}, {"asked", "arrays", "process", "progress"},
     {"reduced_pairs", "triangle", "duplicates"},
     {"solve"}, {"evidence", "interpolation", "psd", "uncertainty"}, {"held_out", "scree"},
     {"selection"},
@@ -17,7 +17,7 @@ LAYERS = [
     {"refusals"}, {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"},
     {"report", "screen", "demo"}, {"jobs"}, {"cli"},
 ]
-MATHEMATICS = {"reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
+MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
                "units", "fitting", "hessian", "duplicates"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called

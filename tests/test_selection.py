@@ -7,9 +7,10 @@ import pytest
 from reference import ridge_fit, truncated
 
 from lrh_dask import held_out
+from lrh_dask.asked import Asked
 from lrh_dask.fitting import rotating_folds
 from lrh_dask.held_out import Fold
-from lrh_dask.selection import Asked, choose
+from lrh_dask.selection import choose
 from lrh_dask.solve import leading_directions
 
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]

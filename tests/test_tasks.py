@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
 from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.selection import Asked
 from lrh_dask.tasks import HELD_OUT, TRAIN, Spec, finish_basis
 from lrh_dask.tree import Partial, ReadStats
 
