@@ -15,8 +15,8 @@ from lrh_dask.solve import Rows, numerical_rank, symmetric_fit
 __all__ = ["common_basis", "least_norm_eigenpairs", "refuse_inconsistent",
            "seed_eigenpairs", "sorted_eigenpairs"]
 
-ASYMMETRY_LIMIT = {"float32": 1e-4, "float64": 1e-8}
-"""Pairs of one symmetric H have XᵀY = YᵀX; above this, rounding cannot explain the difference."""
+ASYMMETRY_LIMIT = {4: 1e-4, 8: 1e-8}
+"""By the bytes of a stored number: pairs of one symmetric H have XᵀY = YᵀX; above, rounding cannot explain the difference."""
 
 
 def common_basis(x: np.ndarray, y: np.ndarray, method: str, dtype: np.dtype) -> np.ndarray:
@@ -48,7 +48,7 @@ def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:
         BadPairs: naming the measured asymmetry.
     """
     found = asymmetry(rows)
-    limit = ASYMMETRY_LIMIT["float32" if dtype.itemsize <= 4 else "float64"]
+    limit = ASYMMETRY_LIMIT[max(dtype.itemsize, 4)]
     if found > limit:
         raise BadPairs(explain(
             "method 'seed'", expected=f"pairs with XᵀY symmetric to {limit:g} ({dtype} data)",

@@ -40,6 +40,8 @@ from lrh_dask.uncertainty import Errors, errors_of
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
 N_FOLDS = 5
+UNSETTLED = ("the semidefinite fit has not settled, because x is ill-conditioned: its residual is "
+             "right, weakly explored directions of it may not be")
 NEGLIGIBLE = 1e-12
 """Eigenvalues below this share of the largest are rounding."""
 
@@ -111,7 +113,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     projected = centred.project(directions)
     fitted = symmetric_fit(projected.x, projected.y, rounding,
                            own=None if exact else own_of_moments(n_basis))
-    m = semidefinite_solve(fitted, choice.ridge) if asked.psd else fitted.solve(choice.ridge)
+    m, settled = (semidefinite_solve(fitted, choice.ridge) if asked.psd
+                  else (fitted.solve(choice.ridge), True))
     values, inner = sorted_eigenpairs(*np.linalg.eigh(m))
     if asked.psd:
         values = np.maximum(values, 0.0)
@@ -129,7 +132,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     seen = fitted.seen
     return certified(buckets, total, Solution(
         values[:rank], directions @ inner[:, :rank], errors, choice, means, x_scales=seen,
-        columns_explored=seen.size, notices=kept.notices,
+        columns_explored=seen.size, notices=kept.notices + (UNSETTLED,) * (not settled),
         n_fitted=(exact and exact.rank) or n_basis,
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),

@@ -27,11 +27,11 @@ from lrh_dask.solve import Rows, center_rows, leading_directions, numerical_rank
 __all__ = ["Interpolation", "asymmetry", "beside", "interpolation", "is_recursion",
            "n_borne_out", "spanning_directions"]
 
-CONSISTENT = {"float32": 4e-6, "float64": 1e-11}
-"""Asymmetry that rounding alone explains, with room for the products that made y."""
+CONSISTENT = {4: 4e-6, 8: 1e-11}
+"""By the bytes of a stored number: asymmetry that rounding alone explains, with room for the products that made y."""
 CLEAN_GAP = 100.0
-ADDS = {"float32": 1e-4, "float64": 1e-6}
-"""A direction of x counts as new beyond those of Y above this share of ‖X‖."""
+ADDS = {4: 1e-4, 8: 1e-6}
+"""Likewise: a direction of x counts as new beyond those of Y above this share of ‖X‖."""
 PROBED, MISSED = 0.99, 0.1
 """An eigenpair is borne out if so much of |u|² was probed and ‖Hu - su‖ is below so much of |s|."""
 
@@ -74,7 +74,7 @@ def interpolation(rows: Rows, n_pairs: int, n_features: int, *, center: bool | N
         dtype: what the pairs were stored in.
         rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
     """
-    limit = CONSISTENT["float32" if dtype.itemsize <= 4 else "float64"]
+    limit = CONSISTENT[max(dtype.itemsize, 4)]
     for centered in (False, True) if center is None else (center,):
         free = n_pairs - centered
         pairs = center_rows(rows, rows.means()) if centered else rows
@@ -97,7 +97,7 @@ def beside(x: np.ndarray, directions: np.ndarray, dtype: np.dtype) -> np.ndarray
     rest = x - (x @ directions) @ directions.T
     rest -= (rest @ directions) @ directions.T
     _, size, vt = np.linalg.svd(rest, full_matrices=False)
-    added = vt[size > ADDS["float32" if dtype.itemsize <= 4 else "float64"]
+    added = vt[size > ADDS[max(dtype.itemsize, 4)]
                * np.linalg.norm(x)].T
     for _ in range(2):  # the least of them have kept a share of the others
         added = np.linalg.qr(added - directions @ (directions.T @ added))[0]

@@ -13,6 +13,7 @@ from lrh_dask import fit, open_pairs, write_pairs
 
 SHAPES = {  # 43 blocks make runs of a bucket each, 16 are a run each and cut into buckets
     "all_features": {"n": 2560, "d": 24, "chunk_rows": 60},
+    "whole_pairs": {"n": 320, "d": 2570, "chunk_rows": 20},
     "fitted_basis": {"n": 1040, "d": 2570, "chunk_rows": 65}}
 
 

@@ -39,7 +39,8 @@ def plain_descent(x, y, ridge, steps=20_000):
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_the_least_of_all_semidefinite_fits(seed, ridge):
     x, y = rows(seed, 12, 6, noise=1.0)
-    m, plain = semidefinite_solve(symmetric_fit(x, y), ridge), plain_descent(x, y, ridge)
+    (m, settled), plain = semidefinite_solve(symmetric_fit(x, y), ridge), plain_descent(x, y, ridge)
+    assert settled
     assert np.linalg.eigvalsh(symmetric_fit(x, y).solve(ridge))[0] < -1e-3  # the cone matters
     assert np.linalg.eigvalsh(m)[0] > -1e-12
     assert objective(x, y, m, ridge) <= objective(x, y, plain, ridge) * (1 + 1e-9)
@@ -50,7 +51,8 @@ def test_it_is_the_least_of_all_semidefinite_fits(seed, ridge):
 def test_no_semidefinite_direction_improves_it(condition):
     """Optimality: the gradient is ⪰ 0 and meets M at zero."""
     x, y = rows(5, 30, 8, noise=1.0, condition=condition)
-    m = semidefinite_solve(symmetric_fit(x, y))
+    m, settled = semidefinite_solve(symmetric_fit(x, y))
+    assert settled
     scale = np.diag(1.0 / np.sqrt(np.diag(x.T @ x)))
     gradient = x.T @ (x @ m - y)
     gradient = scale @ (gradient + gradient.T) @ scale * np.sqrt(np.sum(x**2))
@@ -62,7 +64,7 @@ def test_no_semidefinite_direction_improves_it(condition):
 def test_a_fit_that_is_semidefinite_already_is_returned():
     x, y = rows(1, 40, 6, noise=0.0)
     fit = symmetric_fit(x, y)
-    np.testing.assert_allclose(semidefinite_solve(fit), fit.solve(), atol=1e-12)
+    np.testing.assert_allclose(semidefinite_solve(fit)[0], fit.solve(), atol=1e-12)
 
 
 @pytest.mark.parametrize("n_pairs", [40, 120, 600])
@@ -75,3 +77,17 @@ def test_for_a_semidefinite_hessian_psd_is_not_worse(make_pairs, n_pairs):
             squares[psd] += np.sum((hessian.to_dense() - pairs.hessian) ** 2)
             assert not psd or (hessian.eigenvalues >= 0).all()
     assert squares[True] <= squares[False] * 1.01
+
+
+def test_the_fit_of_a_user_is_the_dense_reference():
+    x, y = rows(7, 60, 6, noise=1.0)
+    hessian = lrh_dask.fit(lrh_dask.Pairs(x, y), rank=6, psd=True, center=False)
+    assert hessian.rank < 6  # the cone matters: what it cuts is no eigenpair
+    plain = plain_descent(x, y, hessian.certificates.ridge)
+    np.testing.assert_allclose(hessian.to_dense(), plain, atol=1e-6 * np.linalg.norm(plain))
+
+
+def test_a_fit_that_has_not_settled_says_so():
+    x, y = rows(5, 300, 30, noise=1.0, condition=1e7)
+    hessian = lrh_dask.fit(lrh_dask.Pairs(x, y), rank=30, psd=True)
+    assert any("has not settled" in notice for notice in hessian.provenance["notices"])
