@@ -96,7 +96,7 @@ class Fit:
     Attributes:
         eigenvalues (r,), standard_errors (r,): signed, the largest in magnitude first.
         vectors: (p, r) in the coordinates of the basis.
-        bias: (r,) what halving the basis, and the ridge, do to each eigenvalue; NaN if unknown.
+        bias: (r,) see :class:`lrh_dask.uncertainty.Errors`; NaN if unknown.
         mean_x, mean_y: (D,) weighted means where an offset b = mean_y - H mean_x was fitted.
         bucket_residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖ of each bucket.
         residual_by_rank, residual_by_rank_error: held out, for ranks 0..k.
