@@ -52,7 +52,8 @@ class Certificates:
 
     Attributes:
         residual: ‖Y - HX - b‖ / ‖Y‖ over all pairs, exact.
-        held_out_residual: the same over pairs not fitted on, NaN where too few.
+        held_out_residual: the same over pairs not fitted on, NaN where too few. The candidate is
+            the one that did best on them, so it is a little hopeful.
         asymmetry: ‖XᵀY - YᵀX‖ / ‖XᵀY‖ in the fitted basis, before symmetrisation.
         captured_energy: share of ‖Y‖² inside the fitted basis.
         tail: bound on the share of ‖Y‖² outside the basis, over the pairs that the basis was

@@ -313,11 +313,17 @@ def test_gpu_without_a_gpu_is_a_clear_error():
         fit(Pairs(x, y), device="gpu")
 
 
-def test_the_peak_of_a_worker_is_within_its_price(tmp_path):
-    x, y, _, _ = known(20_000, 256)
+@pytest.mark.parametrize("route", ["all_features", "fitted_basis"])
+def test_the_peak_of_a_worker_is_within_its_price(tmp_path, route):
+    if route == "all_features":
+        x, y, _, _ = known(20_000, 256)
+    else:  # a long spectrum and few pairs a column: the held-out directions come on top
+        x = np.random.default_rng(0).standard_normal((4000, 2600)).astype("f4")
+        y = x / np.sqrt(np.arange(1, 2601, dtype="f4"))
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y))
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0",
                       silence_logs=50) as fresh, Client(fresh) as client:
         hessian = fit(pairs)
         plan, _ = price(pairs, rank=None, method="symmetric", client=client)
+    assert hessian.provenance["route"] == plan.route.name == route
     assert 50 * 2**20 < hessian.provenance["peak_worker_bytes"] <= plan.peak_worker_bytes
