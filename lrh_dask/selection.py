@@ -19,11 +19,11 @@ __all__ = ["Choice", "choose"]
 
 COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 RIDGES = (1e-10, *(10.0 ** (e / 2) for e in range(-14, 1)))
-"""Tried at every basis size; and beside those at the chosen one."""
+"""Tried at every basis size; and beside those at the chosen one (near the best, if LARGE)."""
 SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
 """Basis sizes, as shares of the pairs, where pairs are few."""
 LARGE, LARGE_FOLDS = 384, 2
-"""Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all."""
+"""Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all, of fewer ridges."""
 ALIKE, LIKELY = 1.0, 2.0
 """Standard errors by which a candidate may be worse than the best and still count as good: one
 that is better at the asked rank, and one whose smaller ridge the likelihood prefers."""
@@ -104,8 +104,9 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         scored = [v for v in scored if v.center == center]
         scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
         judged_at = rank if noisy else None
-        k = _pick(scored, judged_at, energy).n_basis
-        scored = [v for v in scored if v.n_basis == k] + score(views, [k], RIDGES)
+        best = _pick(scored, judged_at, energy)
+        k = best.n_basis
+        scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
         best = _pick(scored, judged_at, energy)
         if 0 < k <= SHARES[2] * n_train:  # what H does beside fewer pairs is no noise
             best = _likelier(best, views, energy, rank)
@@ -157,6 +158,14 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
     ladder += [k for k in (128 * 4**i for i in range(20)) if k < top]
     shares = [round(n_train * share) for share in SHARES] if top == n_train else [2 * p // 3]
     return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
+
+
+def _finer(best: Candidate) -> tuple[float, ...]:
+    """Ridges to try beside the coarse ones, at one basis size."""
+    if best.n_basis <= LARGE:
+        return RIDGES
+    low, high = (best.ridge / 32.0, best.ridge * 32.0) if best.ridge else (0.0, COARSE_RIDGES[1])
+    return tuple(ridge for ridge in RIDGES if low <= ridge < high)
 
 
 def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool:
