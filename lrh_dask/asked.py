@@ -66,7 +66,7 @@ def asked_of(*, rank: object, method: object, center: object, rtol: object, psd:
                        ", ".join(name for name, given in beside.items() if given),
                        "Use method 'symmetric'")
     return Asked(rank=int(rank) if isinstance(rank, (int, np.integer)) else None,
-                 rtol=float(rtol) if isinstance(rtol, (int, float)) else None,
+                 rtol=float(rtol) if isinstance(rtol, (int, float, np.floating)) else None,
                  center=None if center == "auto" else bool(center), psd=bool(psd))
 
 
@@ -76,8 +76,8 @@ def _whole(rank: object) -> bool:
 
 
 def _share(rtol: object) -> bool:
-    return (isinstance(rtol, (int, float)) and not isinstance(rtol, bool)
-            and LEAST_RTOL <= rtol < 1)
+    return (isinstance(rtol, (int, float, np.floating)) and not isinstance(rtol, bool)
+            and LEAST_RTOL <= float(rtol) < 1)
 
 
 def _refused(setting: str, expected: str, got: str, fix: str) -> SettingsError:

@@ -37,8 +37,8 @@ class Verdict(Enum):
         "Raise `rank` (or use `rank: auto`), or give the workers more memory.")
     underdetermined = (
         "There are too few pairs to check the fit on pairs it has not seen, it fails that check, "
-        "or x explores directions of the basis not at all, or so little that errors and bias are "
-        "as large as the eigenvalues. It reproduces the given pairs, and may be far off "
+        "or x explores directions of the basis not at all, or so little that errors and bias "
+        "reach half of H. It reproduces the given pairs, and may be far off "
         "elsewhere. Record more pairs, with x in more directions.")
     inconsistent = (
         "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
@@ -186,13 +186,13 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
                 share(left, centred_energy), choice, found.values.size,
                 n_explored=found.columns_explored, basis_is_full=found.basis_is_full,
                 rank_was_asked=found.rank_was_asked, borne_out=found.borne_out,
-                n_pairs=total.n_pairs, consistent=found.consistent,
+                n_pairs=min(total.n_effective, total.n_pairs), consistent=found.consistent,
                 undetermined=found.errors.outweigh or found.undetermined(total.sum_y.size),
                 floor=found.floor)))
 
 
 def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
-                   basis_is_full: bool, rank_was_asked: bool, n_pairs: int,
+                   basis_is_full: bool, rank_was_asked: bool, n_pairs: float,
                    consistent: bool = False, undetermined: bool = False, borne_out: bool = False,
                    floor: float = 1e-6) -> Verdict:
     """The outcome of a fit, from its residuals.
@@ -204,15 +204,15 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         residual: ‖Y - HX - b‖ / ‖Y - b‖ over all pairs.
         floor: residuals below this are rounding.
         n_explored: directions of the basis along which x differs from zero.
-        n_pairs: noise cannot be told from curvature by fewer than FEWEST_JUDGED of them.
+        n_pairs: effective ones; fewer than FEWEST_JUDGED cannot tell noise from curvature.
         consistent: the pairs are those of one H to rounding, so too few at worst.
         undetermined: y has as many directions as x explores, and x does not explore all of R^D;
-            or errors and bias outweigh the eigenvalues.
+            or errors and bias reach half of H.
         borne_out: exact pairs show every eigenpair, see :mod:`lrh_dask.interpolation`.
         basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """
     if borne_out:
-        return Verdict.converged
+        return Verdict.converged if residual <= CONVERGED else Verdict.rank_limited
     if np.isnan(choice.held_out_residual):
         return Verdict.underdetermined
     unexplained = float(choice.residual_by_rank[0]) if choice.residual_by_rank.size else 1.0
@@ -220,8 +220,9 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         return Verdict.converged
     held_out = choice.held_out_residual / unexplained
     curve = choice.residual_by_rank / unexplained
-    if n_eigenvalues == 0 or held_out > 0.999:
-        return Verdict.underdetermined if consistent else Verdict.inconsistent
+    few = n_pairs < FEWEST_JUDGED
+    if n_eigenvalues == 0 or choice.chance or held_out >= 1.0:
+        return Verdict.underdetermined if consistent or few else Verdict.inconsistent
     if not residual / 2.0 - floor <= held_out <= 2.0 * residual + floor:
         return Verdict.underdetermined
     if n_explored < choice.n_basis or undetermined:
@@ -232,7 +233,7 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         return Verdict.rank_limited
     if held_out <= CONVERGED:
         return Verdict.converged
-    return Verdict.noisy if n_pairs >= FEWEST_JUDGED else Verdict.underdetermined
+    return Verdict.underdetermined if few else Verdict.noisy
 
 
 def outlying_buckets(residuals: np.ndarray) -> tuple[int, ...]:

@@ -63,14 +63,14 @@ class Kept:
         rank: eigenpairs kept.
         held_out_residual: at this rank, NaN where nothing could be held out.
         was_asked: not chosen by the fit.
-        borne_out: exact pairs along its own eigenvectors show all of it.
+        n_borne_out: so many first eigenpairs are shown by exact pairs along them.
         notices: what could not be done as asked.
     """
 
     rank: int
     held_out_residual: float
     was_asked: bool
-    borne_out: bool = False
+    n_borne_out: int = 0
     notices: tuple[str, ...] = ()
 
 
@@ -113,8 +113,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     projected = centred.project(directions)
     fitted = symmetric_fit(projected.x, projected.y, rounding,
                            own=None if exact else own_of_moments(n_basis))
-    m, settled = (semidefinite_solve(fitted, choice.ridge) if asked.psd
-                  else (fitted.solve(choice.ridge), True))
+    free = fitted.solve(choice.ridge)
+    m, settled = semidefinite_solve(fitted, choice.ridge) if asked.psd else (free, True)
     values, inner = sorted_eigenpairs(*np.linalg.eigh(m))
     if asked.psd:
         values = np.maximum(values, 0.0)
@@ -126,8 +126,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     rank = kept.rank
     if asked.psd:
         rank = min(rank, int(np.count_nonzero(values > NEGLIGIBLE * values.max(initial=0.0))))
-    errors = errors_of(buckets, total, means, directions, fitted, m, values, inner, rank,
-                       choice.ridge, rounding, exact=exact is not None)
+    errors = errors_of(buckets, total, means, directions, fitted, free, values, inner, rank,
+                       choice.ridge, rounding, lossless=lossless, exact=exact)
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
     seen = fitted.seen
     return certified(buckets, total, Solution(
@@ -137,7 +137,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
         lossless=lossless, tail=tail, rank_was_asked=kept.was_asked,
-        consistent=consistent is not None, borne_out=kept.borne_out,
+        consistent=consistent is not None, borne_out=0 < rank <= kept.n_borne_out,
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
         basis_is_full=n_blind is not None and n_basis == n_blind))
@@ -206,8 +206,7 @@ def _kept_of_related(asked: Asked, projected: Rows, values: np.ndarray, inner: n
     """Each pair was made of others: leaving some out tells nothing, the pairs themselves do."""
     borne_out = min(n_borne_out(projected, values, inner, rounding), values.size)
     rank = asked.rank if asked.rank is not None else borne_out or choice.rank
-    return Kept(rank, float("nan"), was_asked=asked.rank is not None,
-                borne_out=0 < rank <= borne_out)
+    return Kept(rank, float("nan"), was_asked=asked.rank is not None, n_borne_out=borne_out)
 
 
 def _within(rtol: float, kept: Kept, total: Triangle, projected: Rows, values: np.ndarray,
@@ -242,8 +241,8 @@ def _within(rtol: float, kept: Kept, total: Triangle, projected: Rows, values: n
         kept, rank=rank, was_asked=True,
         held_out_residual=(kept.held_out_residual if unjudged
                            else float(choice.residual_by_rank[rank])),
-        notices=(f"rtol {rtol:g} is met by the pairs that were fitted; none were held out to "
-                 "check it",) * unjudged)
+        notices=(f"rtol {rtol:g} is met by the pairs that were fitted, and was not checked on "
+                 "others: too few, or each made of the others",) * unjudged)
 
 
 def _held_out_exact(solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray]],

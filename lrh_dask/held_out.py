@@ -12,11 +12,12 @@ so one eigendecomposition judges every rank.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lrh_dask.interpolation import Interpolation, spanning_directions
+from lrh_dask.psd import semidefinite_solve
 from lrh_dask.solve import (
     Rows,
     SymmetricFit,
@@ -26,7 +27,7 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Candidate", "Fold", "View", "beyond_shuffled", "score", "view_of"]
+__all__ = ["Candidate", "Fold", "View", "beyond_shuffled", "score", "semidefinite", "view_of"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, roun
     rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
     train = Rows.stack([rows[b] for b in fold.train])
     total = sum(float(r.one @ r.one) for r in (rows[b] for b in fold.train))
-    mean_y = sum(buckets[b].sum_y for b in fold.train) / total
+    mean_y = sum(buckets[b].sum_y for b in fold.train) / (total or 1.0)
     energies = np.array([_centred_energy(buckets[b], mean_y, rows[b]) if center
                          else buckets[b].energy for b in fold.test])
     if center:
@@ -135,7 +136,21 @@ def _score_size(views: list[View], k: int,
 
 
 def _squares_by_rank(view: View, fit: SymmetricFit, ridge: float, k: int) -> np.ndarray:
-    values, directions = _eigenpairs(view, fit, ridge)
+    return _squares(view, *_eigenpairs(view, fit, ridge), k)
+
+
+def semidefinite(views: list[View], candidate: Candidate) -> Candidate:
+    """A candidate as it will be solved where H has no negative curvature, not merely cut."""
+    k, squares = candidate.n_basis, []
+    for view in views:
+        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
+        values, vectors = np.linalg.eigh(semidefinite_solve(fit, candidate.ridge)[0])
+        squares.append(_squares(view, np.maximum(values[::-1], 0.0), vectors[:, ::-1], k))
+    return replace(candidate, squares=np.concatenate(squares))
+
+
+def _squares(view: View, values: np.ndarray, directions: np.ndarray, k: int) -> np.ndarray:
+    """Squared residual of every test, for the first 0..k eigenpairs."""
     out = np.empty((len(view.tests), k + 1))
     for i, test in enumerate(view.tests):
         zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions

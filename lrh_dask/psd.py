@@ -2,13 +2,13 @@
 
     M = argmin over M ⪰ 0 of ‖X M - Y‖² + λ‖M‖²
 
-In the singular coordinates of X the unknown is N with M̂_ij = N_ij / √(σ_i σ_j): it is
-semidefinite where M is, and the problem becomes
+In the singular coordinates of X, with τ_i² = σ_i² + λ, the unknown is N with
+M̂_ij = N_ij / √(τ_i τ_j): it is semidefinite where M is, and the problem becomes
 
-    ½ Σ W_ij N_ij² - Σ T_ij N_ij,   W_ij = (σ_i² + σ_j² + 2λ) / (σ_i σ_j),
-                                     T_ij = (C_ij σ_j + C_ji σ_i) / √(σ_i σ_j)
+    ½ Σ W_ij N_ij² - Σ T_ij N_ij,   W_ij = τ_i / τ_j + τ_j / τ_i,
+                                     T_ij = (C_ij σ_j + C_ji σ_i) / √(τ_i τ_j)
 
-whose condition is that of X, not its square. A fast projected gradient, the projection cutting
+whose condition is that of τ, not its square. A fast projected gradient, the projection cutting
 negative eigenvalues, solves it.
 """
 
@@ -22,13 +22,14 @@ __all__ = ["semidefinite_solve"]
 
 MAX_STEPS = 2000
 TOLERANCE = 1e-12
+LEAST_RIDGE = 1e-8
+"""Where x leaves directions unexplored only a ridge gives the problem a solution."""
 
 
 def semidefinite_solve(fit: SymmetricFit, ridge: float = 0.0) -> tuple[np.ndarray, bool]:
     """M ⪰ 0 (k, k) for a ridge relative to the mean square of σ, and whether it has settled.
 
-    Where the unconstrained M is semidefinite, it is returned. Directions that x does not touch
-    are left at zero.
+    Where the unconstrained M is semidefinite, it is returned.
 
     Cost: one eigendecomposition of (k, k) a step; some hundred steps at condition 1e3. At 1e6 it
     stops after MAX_STEPS, with squares within 1e-4 of the least.
@@ -38,12 +39,12 @@ def semidefinite_solve(fit: SymmetricFit, ridge: float = 0.0) -> tuple[np.ndarra
     lowest = float(np.linalg.eigvalsh(free)[0]) if free.size else 0.0
     if lowest >= -1e-14 * np.linalg.norm(free):
         return free, True
-    seen = fit.sigma > fit.floor
-    sigma = fit.sigma[seen]
-    root = np.sqrt(np.outer(sigma, sigma))
-    square = sigma**2
-    weight = (square[:, None] + square[None, :] + 2.0 * ridge * fit.scale) / root**2
-    target = fit.numerator[np.ix_(seen, seen)] / root
+    if not np.all(fit.sigma > fit.floor):
+        ridge = max(ridge, LEAST_RIDGE)
+    tau = np.sqrt(fit.sigma**2 + ridge * fit.scale)
+    root = np.sqrt(np.outer(tau, tau))
+    weight = tau[:, None] / tau[None, :] + tau[None, :] / tau[:, None]
+    target = fit.numerator / root
     rate = 1.0 / float(weight.max())
     here = ahead = _projected(target / weight)
     momentum, settled = 1.0, False
@@ -58,8 +59,7 @@ def semidefinite_solve(fit: SymmetricFit, ridge: float = 0.0) -> tuple[np.ndarra
         after = 0.5 * (1.0 + np.sqrt(1.0 + 4.0 * momentum**2))
         ahead = following + (momentum - 1.0) / after * step
         here, momentum = following, after
-    axes = fit.axes[:, seen]
-    return axes @ (here / root) @ axes.T, settled
+    return fit.axes @ (here / root) @ fit.axes.T, settled
 
 
 def _projected(n: np.ndarray) -> np.ndarray:

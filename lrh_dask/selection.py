@@ -11,7 +11,7 @@ import numpy as np
 
 from lrh_dask.asked import Asked
 from lrh_dask.evidence import likely_ridge
-from lrh_dask.held_out import Candidate, Fold, View, beyond_shuffled, score, view_of
+from lrh_dask.held_out import Candidate, Fold, View, beyond_shuffled, score, semidefinite, view_of
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.triangle import Triangle
 
@@ -24,9 +24,10 @@ SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
 """Basis sizes, as shares of the pairs, where pairs are few."""
 LARGE, LARGE_FOLDS = 384, 2
 """Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all, of fewer ridges."""
-ALIKE, LIKELY = 1.0, 2.0
+ALIKE, ALIKE_SHARE, LIKELY = 1.0, 0.01, 2.0
 """Standard errors by which a candidate may be worse than the best and still count as good: one
-that is better at the asked rank, and one whose smaller ridge the likelihood prefers."""
+that is better at the asked rank (or worse by that share), and one whose smaller ridge the
+likelihood prefers."""
 NULL_ERRORS = 3.5
 """Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
 MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 15.0
@@ -48,6 +49,7 @@ class Choice:
         residual_by_rank: (k+1,) the same for every rank 0..k of the chosen candidate. Where an
             offset is fitted, rank 0 is what the offset alone leaves.
         residual_by_rank_error: (k+1,) its standard error over buckets.
+        chance: pairs without any Hessian could have made it gain as much.
     """
 
     n_basis: int
@@ -57,6 +59,7 @@ class Choice:
     held_out_residual: float
     residual_by_rank: np.ndarray
     residual_by_rank_error: np.ndarray
+    chance: bool = False
 
 
 def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
@@ -110,10 +113,13 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         best = _pick(scored, judged_at, energy)
         if 0 < k <= SHARES[2] * n_train:  # what H does beside fewer pairs is no noise
             best = _likelier(best, views, energy, rank)
+    if asked.psd:
+        best = semidefinite(views, best)
+    chance = _is_chance(best, views, energy)
     if rank is not None:
         chosen = best.best_rank(rank)
     else:
-        chosen = 0 if _is_chance(best, views, energy) else _one_standard_error(best.squares, energy)
+        chosen = 0 if chance else _one_standard_error(best.squares, energy)
     by_rank = best.squares.sum(axis=0)
     k = best.n_basis if exact is None else exact.n_basis
     if exact is None and n_blind is None and k > n_train // 4:
@@ -123,7 +129,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         n_basis=k, ridge=best.ridge, rank=chosen, center=best.center,
         held_out_residual=_ratio(by_rank[chosen], energy),
         residual_by_rank=np.sqrt(np.maximum(by_rank, 0.0) / energy),
-        residual_by_rank_error=_root_error(best.squares, energy))
+        residual_by_rank_error=_root_error(best.squares, energy), chance=chance)
 
 
 def _widest(buckets: dict[int, Triangle]) -> int:
@@ -196,7 +202,8 @@ def _pick(scored: list[Candidate], rank: int | None, energy: float) -> Candidate
     best = min(scored, key=Candidate.loss)
     if rank is None:
         return best
-    return min((v for v in scored if _is_as_good(v, best, None, ALIKE, energy)),
+    slack = max(ALIKE_SHARE * best.loss(), 1e-14 * energy)
+    return min((v for v in scored if _is_as_good(v, best, None, ALIKE, slack)),
                key=lambda v: v.loss(rank))
 
 
@@ -211,15 +218,15 @@ def _likelier(best: Candidate, views: list[View], energy: float, rank: int | Non
         return best
     rank = _one_standard_error(best.squares, energy) if rank is None else rank
     smaller = score(views, [best.n_basis], (likely,))[0]
-    return smaller if _is_as_good(smaller, best, rank, LIKELY, energy) else best
+    return smaller if _is_as_good(smaller, best, rank, LIKELY, 1e-14 * energy) else best
 
 
 def _is_as_good(candidate: Candidate, best: Candidate, rank: int | None, errors: float,
-                energy: float) -> bool:
-    """Whether held-out pairs find it worse by at most so many standard errors of the difference."""
+                slack: float) -> bool:
+    """Whether it is worse by at most the slack, or so many standard errors of the difference."""
     loss = candidate.at(rank) - best.at(rank)
     error = np.sqrt(loss.size) * loss.std(ddof=1) if loss.size > 1 else 0.0
-    return bool(loss.sum() <= max(errors * error, 1e-14 * energy))
+    return bool(loss.sum() <= max(errors * error, slack))
 
 
 def _likely_ridge(views: list[View], k: int) -> float:
@@ -234,15 +241,19 @@ def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
 
     They could not where it gains by NULL_ERRORS standard errors, or explains MOST of the squares.
     Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
-    say nothing; there a noticeable part must be explained, and x and y agree far beyond
-    what they would in shuffled rows.
+    say nothing; there a noticeable part must be explained, of the other buckets too, and x and y
+    agree far beyond what they would in shuffled rows. NULL_ERRORS allows for the choice among
+    many candidates.
     """
     gain = best.at(0) - best.at(None)
     error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else 0.0
     gained, total = float(gain.sum()), best.loss(0)
     if gained > max(NULL_ERRORS * error, 1e-14 * energy) or gained >= MOST * total:
         return False
-    return gained < NOTICEABLE * total or beyond_shuffled(views, best) < SHUFFLED
+    others = np.arange(gain.size) != int(np.argmax(best.at(0)))
+    return (gained < NOTICEABLE * total
+            or float(gain[others].sum()) < NOTICEABLE * float(best.at(0)[others].sum())
+            or beyond_shuffled(views, best) < SHUFFLED)
 
 
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrh_dask.interpolation import Interpolation
 from lrh_dask.solve import (
     Rows,
     SymmetricFit,
@@ -23,6 +24,11 @@ MIN_BUCKETS = 5
 """Fewer buckets than that leave no error to estimate."""
 PAIRS_PER_COLUMN = 3
 """Below this many pairs per basis column a jackknife over buckets is not honest."""
+GOES_ALONG = 0.5
+"""Above this share of x beside a cut basis that x inside predicts, the cut biases the fit; of
+independent features 1/3 at most is predicted, by chance."""
+WEAKLY, HALF = 0.25, 0.5
+"""Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
 SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 
@@ -33,9 +39,12 @@ class Errors:
 
     Attributes:
         standard: standard deviations, NaN where none is honest; ``note`` says why, or how.
-        bias: what the ridge shrinks, what noise inflates, and what the cut of the basis leaves
-            out, as far as halving it shows; sizes, added up.
-        outweigh: chance, ridge and noise together are as large as the eigenvalues themselves.
+        bias: size of what the ridge shrinks and noise inflates, and of what the cut of the basis
+            leaves out, as far as halving it shows.
+            Where no standard error is honest the part of noise is missing; where halving the
+            basis takes an eigenvector away, that of the cut.
+        outweigh: chance, ridge and noise may reach HALF of H, or half of it lies where the ridge
+            decides and not the pairs.
     """
 
     standard: np.ndarray
@@ -47,7 +56,8 @@ class Errors:
 def errors_of(buckets: dict[int, Triangle], total: Triangle,
               means: tuple[np.ndarray, np.ndarray] | None, directions: np.ndarray,
               fit: SymmetricFit, m: np.ndarray, values: np.ndarray, inner: np.ndarray, rank: int,
-              ridge: float, rounding: float, *, exact: bool) -> Errors:
+              ridge: float, rounding: float, *, lossless: bool,
+              exact: Interpolation | None) -> Errors:
     """Errors of the first ``rank`` eigenvalues.
 
     The scatter of the residuals gives the standard error of each, taking noise to be alike in all
@@ -57,46 +67,68 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
-        directions: (p, k) basis of the fit; ``m``: (k, k) the fit, ``values`` (k,) and ``inner``
-            (k, k) all its eigenpairs.
-        exact: the pairs were interpolated.
+        directions: (p, k) basis of the fit; ``m``: (k, k) the fit (the one without a constraint
+            where H is taken to be semidefinite); ``values`` (k,), ``inner`` (k, k) all eigenpairs.
+        lossless: the rows hold all of x and y.
+        exact: how the pairs were interpolated, if so.
     """
     n_basis = directions.shape[1]
-    rows = [Rows.of(t) for t in buckets.values() if t.n_pairs]
+    counted = {b: t for b, t in buckets.items() if np.any(t.factor[:, 0])}
+    rows = [Rows.of(t) for t in counted.values()]
     if means is not None:
         rows = [center_rows(r, means) for r in rows]
+    whole = Rows.stack(rows)
     rows = [r.project(directions) for r in rows]
     kept = inner[:, :rank]
     bias = ridge_bias(fit, m, kept, ridge)
     standard = np.full(rank, np.nan)
-    note = _why_none(buckets, total, n_basis, fit.seen.size, exact=exact)
+    note = _why_none(counted, total, n_basis, fit.seen.size, exact=exact is not None)
+    if note is None and lossless and n_basis < whole.x.shape[1] and _goes_along(
+            whole.x, directions) > GOES_ALONG:
+        note = ("what x is beside the basis goes along with what it is inside, so that the "
+                "curvature there cannot be told apart: no error can be estimated")
     if note is None:
         free = total.n_pairs - (n_basis + 1) / 2
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
         jackknife = jackknife_errors(
-            rows, [t.n_pairs for t in buckets.values() if t.n_pairs], inner, ridge,
+            rows, [t.n_pairs for t in counted.values()], inner, ridge,
             center=means is not None, rounding=rounding)
         alike = np.diag(scatter)
         told = alike > 0
         growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
         standard = np.sqrt(alike[:rank] * max(growth, 1.0))
-        bias = bias + noise_bias(values, scatter)[:rank]
+        bias = bias + noise_bias(values, scatter)[:rank]  # the two often undo each other
         note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
                 "that is not alike in all pairs; conditional on the basis; intervals by "
                 "Student's t")
-    off = np.sum(np.nan_to_num(standard) ** 2 + bias**2)
-    outweigh = bool(off >= np.sum(values[:rank] ** 2) > 0)
-    if n_basis < total.sum_y.size:  # else nothing is left out
-        whole = Rows.stack(rows)
-        bias = bias + basis_bias(whole, m, kept, ridge, rounding)
+    decided = fit.sigma**2 <= ridge * fit.scale if ridge else np.zeros(n_basis, dtype=bool)
+    by_ridge = np.sum((fit.axes.T @ kept)[decided] ** 2, axis=0) > WEAKLY
+    if by_ridge.any():
+        standard = np.where(by_ridge, np.nan, standard)
+        note += "; none for eigenvectors that lie where the ridge decides and not the pairs"
+    size = values[:rank] ** 2
+    off = np.sum((2.0 * np.nan_to_num(standard)) ** 2 + bias**2)
+    outweigh = bool(max(off, np.sum(size[by_ridge])) >= HALF**2 * np.sum(size) > 0)
+    bias = np.abs(bias)
+    if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
+        bias = bias + basis_bias(whole.project(directions), m, kept, ridge, rounding)
     return Errors(standard, note, bias, outweigh)
+
+
+def _goes_along(x: np.ndarray, directions: np.ndarray) -> float:
+    """Share of the squares of x (q, p) beside a basis that x inside of it predicts."""
+    inside = x @ directions
+    beside = x - inside @ directions.T
+    predicted = np.linalg.qr(inside)[0].T @ beside
+    total = float(np.sum(beside**2))
+    return float(np.sum(predicted**2)) / total if total > 0 else 0.0
 
 
 def _why_none(buckets: dict[int, Triangle], total: Triangle, n_basis: int, n_explored: int, *,
               exact: bool) -> str | None:
     """Why there can be no honest standard error, if so."""
-    if sum(t.n_pairs > 0 for t in buckets.values()) < MIN_BUCKETS:
+    if len(buckets) < MIN_BUCKETS:
         return f"fewer than {MIN_BUCKETS} buckets of pairs: no error can be estimated"
     if exact:
         return ("the pairs are free of noise and were interpolated: they have no scatter "
@@ -138,7 +170,7 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
 
 
 def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
-    """How far noise pushes each eigenvalue from the others (k,), to second order.
+    """How far noise pushes each eigenvalue from the others (k,), signed, to second order.
 
     Σ_j V_ij / (s_i - s_j), each term kept below √V_ij where eigenvalues nearly meet.
 
@@ -148,7 +180,7 @@ def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
     gap = values[:, None] - values[None, :]
     square = gap**2 + scatter
     push = np.divide(scatter * gap, square, out=np.zeros_like(square), where=square > 0)
-    return np.abs(push.sum(axis=1))
+    return np.asarray(push.sum(axis=1))
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
@@ -200,8 +232,9 @@ def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,
                rounding: float) -> np.ndarray:
     """How far each eigenvalue moves when the basis is halved: |uᵀ(M - M_half)u| (r,).
 
-    What a cut basis leaves out is gone from M in the same way as what the half leaves out, so
-    this bounds it wherever the spectrum decays.
+    What a cut basis leaves out is gone from M in the same way as what the half leaves out: an
+    indication where the spectrum goes on, an excess where it ends before the basis does. Nothing
+    for an eigenvector that lies mostly outside of the half: its change tells of itself only.
 
     Args:
         rows: pairs in the basis, its columns sorted by dominance; ``m``: their fit (k, k).
@@ -212,13 +245,14 @@ def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,
         return np.full(vectors.shape[1], np.nan)
     fit = symmetric_fit(rows.x[:, :half], rows.y[:, :half], rounding, own=own_of_moments(half))
     kept = vectors[:half]
-    return np.abs(np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
+    inside = np.sum(kept**2, axis=0) > 0.5
+    return inside * np.abs(np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
                   - np.einsum("ki,kl,li->i", kept, fit.solve(ridge), kept, optimize=True))
 
 
 def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
                ridge: float) -> np.ndarray:
-    """How far the ridge shrinks each eigenvalue: |uᵀ(M - M at λ/100)u| (r,).
+    """How far the ridge has moved each eigenvalue: uᵀ(M - M at λ/100)u (r,), signed.
 
     Without any ridge, directions that x hardly touches would drown the shrinkage in noise.
 
@@ -228,7 +262,7 @@ def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
     if ridge == 0:
         return np.zeros(vectors.shape[1])
     change = m - fit.solve(ridge / 100.0)
-    return np.abs(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
+    return np.asarray(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
 
 
 def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:

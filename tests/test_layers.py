@@ -8,8 +8,8 @@ import lrh_dask
 LAYERS = [
     {"errors"}, {"asked", "arrays", "process", "progress"},
     {"reduced_pairs", "triangle", "duplicates"},
-    {"solve"}, {"evidence", "interpolation", "psd", "uncertainty"}, {"held_out", "scree"},
-    {"selection"},
+    {"solve"}, {"evidence", "interpolation", "psd"},
+    {"held_out", "scree", "uncertainty"}, {"selection"},
     {"certificates", "exact_pairs"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
