@@ -187,7 +187,7 @@ def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool
         return next(iter(best))
     with_b, without = best[True], best[False]
     gain = without.at(None) - with_b.at(None)
-    error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else np.inf
+    error = _error(gain) or np.inf
     noise = 1e-12 * energy
     if n_pairs < PAIRS_TO_CENTER * max(with_b.n_basis, without.n_basis):
         return bool(gain.sum() > max(2.0 * error, noise))
@@ -225,8 +225,7 @@ def _is_as_good(candidate: Candidate, best: Candidate, rank: int | None, errors:
                 slack: float) -> bool:
     """Whether it is worse by at most the slack, or so many standard errors of the difference."""
     loss = candidate.at(rank) - best.at(rank)
-    error = np.sqrt(loss.size) * loss.std(ddof=1) if loss.size > 1 else 0.0
-    return bool(loss.sum() <= max(errors * error, slack))
+    return bool(loss.sum() <= max(errors * _error(loss), slack))
 
 
 def _likely_ridge(views: list[View], k: int) -> float:
@@ -241,19 +240,22 @@ def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
 
     They could not where it gains by NULL_ERRORS standard errors, or explains MOST of the squares.
     Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
-    say nothing; there a noticeable part must be explained, of the other buckets too, and x and y
-    agree far beyond what they would in shuffled rows. NULL_ERRORS allows for the choice among
-    many candidates.
+    say nothing; there a noticeable part must be explained, the other buckets must gain by one
+    standard error, and x and y agree far beyond what they would in shuffled rows.
+    NULL_ERRORS allows for the choice among many candidates.
     """
     gain = best.at(0) - best.at(None)
-    error = np.sqrt(gain.size) * gain.std(ddof=1) if gain.size > 1 else 0.0
     gained, total = float(gain.sum()), best.loss(0)
-    if gained > max(NULL_ERRORS * error, 1e-14 * energy) or gained >= MOST * total:
+    if gained > max(NULL_ERRORS * _error(gain), 1e-14 * energy) or gained >= MOST * total:
         return False
-    others = np.arange(gain.size) != int(np.argmax(best.at(0)))
-    return (gained < NOTICEABLE * total
-            or float(gain[others].sum()) < NOTICEABLE * float(best.at(0)[others].sum())
+    others = np.delete(gain, int(np.argmax(best.at(0))))
+    return (gained < NOTICEABLE * total or float(others.sum()) < _error(others)
             or beyond_shuffled(views, best) < SHUFFLED)
+
+
+def _error(squares: np.ndarray) -> float:
+    """Standard error of the sum over buckets."""
+    return float(np.sqrt(squares.size) * squares.std(ddof=1)) if squares.size > 1 else 0.0
 
 
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:
