@@ -21,10 +21,15 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
         raise BadPairs(explain(
             "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
             consequence="No pair counts", fix="Check the array `weight`, or leave it out"))
+    seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
+    if seen and not any(np.any(t.factor[:, 1:t.n_basis + 1]) for t in buckets.values()):
+        raise BadPairs(explain(
+            "all pairs", expected="points or steps x that differ from zero",
+            got="x = 0 in every row with weight", consequence="y = H 0 says nothing about H",
+            fix="Check `weight`, and that x was written"))
     with np.errstate(over="ignore", under="ignore"):
         squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
     energies = [t.energy for t in buckets.values()]
-    seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
     lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
         np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
     if lost or not np.isfinite(sum(squares) + sum(energies)):

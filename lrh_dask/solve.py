@@ -57,8 +57,8 @@ class Rows:
         return Rows(self.one, self.x @ directions, self.y @ directions)
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weighted means of x and y (p,)."""
-        total = self.one @ self.one
+        """Weighted means of x and y (p,), zero where no row counts."""
+        total = float(self.one @ self.one) or 1.0
         return self.one @ self.x / total, self.one @ self.y / total
 
 

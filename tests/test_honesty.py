@@ -1,0 +1,141 @@
+"""Where little is known, a result says so: verdicts, signs and intervals that promise too much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from regimes import Cell, make, spectrum_of
+from test_regimes import krylov
+
+from lrh_dask import BadPairs, Pairs, Verdict, fit
+
+SURE = {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
+
+
+def orthonormal(rng, d, k):
+    return np.linalg.qr(rng.standard_normal((d, k)))[0]
+
+
+def noisy_pairs(seed, n, d, values, noise):
+    rng = np.random.default_rng(seed)
+    u = orthonormal(rng, d, len(values))
+    x = rng.standard_normal((n, d))
+    y = x @ u * values @ u.T
+    return x, y + noise * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+
+
+def test_no_verdict_vouches_for_what_is_worse_than_no_hessian():
+    """One of two directions is a hundred thousand times shorter, below the noise."""
+    sure = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        axes = orthonormal(rng, 2, 2)
+        h = axes @ np.diag([2.0, 1.0]) @ axes.T
+        x = rng.standard_normal((1500, 2)) * [1.0, 1e-5] @ orthonormal(rng, 2, 2)
+        y = x @ h
+        y += 0.01 * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        found = fit(Pairs(x, y))
+        if found.certificates.verdict in SURE:
+            sure.append(np.linalg.norm(found.to_dense() - h) / np.linalg.norm(h))
+    assert len(sure) < 20
+    assert max(sure) < 1.0
+
+
+@pytest.mark.parametrize("cell", [
+    Cell("exact-indefinite", 1000, 30, noise=0.3, x="ill-conditioned"),
+    Cell("fast", 5000, 30, noise=0.1, x="ill-conditioned"),
+    Cell("slow", 2000, 30, noise=0.1, x="ill-conditioned")], ids=str)
+def test_there_is_no_interval_where_x_leaves_much_to_the_ridge_or_beside_the_basis(cell):
+    truth = spectrum_of(cell.spectrum, cell.n_features)
+    truth = truth[np.argsort(-np.abs(truth))][:3]
+    told = covered = 0
+    for seed in range(6):
+        data = make(Cell(**{**vars(cell), "seed": seed}))
+        found = fit(Pairs(data.x, data.y), rank=3)
+        known = np.isfinite(found.half_widths)
+        told += known.sum()
+        within = np.abs(found.eigenvalues - truth) <= found.half_widths + found.bias
+        covered += within[known].sum()
+        assert known.all() or found.certificates.standard_error_note
+    assert covered >= 0.9 * told
+
+
+def test_signs_that_nothing_checks_are_not_certified():
+    """Few pairs give no errors; eigenvalues beyond the rank of a positive H are noise."""
+    unknown = 0
+    for seed in range(8):
+        for n_pairs in (25, 80):
+            found = fit(Pairs(*noisy_pairs(seed, n_pairs, 30, [5.0, 4.0, 3.0, 2.0, 1.0], 0.01)),
+                        rank=8)
+            assert "saddle" not in found.curvature
+            if np.isnan(found.standard_errors).all():
+                unknown += 1
+                assert "no sign is certified" in found.curvature
+    assert unknown >= 8
+
+
+def test_a_basis_that_ends_with_the_spectrum_has_no_bias_to_tell():
+    values = [5.0, 4.0, 3.0, -2.0, 1.0]
+    exact = fit(Pairs(*noisy_pairs(0, 400, 40, values, 0.0)), rank=5)
+    np.testing.assert_array_equal(exact.bias, np.zeros(5))
+    noisy = fit(Pairs(*noisy_pairs(0, 400, 40, values, 0.5)), rank=5)
+    assert np.all(noisy.bias < 0.1)
+    assert "a saddle" in noisy.curvature
+
+
+def related_pairs():
+    values = np.random.default_rng(0).choice([-1.0, 1.0], 600) / np.arange(1, 601)
+    return Pairs(*krylov(values, 40, 0, n_features=600)), values
+
+
+@pytest.mark.parametrize(("asked", "verdict"), [
+    ({"rank": 10}, Verdict.converged), ({"rank": 1}, Verdict.rank_limited),
+    ({"rank": 30}, Verdict.underdetermined), ({"rtol": 1e-3}, Verdict.underdetermined)])
+def test_related_pairs_vouch_for_as_many_eigenpairs_as_they_show(asked, verdict):
+    pairs, values = related_pairs()
+    found = fit(pairs, **asked)
+    assert found.certificates.verdict is verdict
+    if verdict is not Verdict.underdetermined:
+        np.testing.assert_allclose(found.eigenvalues, values[:found.rank], rtol=1e-3)
+
+
+def test_signal_far_below_the_noise_is_recoverable_with_pairs_enough():
+    found = fit(Pairs(*noisy_pairs(0, 200_000, 10, [1.0, -0.8, 0.6], 40.0)))
+    assert found.rank == 3
+    assert found.certificates.verdict is Verdict.noisy
+    assert np.all(np.abs(found.eigenvalues - [1.0, -0.8, 0.6]) < 2.0 * found.half_widths)
+
+
+@pytest.mark.parametrize("d", [3, 6, 20])
+def test_a_few_long_rows_make_no_hessian(d):
+    """Lengths of x and y go together, directions do not."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        lengths = np.exp(2.0 * rng.standard_normal((2000, 1)))
+        found = fit(Pairs(*(rng.standard_normal((2, 2000, d)) * lengths)))
+        assert found.rank == 0
+
+
+def test_long_noise_at_long_steps_widens_the_intervals():
+    """Noise that grows with x: a scatter of residuals alone would be too small."""
+    values, errors = [], []
+    for seed in range(40):
+        data = make(Cell("exact", 1000, 12, noise=0.5, weights="ignored", seed=seed))
+        found = fit(Pairs(data.x, data.y), rank=3)
+        values.append(found.eigenvalues)
+        errors.append(found.standard_errors)
+    told = np.median(errors, axis=0) / np.std(values, axis=0)
+    assert np.all((told > 0.7) & (told < 1.4))
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_without_weight_are_no_pairs(make_pairs):
+    pairs = make_pairs(0, 300, 40, [5.0, 4.0, 3.0], noise=0.1)
+    weight = np.zeros(300)
+    weight[:3] = 1.0
+    few = fit(Pairs(pairs.x, pairs.y, weight))
+    assert few.certificates.verdict is Verdict.underdetermined
+    assert "buckets" in few.certificates.standard_error_note
+    x = np.where(weight[:, None] > 0, 0.0, pairs.x)
+    with pytest.raises(BadPairs, match="x = 0 in every row with weight"):
+        fit(Pairs(x, pairs.y, weight))
