@@ -211,7 +211,7 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
         borne_out: exact pairs show every eigenpair, see :mod:`lrh_dask.interpolation`.
         basis_is_full: more columns could have been used, had the workers' memory allowed it.
     """
-    if borne_out:
+    if borne_out and (residual <= CONVERGED or rank_was_asked):
         return Verdict.converged if residual <= CONVERGED else Verdict.rank_limited
     if np.isnan(choice.held_out_residual):
         return Verdict.underdetermined
