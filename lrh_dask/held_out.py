@@ -27,7 +27,8 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Candidate", "Fold", "View", "beyond_shuffled", "score", "semidefinite", "view_of"]
+__all__ = ["Candidate", "Fold", "View", "antisymmetric_share", "beyond_shuffled", "score",
+           "semidefinite", "view_of"]
 
 
 @dataclass(frozen=True)
@@ -186,3 +187,35 @@ def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
         agreement += float(np.sum(zx * zy))
         variance += float(np.sum((zx.T @ zx) * (zy.T @ zy))) / view.n_test
     return agreement / variance**0.5 if variance > 0 else 0.0
+
+
+def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float, float]:
+    """What the best antisymmetric matrix explains of held-out pairs, over what M explains.
+
+    Pairs of a symmetric H are explained by A = -Aᵀ only as far as x is longer along one of two
+    directions than along the other: A_ij = H_ij r_ij, r_ij = (σ_i² - σ_j²) / (σ_i² + σ_j²). Where x
+    and y are of no H, A explains as much as M does, however strongly rows depend on each other.
+
+    Returns:
+        (found, expected): the share, and what it would be for H = M without noise.
+    """
+    k = candidate.n_basis
+    gained = np.zeros(2)
+    expected = np.zeros(2)
+    for view in views:
+        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
+        square = fit.sigma**2
+        both = square[:, None] + square[None, :]
+        m = fit.solve_in_axes(candidate.ridge)
+        cross = fit.axes.T @ view.s_xy[:k, :k] @ fit.axes
+        a = np.divide(cross - cross.T, both + 2.0 * candidate.ridge * fit.scale,
+                      out=np.zeros_like(cross), where=both > 0)
+        test = Rows.stack(view.tests).project(np.eye(view.s_xx.shape[0], k) @ fit.axes)
+        for i, matrix in enumerate((a, m)):
+            predicted = test.x @ matrix
+            gained[i] += np.sum((2.0 * test.y - predicted) * predicted)
+        r = np.divide(square[:, None] - square[None, :], both, out=np.zeros_like(both),
+                      where=both > 0)
+        expected += [np.sum(m**2 * both * r**2), np.sum(m**2 * both)]
+    return (float(gained[0] / gained[1]) if gained[1] > 0 else 1.0,
+            float(expected[0] / expected[1]) if expected[1] > 0 else 1.0)

@@ -11,7 +11,16 @@ import numpy as np
 
 from lrh_dask.asked import Asked
 from lrh_dask.evidence import likely_ridge
-from lrh_dask.held_out import Candidate, Fold, View, beyond_shuffled, score, semidefinite, view_of
+from lrh_dask.held_out import (
+    Candidate,
+    Fold,
+    View,
+    antisymmetric_share,
+    beyond_shuffled,
+    score,
+    semidefinite,
+    view_of,
+)
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.triangle import Triangle
 
@@ -33,6 +42,9 @@ NULL_ERRORS = 3.5
 MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 15.0
 """Explaining MOST of the squares is no chance, nor a NOTICEABLE part where x and y agree beyond
 SHUFFLED standard deviations of what shuffled rows give (unrelated descents reach 12)."""
+UNSYMMETRIC, LOPSIDED = 0.3, 0.95
+"""Pairs of no H are told by an antisymmetric matrix that explains so much of the way from what is
+expected to all; where x makes it explain nearly all of any H, symmetry cannot be seen."""
 GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
@@ -238,7 +250,9 @@ def _likely_ridge(views: list[View], k: int) -> float:
 def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
     """Whether pairs without any Hessian could have made the best candidate gain as much.
 
-    They could not where it gains by NULL_ERRORS standard errors, or explains MOST of the squares.
+    They could where an antisymmetric matrix explains about as much, though little of that is due to
+    the lengths of x. They could not where it gains by NULL_ERRORS standard errors, or explains
+    MOST of the squares.
     Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
     say nothing; there a noticeable part must be explained, the other buckets must gain by one
     standard error, and x and y agree far beyond what they would in shuffled rows.
@@ -246,7 +260,12 @@ def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
     """
     gain = best.at(0) - best.at(None)
     gained, total = float(gain.sum()), best.loss(0)
-    if gained > max(NULL_ERRORS * _error(gain), 1e-14 * energy) or gained >= MOST * total:
+    if gained <= 1e-14 * energy:
+        return True
+    found, expected = antisymmetric_share(views, best)
+    if expected < LOPSIDED and found > expected + UNSYMMETRIC * (1.0 - expected):
+        return True
+    if gained > NULL_ERRORS * _error(gain) or gained >= MOST * total:
         return False
     others = np.delete(gain, int(np.argmax(best.at(0))))
     return (gained < NOTICEABLE * total or float(others.sum()) < _error(others)

@@ -8,6 +8,9 @@ from regimes import Cell, make, spectrum_of
 from test_regimes import krylov
 
 from lrh_dask import BadPairs, Pairs, Verdict, fit
+from lrh_dask.fitting import rotating_folds
+from lrh_dask.held_out import antisymmetric_share, score, view_of
+from lrh_dask.triangle import reduce_to_triangle
 
 SURE = {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
 
@@ -139,3 +142,28 @@ def test_rows_without_weight_are_no_pairs(make_pairs):
     x = np.where(weight[:, None] > 0, 0.0, pairs.x)
     with pytest.raises(BadPairs, match="x = 0 in every row with weight"):
         fit(Pairs(x, pairs.y, weight))
+
+
+@pytest.mark.parametrize(("n_pairs", "d", "memory"), [
+    (300, 40, 0.97), (2000, 40, 0.99), (300, 12, 0.97), (2000, 12, 0.98)])
+def test_two_unrelated_runs_make_no_hessian(n_pairs, d, memory):
+    """Rows like their neighbours let any matrix predict held-out ones, symmetric or not."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        runs = rng.standard_normal((2, n_pairs, d))
+        for row in range(1, n_pairs):
+            runs[:, row] = memory * runs[:, row - 1] + np.sqrt(1.01 - memory**2) * runs[:, row]
+        found = fit(Pairs(*runs))
+        assert (found.rank, found.certificates.verdict) == (0, Verdict.inconsistent)
+
+
+@pytest.mark.parametrize("x", ["isotropic", "ill-conditioned", "trajectory", "descents"])
+def test_an_antisymmetric_matrix_explains_as_much_of_a_hessian_as_is_expected(x):
+    data = make(Cell("slow-indefinite", 1000, 60, noise=0.3, x=x))
+    buckets = {b: reduce_to_triangle(*part) for b, part in enumerate(zip(
+        np.array_split(data.x, 20), np.array_split(data.y, 20), strict=True))}
+    views = [view_of(buckets, fold, False, 60, 0.0, nested=False, exact=None, psd=False)
+             for fold in rotating_folds(buckets)]
+    found, expected = antisymmetric_share(views, score(views, [60], (1e-3,))[0])
+    assert found < expected + 0.02
+    assert x != "ill-conditioned" or found == pytest.approx(expected, abs=0.05)
