@@ -16,7 +16,7 @@ __all__ = ["common_basis", "least_norm_eigenpairs", "refuse_inconsistent",
            "seed_eigenpairs", "sorted_eigenpairs"]
 
 ASYMMETRY_LIMIT = {4: 1e-4, 8: 1e-8}
-"""By the bytes of a stored number: asymmetry above this is no rounding of pairs of one H."""
+"""By the bytes of a stored number: asymmetry that `seed` tolerates, noise or not."""
 
 
 def common_basis(x: np.ndarray, y: np.ndarray, method: str, dtype: np.dtype) -> np.ndarray:

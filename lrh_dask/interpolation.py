@@ -28,8 +28,8 @@ __all__ = ["Interpolation", "asymmetry", "beside", "interpolation", "is_recursio
            "n_borne_out", "spanning_directions"]
 
 CONSISTENT = {4: 4e-6, 8: 1e-11}
-"""By the bytes of a stored number: asymmetry that rounding alone explains, with room for the
-products that made y."""
+"""By the bytes of a stored number: asymmetry of pairs free of noise, with room for the rounding of
+the products that made y. (`seed` tolerates more before it refuses.)"""
 CLEAN_GAP = 100.0
 ADDS = {4: 1e-4, 8: 1e-6}
 """Likewise: a direction of x counts as new beyond those of Y above this share of ‖X‖."""

@@ -74,8 +74,10 @@ class Screen:
             table.add_row(*cells)
         if hessian.rank:
             self.output.print(table)
-        if np.isnan(hessian.standard_errors).any():
-            self.output.print(f"[dim]No standard errors: {escape(c.standard_error_note)}.[/dim]")
+        unknown = np.isnan(hessian.standard_errors)
+        if unknown.any():
+            said = "No standard errors" if unknown.all() else "Standard errors"
+            self.output.print(f"[dim]{said}: {escape(c.standard_error_note)}.[/dim]")
         facts = Table.grid(padding=(0, 2))
         shown = hessian.eigenvalues[:SHOWN]
         bias = float(np.max(hessian.bias[:SHOWN] / np.abs(shown))) if np.all(shown) and len(
@@ -92,8 +94,8 @@ class Screen:
                 ("x explores", f"{c.n_explored:,} of {hessian.n_features:,} directions"
                  + f", as far as the {c.n_basis:,} columns of the basis show"
                  * (c.n_explored <= c.n_basis < hessian.n_features)),
-                ("bias", f"at most {figure(100 * bias)} % of the shown eigenvalues (basis halved, "
-                 "ridge)" if np.isfinite(bias) else "-"),
+                ("bias", f"up to {figure(100 * bias)} % of a shown eigenvalue (basis halved, "
+                 "ridge, noise)" if np.isfinite(bias) else "-"),
                 ("seconds", ", ".join(f"{k} {seconds[k]:.1f}"
                                       for k in ("total", "basis", "fit", "solve"))
                  + f" (workers reading {seconds['read']:.1f})"),

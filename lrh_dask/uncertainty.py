@@ -27,6 +27,8 @@ PAIRS_PER_COLUMN = 3
 GOES_ALONG = 0.5
 """Above this share of x beside a cut basis that x inside predicts, the cut biases the fit; of
 independent features 1/3 at most is predicted, by chance."""
+FAR = 2.0
+"""A jackknife so many times the scatter is no chance, but of two or three buckets."""
 WEAKLY, HALF = 0.25, 0.5
 """Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
 SPREAD = 0.6
@@ -62,8 +64,9 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
 
     The scatter of the residuals gives the standard error of each, taking noise to be alike in all
     pairs. Noise that grows where x is large shows in the jackknife over buckets, which says by
-    how much all of them are too small; alone it would be wild where few buckets hold most of
-    what is known (the first steps of a descent).
+    how much all of them are too small. Alone it would be wild where few buckets hold most of
+    what is known (the first steps of a descent); where it is FAR above for one eigenvalue it
+    counts, since H itself may change along the rows.
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
@@ -97,7 +100,8 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         alike = np.diag(scatter)
         told = alike > 0
         growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
-        standard = np.sqrt(alike[:rank] * max(growth, 1.0))
+        standard = np.sqrt(alike * max(growth, 1.0))
+        standard = np.where(jackknife > FAR * standard, jackknife, standard)[:rank]
         bias = bias + noise_bias(values, scatter)[:rank]  # the two often undo each other
         note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
                 "that is not alike in all pairs; conditional on the basis; intervals by "
