@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,15 +17,15 @@ from lrh_dask.exact_pairs import (
 )
 from lrh_dask.held_out import Fold
 from lrh_dask.interpolation import (
-    Interpolation,
     asymmetry,
     interpolation,
-    n_borne_out,
     spanning_directions,
 )
 from lrh_dask.psd import semidefinite_solve
+from lrh_dask.ranks import kept_rank
 from lrh_dask.selection import Choice, choose
 from lrh_dask.solve import (
+    Estimate,
     Rows,
     center_rows,
     leading_directions,
@@ -42,8 +42,6 @@ __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 N_FOLDS = 5
 UNSETTLED = ("the semidefinite fit has not settled, because x is ill-conditioned: its residual is "
              "right, weakly explored directions of it may not be")
-NEGLIGIBLE = 1e-12
-"""Eigenvalues below this share of the largest are rounding."""
 
 
 def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
@@ -53,25 +51,6 @@ def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
     names = list(buckets)
     parts = [tuple(names[f::N_FOLDS]) for f in range(N_FOLDS)]
     return [Fold(tuple(b for b in names if b not in part), part) for part in parts]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The rank of a fit, and what is known of it.
-
-    Attributes:
-        rank: eigenpairs kept.
-        held_out_residual: at this rank, NaN where nothing could be held out.
-        was_asked: not chosen by the fit.
-        n_borne_out: so many first eigenpairs are shown by exact pairs along them.
-        notices: what could not be done as asked.
-    """
-
-    rank: int
-    held_out_residual: float
-    was_asked: bool
-    n_borne_out: int = 0
-    notices: tuple[str, ...] = ()
 
 
 def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
@@ -115,29 +94,23 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
                            own=None if exact else own_of_moments(n_basis))
     free = fitted.solve(choice.ridge)
     m, settled = semidefinite_solve(fitted, choice.ridge) if asked.psd else (free, True)
-    values, inner = sorted_eigenpairs(*np.linalg.eigh(m))
-    if asked.psd:
-        values = np.maximum(values, 0.0)
-    kept = (_kept_of_related(asked, projected, values, inner, rounding, choice)
-            if exact is not None and exact.span == "both"
-            else _kept(asked, choice, exact, values, judged=bool(folds)))
-    if asked.rtol is not None:
-        kept = _within(asked.rtol, kept, total, projected, values, inner, choice)
-    rank = kept.rank
-    if asked.psd:
-        rank = min(rank, int(np.count_nonzero(values > NEGLIGIBLE * values.max(initial=0.0))))
-    errors = errors_of(buckets, total, means, directions, fitted, free, values, inner, rank,
-                       choice.ridge, rounding, lossless=lossless, exact=exact)
+    values, vectors = sorted_eigenpairs(*np.linalg.eigh(m))
+    found = Estimate(directions, projected, fitted, choice.ridge, free,
+                     np.maximum(values, 0.0) if asked.psd else values, vectors)
+    kept = kept_rank(asked, found, choice, exact, total, rounding, judged=bool(folds))
+    errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
+                       exact=exact)
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
     seen = fitted.seen
     return certified(buckets, total, Solution(
-        values[:rank], directions @ inner[:, :rank], errors, choice, means, x_scales=seen,
-        columns_explored=seen.size, notices=kept.notices + (UNSETTLED,) * (not settled),
+        found.values[:kept.rank], directions @ vectors[:, :kept.rank], errors, choice, means,
+        x_scales=seen, columns_explored=seen.size,
+        notices=kept.notices + (UNSETTLED,) * (not settled),
         n_fitted=(exact and exact.rank) or n_basis,
         n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
         asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
         lossless=lossless, tail=tail, rank_was_asked=kept.was_asked,
-        consistent=consistent is not None, borne_out=0 < rank <= kept.n_borne_out,
+        consistent=consistent is not None, borne_out=0 < kept.rank <= kept.n_borne_out,
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
         basis_is_full=n_blind is not None and n_basis == n_blind))
@@ -185,64 +158,6 @@ def _unjudged(buckets: dict[int, Triangle], asked: Asked) -> Choice:
     return Choice(n_basis=min(next(iter(buckets.values())).n_basis, n_pairs), ridge=0.0,
                   rank=asked.rank or 0, center=bool(asked.center), held_out_residual=float("nan"),
                   residual_by_rank=nan, residual_by_rank_error=nan)
-
-
-def _kept(asked: Asked, choice: Choice, exact: Interpolation | None, values: np.ndarray, *,
-          judged: bool) -> Kept:
-    """The rank that was asked, or the pairs' own, or the one that held-out pairs chose."""
-    if asked.rank is not None:
-        rank = asked.rank
-    elif exact is not None and exact.rank is not None:
-        rank = exact.rank
-    elif judged:
-        rank = choice.rank
-    else:
-        rank = int(np.count_nonzero(np.abs(values) > NEGLIGIBLE * np.abs(values).max(initial=0.0)))
-    return Kept(rank, choice.held_out_residual, was_asked=asked.rank is not None)
-
-
-def _kept_of_related(asked: Asked, projected: Rows, values: np.ndarray, inner: np.ndarray,
-                     rounding: float, choice: Choice) -> Kept:
-    """Each pair was made of others: leaving some out tells nothing, the pairs themselves do."""
-    borne_out = min(n_borne_out(projected, values, inner, rounding), values.size)
-    rank = asked.rank if asked.rank is not None else borne_out or choice.rank
-    return Kept(rank, float("nan"), was_asked=asked.rank is not None, n_borne_out=borne_out)
-
-
-def _within(rtol: float, kept: Kept, total: Triangle, projected: Rows, values: np.ndarray,
-            inner: np.ndarray, choice: Choice) -> Kept:
-    """The smallest rank within a residual, over all pairs and over those held out.
-
-    What an offset explains is no merit of H: residuals are shares of ‖Y - b‖.
-    """
-    zx, zy = projected.x @ inner, projected.y @ inner
-    gain = 2.0 * values * np.sum(zx * zy, axis=0) - values**2 * np.sum(zx**2, axis=0)
-    unexplained = total.energy
-    if choice.center:
-        one = Rows.of(total).one
-        unexplained -= float(total.sum_y @ total.sum_y) / float(one @ one)
-    squares = unexplained - np.concatenate([[0.0], np.cumsum(gain)])
-    curve = np.sqrt(np.maximum(squares, 0.0) / unexplained) if unexplained > 0 else np.zeros(1)
-    held_out = np.full(curve.size, np.inf)
-    known = min(curve.size, choice.residual_by_rank.size)
-    if known and choice.residual_by_rank[0] > 0:
-        held_out[:known] = choice.residual_by_rank[:known] / choice.residual_by_rank[0]
-    unjudged = bool(np.isnan(kept.held_out_residual))
-    if unjudged:
-        held_out[:] = 0.0
-    within = np.flatnonzero(np.maximum(curve, held_out) <= rtol)
-    if not within.size:
-        least = float(np.min(np.maximum(curve, held_out)))
-        return replace(kept, notices=(
-            f"rtol {rtol:g} was not reached: the least residual of any rank, over all pairs and "
-            f"held out, is {least:.3g}; what is left is noise, or curvature beyond the basis",))
-    rank = int(within[0])
-    return replace(
-        kept, rank=rank, was_asked=True,
-        held_out_residual=(kept.held_out_residual if unjudged
-                           else float(choice.residual_by_rank[rank])),
-        notices=(f"rtol {rtol:g} is met by the pairs that were fitted, and was not checked on "
-                 "others: too few, or each made of the others",) * unjudged)
 
 
 def _held_out_exact(solver: Callable[[Rows, float], tuple[np.ndarray, np.ndarray]],

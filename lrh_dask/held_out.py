@@ -23,6 +23,7 @@ from lrh_dask.solve import (
     SymmetricFit,
     center_rows,
     fit_from_moments,
+    gains,
     leading_directions,
 )
 from lrh_dask.triangle import Triangle
@@ -154,10 +155,8 @@ def _squares(view: View, values: np.ndarray, directions: np.ndarray, k: int) -> 
     """Squared residual of every test, for the first 0..k eigenpairs."""
     out = np.empty((len(view.tests), k + 1))
     for i, test in enumerate(view.tests):
-        zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions
-        gain = 2.0 * values * np.einsum("qi,qi->i", zx, zy) - values**2 * np.einsum(
-            "qi,qi->i", zx, zx)
-        out[i] = view.energies[i] - np.concatenate([[0.0], np.cumsum(gain)])
+        gained = gains(Rows(test.one, test.x[:, :k], test.y[:, :k]), values, directions)
+        out[i] = view.energies[i] - np.concatenate([[0.0], np.cumsum(gained)])
     return out
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lrh_dask.certificates import Certificates, Verdict
 from lrh_dask.errors import SettingsError, explain
-from lrh_dask.uncertainty import curvature_sentence, half_widths, sign_margins
+from lrh_dask.signs import curvature_sentence, half_widths, sign_margins
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator

@@ -20,8 +20,9 @@ import numpy as np
 
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "leading_directions",
-           "numerical_rank", "own_of_moments", "rank_of", "rounding_of", "symmetric_fit"]
+__all__ = ["Estimate", "Rows", "SymmetricFit", "center_rows", "fit_from_moments", "gains",
+           "leading_directions", "numerical_rank", "own_of_moments", "rank_of", "rounding_of",
+           "symmetric_fit"]
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -126,6 +127,38 @@ class SymmetricFit:
     def seen(self) -> np.ndarray:
         """The singular values of X that are more than rounding, the largest first."""
         return self.sigma[self.sigma > self.floor]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A fit with all its eigenpairs, in a basis of k columns.
+
+    Attributes:
+        directions: (p, k) the basis, in the coordinates of the triangles.
+        rows: all pairs in it, means taken off where an offset is fitted.
+        fit, ridge: the factors, and the ridge relative to tr(XᵀX)/k.
+        free: (k, k) M without constraints.
+        values, vectors: (k,), (k, k) eigenpairs of M, the largest in magnitude first.
+    """
+
+    directions: np.ndarray
+    rows: Rows
+    fit: SymmetricFit
+    ridge: float
+    free: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+
+
+def gains(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """By how much each eigenpair lowers ‖Y - XH‖² of rows (r,): 2 s xᵀu uᵀy - s² (uᵀx)², summed.
+
+    Args:
+        values, vectors: (r,), (k, r) with orthonormal columns.
+    """
+    zx, zy = rows.x @ vectors, rows.y @ vectors
+    return np.asarray(2.0 * values * np.einsum("qi,qi->i", zx, zy)
+                      - values**2 * np.einsum("qi,qi->i", zx, zx))
 
 
 def rounding_of(dtype: np.dtype, n_pairs: int, n_features: int) -> float:

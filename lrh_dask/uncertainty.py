@@ -1,4 +1,4 @@
-"""How far an eigenvalue may be off: standard errors, intervals, bias, and what its sign proves."""
+"""How far an eigenvalue may be off: standard errors, and the bias that they do not hold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.solve import (
+    Estimate,
     Rows,
     SymmetricFit,
     center_rows,
@@ -17,8 +18,8 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Errors", "basis_bias", "curvature_sentence", "errors_of", "half_widths",
-           "jackknife_errors", "noise_bias", "ridge_bias", "scatter_of", "sign_margins"]
+__all__ = ["Errors", "basis_bias", "errors_of", "jackknife_errors", "noise_bias", "ridge_bias",
+           "scatter_of"]
 
 MIN_BUCKETS = 5
 """Fewer buckets than that leave no error to estimate."""
@@ -56,10 +57,8 @@ class Errors:
 
 
 def errors_of(buckets: dict[int, Triangle], total: Triangle,
-              means: tuple[np.ndarray, np.ndarray] | None, directions: np.ndarray,
-              fit: SymmetricFit, m: np.ndarray, values: np.ndarray, inner: np.ndarray, rank: int,
-              ridge: float, rounding: float, *, lossless: bool,
-              exact: Interpolation | None) -> Errors:
+              means: tuple[np.ndarray, np.ndarray] | None, found: Estimate, rank: int,
+              rounding: float, *, lossless: bool, exact: Interpolation | None) -> Errors:
     """Errors of the first ``rank`` eigenvalues.
 
     The scatter of the residuals gives the standard error of each, taking noise to be alike in all
@@ -70,11 +69,12 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
-        directions: (p, k) basis of the fit; ``m``: (k, k) the fit (the one without a constraint
-            where H is taken to be semidefinite); ``values`` (k,), ``inner`` (k, k) all eigenpairs.
+        found: the fit; where H is taken to be semidefinite the errors are of the one that is not.
         lossless: the rows hold all of x and y.
         exact: how the pairs were interpolated, if so.
     """
+    directions, fit, m, ridge = found.directions, found.fit, found.free, found.ridge
+    values, inner = found.values, found.vectors
     n_basis = directions.shape[1]
     counted = {b: t for b, t in buckets.items() if np.any(t.factor[:, 0])}
     rows = [Rows.of(t) for t in counted.values()]
@@ -116,7 +116,7 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     outweigh = bool(max(off, np.sum(size[by_ridge])) >= HALF**2 * np.sum(size) > 0)
     bias = np.abs(bias)
     if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
-        bias = bias + basis_bias(whole.project(directions), m, kept, ridge, rounding)
+        bias = bias + basis_bias(found.rows, m, kept, ridge, rounding)
     return Errors(standard, note, bias, outweigh)
 
 
@@ -267,62 +267,3 @@ def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
         return np.zeros(vectors.shape[1])
     change = m - fit.solve(ridge / 100.0)
     return np.asarray(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))
-
-
-def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
-    """Half widths of 95 % intervals: Student's t of ``n_buckets`` - 1 degrees of freedom."""
-    from scipy.stats import t
-
-    return errors * float(t.ppf(0.975, n_buckets - 1))  # NaN without a degree of freedom
-
-
-def sign_margins(errors: np.ndarray, bias: np.ndarray, n_basis: int,
-                 n_buckets: int) -> np.ndarray:
-    """How far from zero an eigenvalue must lie for its sign to count (r,).
-
-    An eigenvector is chosen among all directions of the basis, after looking: noise alone makes
-    eigenvalues up to the edge √(2k) of its standard errors. Bias comes on top. NaN where no
-    error is known.
-    """
-    edge = np.sqrt(2.0 * max(n_basis, 1))
-    typical = np.maximum(errors, np.median(errors)) if errors.size else errors
-    return np.maximum(half_widths(errors, n_buckets),
-                      edge * typical) + np.nan_to_num(bias)
-
-
-def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,
-                       certified: bool = True) -> str:
-    """What the signs of the eigenvalues prove, and what they cannot.
-
-    A sign counts only where zero lies beyond its margin; where none is known signs are taken as
-    they are, and the sentence says so. "Minimum" is never certified.
-
-    Args:
-        halves: (r,) margins (:func:`sign_margins`), NaN where unknown.
-        certified: the fit was checked, so that its signs can prove something.
-    """
-    known = np.isfinite(halves)
-    margin = np.where(known, halves, 0.0)
-    negative = int(np.count_nonzero(eigenvalues + margin < 0))
-    positive = int(np.count_nonzero(eigenvalues - margin > 0))
-    unsure = eigenvalues.size - negative - positive
-    notes = [f"{unsure:,} within their error of zero"] * bool(unsure)
-    notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
-    if not certified:
-        notes.insert(0, "no sign is certified, because the fit could not be checked or failed its "
-                        "check")
-    notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
-    if not certified:
-        said = f"{_count(negative)} of negative and {positive:,} of positive curvature in the fit"
-    elif negative and positive:
-        said = f"{_count(negative)} of negative and {positive:,} of positive curvature: a " \
-               "saddle where the gradient is zero"
-    elif negative:
-        said = f"{_count(negative)} of negative curvature: not a minimum"
-    else:
-        said = f"no negative curvature among the {_count(eigenvalues.size)} seen"
-    return "; ".join([said, *notes])
-
-
-def _count(n: int) -> str:
-    return f"{n:,} direction{'' if n == 1 else 's'}"

@@ -1,0 +1,112 @@
+"""Which rank is kept: the one asked for, the pairs' own, or the one that held-out pairs chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lrh_dask.asked import Asked
+from lrh_dask.interpolation import Interpolation, n_borne_out
+from lrh_dask.selection import Choice
+from lrh_dask.solve import Estimate, Rows, gains
+from lrh_dask.triangle import Triangle
+
+__all__ = ["Kept", "kept_rank"]
+
+NEGLIGIBLE = 1e-12
+"""Eigenvalues below this share of the largest are rounding."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rank of a fit, and what is known of it.
+
+    Attributes:
+        rank: eigenpairs kept.
+        held_out_residual: at this rank, NaN where nothing could be held out.
+        was_asked: not chosen by the fit.
+        n_borne_out: so many first eigenpairs are shown by exact pairs along them.
+        notices: what could not be done as asked.
+    """
+
+    rank: int
+    held_out_residual: float
+    was_asked: bool
+    n_borne_out: int = 0
+    notices: tuple[str, ...] = ()
+
+
+def kept_rank(asked: Asked, found: Estimate, choice: Choice, exact: Interpolation | None,
+              total: Triangle, rounding: float, *, judged: bool) -> Kept:
+    """The rank of a fit, and what is known of it.
+
+    Args:
+        total: the triangle of all pairs.
+        exact: how the pairs were interpolated, if so.
+        judged: there were pairs to hold out.
+    """
+    if exact is not None and exact.span == "both":
+        kept = _kept_of_related(asked, found, choice, rounding)
+    else:
+        kept = Kept(_rank(asked, found, choice, exact, judged=judged), choice.held_out_residual,
+                    was_asked=asked.rank is not None)
+    if asked.rtol is not None:
+        kept = _within(asked.rtol, kept, total, found, choice)
+    return replace(kept, rank=min(kept.rank, _n_positive(found))) if asked.psd else kept
+
+
+def _rank(asked: Asked, found: Estimate, choice: Choice, exact: Interpolation | None, *,
+          judged: bool) -> int:
+    if asked.rank is not None:
+        return asked.rank
+    if exact is not None and exact.rank is not None:
+        return exact.rank
+    size = np.abs(found.values)
+    return choice.rank if judged else int(np.count_nonzero(size > NEGLIGIBLE * size.max(initial=0)))
+
+
+def _n_positive(found: Estimate) -> int:
+    return int(np.count_nonzero(found.values > NEGLIGIBLE * found.values.max(initial=0.0)))
+
+
+def _kept_of_related(asked: Asked, found: Estimate, choice: Choice, rounding: float) -> Kept:
+    """Each pair was made of others: leaving some out tells nothing, the pairs themselves do."""
+    borne_out = min(n_borne_out(found.rows, found.values, found.vectors, rounding),
+                    found.values.size)
+    rank = asked.rank if asked.rank is not None else borne_out or choice.rank
+    return Kept(rank, float("nan"), was_asked=asked.rank is not None, n_borne_out=borne_out)
+
+
+def _within(rtol: float, kept: Kept, total: Triangle, found: Estimate, choice: Choice) -> Kept:
+    """The smallest rank within a residual, over all pairs and over those held out.
+
+    What an offset explains is no merit of H: residuals are shares of ‖Y - b‖.
+    """
+    unexplained = total.energy
+    if choice.center:
+        one = Rows.of(total).one
+        unexplained -= float(total.sum_y @ total.sum_y) / float(one @ one)
+    gained = gains(found.rows, found.values, found.vectors)
+    squares = unexplained - np.concatenate([[0.0], np.cumsum(gained)])
+    curve = np.sqrt(np.maximum(squares, 0.0) / unexplained) if unexplained > 0 else np.zeros(1)
+    held_out = np.full(curve.size, np.inf)
+    known = min(curve.size, choice.residual_by_rank.size)
+    if known and choice.residual_by_rank[0] > 0:
+        held_out[:known] = choice.residual_by_rank[:known] / choice.residual_by_rank[0]
+    unjudged = bool(np.isnan(kept.held_out_residual))
+    if unjudged:
+        held_out[:] = 0.0
+    within = np.flatnonzero(np.maximum(curve, held_out) <= rtol)
+    if not within.size:
+        least = float(np.min(np.maximum(curve, held_out)))
+        return replace(kept, notices=(
+            f"rtol {rtol:g} was not reached: the least residual of any rank, over all pairs and "
+            f"held out, is {least:.3g}; what is left is noise, or curvature beyond the basis",))
+    rank = int(within[0])
+    return replace(
+        kept, rank=rank, was_asked=True,
+        held_out_residual=(kept.held_out_residual if unjudged
+                           else float(choice.residual_by_rank[rank])),
+        notices=(f"rtol {rtol:g} is met by the pairs that were fitted, and was not checked on "
+                 "others: too few, or each made of the others",) * unjudged)

@@ -1,0 +1,66 @@
+"""What errors leave of an eigenvalue: its interval, and what its sign proves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["curvature_sentence", "half_widths", "sign_margins"]
+
+
+def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
+    """Half widths of 95 % intervals: Student's t of ``n_buckets`` - 1 degrees of freedom."""
+    from scipy.stats import t
+
+    return errors * float(t.ppf(0.975, n_buckets - 1))  # NaN without a degree of freedom
+
+
+def sign_margins(errors: np.ndarray, bias: np.ndarray, n_basis: int,
+                 n_buckets: int) -> np.ndarray:
+    """How far from zero an eigenvalue must lie for its sign to count (r,).
+
+    An eigenvector is chosen among all directions of the basis, after looking: noise alone makes
+    eigenvalues up to the edge √(2k) of its standard errors. Bias comes on top. NaN where no
+    error is known.
+    """
+    edge = np.sqrt(2.0 * max(n_basis, 1))
+    typical = np.maximum(errors, np.median(errors)) if errors.size else errors
+    return np.maximum(half_widths(errors, n_buckets),
+                      edge * typical) + np.nan_to_num(bias)
+
+
+def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,
+                       certified: bool = True) -> str:
+    """What the signs of the eigenvalues prove, and what they cannot.
+
+    A sign counts only where zero lies beyond its margin; where none is known signs are taken as
+    they are, and the sentence says so. "Minimum" is never certified.
+
+    Args:
+        halves: (r,) margins (:func:`sign_margins`), NaN where unknown.
+        certified: the fit was checked, so that its signs can prove something.
+    """
+    known = np.isfinite(halves)
+    margin = np.where(known, halves, 0.0)
+    negative = int(np.count_nonzero(eigenvalues + margin < 0))
+    positive = int(np.count_nonzero(eigenvalues - margin > 0))
+    unsure = eigenvalues.size - negative - positive
+    notes = [f"{unsure:,} within their error of zero"] * bool(unsure)
+    notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
+    if not certified:
+        notes.insert(0, "no sign is certified, because the fit could not be checked or failed its "
+                        "check")
+    notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
+    if not certified:
+        said = f"{_count(negative)} of negative and {positive:,} of positive curvature in the fit"
+    elif negative and positive:
+        said = f"{_count(negative)} of negative and {positive:,} of positive curvature: a " \
+               "saddle where the gradient is zero"
+    elif negative:
+        said = f"{_count(negative)} of negative curvature: not a minimum"
+    else:
+        said = f"no negative curvature among the {_count(eigenvalues.size)} seen"
+    return "; ".join([said, *notes])
+
+
+def _count(n: int) -> str:
+    return f"{n:,} direction{'' if n == 1 else 's'}"
