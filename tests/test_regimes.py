@@ -363,12 +363,11 @@ def test_intervals_cover_the_truth(cell, page):
         found = list(pool.map(leading_intervals, stores, chunksize=10))
     values = np.array([v for v, _ in found])
     halves = np.array([h for _, h in found])
-    given = np.isfinite(halves)  # a few stores of descents are refused, with a reason
-    covered = np.sum(np.abs(values - truth) <= halves, axis=0) / given.sum(axis=0)
+    covered = np.mean(np.abs(values - truth) <= halves, axis=0)  # no interval covers nothing
     bias = np.abs(np.mean(values, axis=0) - truth)
     spread = np.std(values, axis=0)
     page["cover"][cell] = (covered, bias / spread)
-    assert given.mean() >= 0.98
+    assert np.isfinite(halves).mean() >= 0.98
     assert np.all(bias < spread)
     assert 0.90 <= covered.mean() <= 0.98, covered
     assert np.all(covered >= 0.90), covered
