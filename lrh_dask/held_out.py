@@ -133,12 +133,8 @@ def _score_size(views: list[View], k: int,
                 ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
     fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding) for view in views]
     for ridge in ridges:
-        yield ridge, np.concatenate([_squares_by_rank(view, fit, ridge, k)
+        yield ridge, np.concatenate([_squares(view, *_eigenpairs(view, fit, ridge), k)
                                      for view, fit in zip(views, fits, strict=True)])
-
-
-def _squares_by_rank(view: View, fit: SymmetricFit, ridge: float, k: int) -> np.ndarray:
-    return _squares(view, *_eigenpairs(view, fit, ridge), k)
 
 
 def semidefinite(views: list[View], candidate: Candidate) -> Candidate:
@@ -170,8 +166,9 @@ def _eigenpairs(view: View, fit: SymmetricFit, ridge: float) -> tuple[np.ndarray
 def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
     """By how many standard deviations held-out x and y agree beyond those of shuffled rows.
 
-    Were the rows of y in another order, Σ xᵀH y would have mean zero (means aside) and the
-    variance tr(H XᵀX H YᵀY) / n: whichever few rows hold the squares.
+    Were the rows of y in another order, Σ xᵀH y would have mean zero (means aside) and about the
+    variance tr(H XᵀX H YᵀY) / n. Rows whose lengths go together, or that depend on their
+    neighbours, agree beyond that without any H: no test by itself.
 
     Source: Mantel 1967 (permutation of one of two sets of rows).
     """

@@ -31,6 +31,8 @@ RIDGES = (1e-10, *(10.0 ** (e / 2) for e in range(-14, 1)))
 """Tried at every basis size; and beside those at the chosen one (near the best, if LARGE)."""
 SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
 """Basis sizes, as shares of the pairs, where pairs are few."""
+REGRESSED = 2 / 3
+"""Above this share of columns to pairs what H does beside them is no noise to the likelihood."""
 LARGE, LARGE_FOLDS = 384, 2
 """Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all, of fewer ridges."""
 ALIKE, ALIKE_SHARE, LIKELY = 1.0, 0.01, 2.0
@@ -41,7 +43,7 @@ NULL_ERRORS = 3.5
 """Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
 MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 15.0
 """Explaining MOST of the squares is no chance, nor a NOTICEABLE part where x and y agree beyond
-SHUFFLED standard deviations of what shuffled rows give (unrelated descents reach 12)."""
+SHUFFLED standard deviations of what shuffled rows give (unrelated descents reached 14)."""
 UNSYMMETRIC, LOPSIDED = 0.3, 0.95
 """Pairs of no H are told by an antisymmetric matrix that explains so much of the way from what is
 expected to all; where x makes it explain nearly all of any H, symmetry cannot be seen."""
@@ -123,7 +125,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         k = best.n_basis
         scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
         best = _pick(scored, judged_at, energy)
-        if 0 < k <= SHARES[2] * n_train:  # what H does beside fewer pairs is no noise
+        if 0 < k <= REGRESSED * n_train:
             best = _likelier(best, views, energy, rank)
     if asked.psd:
         best = semidefinite(views, best)
