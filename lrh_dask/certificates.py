@@ -18,6 +18,8 @@ __all__ = ["ROUNDING", "Certificates", "Fit", "Solution", "Verdict", "certified"
 ROUNDING = 1e-6
 """Residuals that differ by less are alike."""
 CONVERGED, FEWEST_JUDGED = 0.02, 20
+DOMINANT, UNEXPLAINED = 0.9, 0.5
+"""A bucket that holds so much of all squares left, and of whose own length so much is left."""
 
 
 class Verdict(Enum):
@@ -61,10 +63,11 @@ class Certificates:
         condition: ratio of largest to smallest singular value of the projected x.
         ridge: λ relative to tr(XᵀX)/k.
         n_explored: directions along which x was seen: of R^D, or (a fitted basis) of its columns.
-        n_effective: pairs of equal weight and length that would say as much.
+        n_effective: pairs by Kish's formula, (Σ a)² / Σ a² with a = √w ‖x‖: fewer than were
+            counted where few rows are heavy or long.
         n_duplicates: rows that repeat another, x and y alike (an estimate beyond 32,768 rows).
         n_zero_x, n_zero_y: rows that are all zero.
-        outlier_buckets: buckets whose residual exceeds median + 5 MAD.
+        outlier_buckets: see :func:`outlying_buckets`.
         n_basis: columns k that were fitted; ``n_buckets``: buckets behind the errors.
         standard_error_note: why standard errors are missing, or what they are conditional on.
         verdict: the outcome.
@@ -99,7 +102,7 @@ class Fit:
         vectors: (p, r) in the coordinates of the basis.
         bias: (r,) see :class:`lrh_dask.uncertainty.Errors`; NaN if unknown.
         mean_x, mean_y: (D,) weighted means where an offset b = mean_y - H mean_x was fitted.
-        bucket_residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖ of each bucket.
+        bucket_residuals: ‖Y - HX - b‖ / ‖Y‖ of each bucket by its number, NaN without pairs.
         residual_by_rank, residual_by_rank_error: held out, for ranks 0..k.
     """
 
@@ -163,13 +166,17 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
     one = Rows.of(total).one
     mean_x, mean_y = total.sum_x / (one @ one), total.sum_y / (one @ one)
     left, centred_energy = found.squares(total, mean_y)
-    by_bucket = [share(found.squares(t, mean_y)[0], t.energy) for t in buckets.values()]
+    left_in = np.full(max(buckets) + 1, np.nan)   # a bucket without pairs has none
+    by_bucket = left_in.copy()
+    for b, t in buckets.items():
+        left_in[b] = found.squares(t, mean_y)[0]
+        by_bucket[b] = share(left_in[b], t.energy)
     choice, seen, centered = found.choice, found.x_scales, found.means is not None
     return Fit(
         eigenvalues=found.values, standard_errors=found.errors.standard, vectors=found.vectors,
         bias=found.errors.bias, notices=found.notices,
         mean_x=mean_x if centered else None, mean_y=mean_y if centered else None,
-        bucket_residuals=np.array(by_bucket), residual_by_rank=choice.residual_by_rank,
+        bucket_residuals=by_bucket, residual_by_rank=choice.residual_by_rank,
         residual_by_rank_error=choice.residual_by_rank_error,
         certificates=Certificates(
             residual=share(left, total.energy), held_out_residual=choice.held_out_residual,
@@ -181,7 +188,7 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
             ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
             centered=centered, standard_error_note=found.errors.note,
             n_explored=found.n_explored, n_effective=min(total.n_effective, total.n_pairs),
-            outlier_buckets=outlying_buckets(np.array(by_bucket)),
+            outlier_buckets=outlying_buckets(by_bucket, left_in),
             verdict=decide_verdict(
                 share(left, centred_energy), choice, found.values.size,
                 n_explored=found.columns_explored, basis_is_full=found.basis_is_full,
@@ -236,13 +243,26 @@ def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_exp
     return Verdict.underdetermined if few else Verdict.noisy
 
 
-def outlying_buckets(residuals: np.ndarray) -> tuple[int, ...]:
-    """The buckets whose residual exceeds median + 5 MAD, and does so beyond rounding."""
-    if not np.isfinite(residuals).any():
+def outlying_buckets(residuals: np.ndarray, left: np.ndarray) -> tuple[int, ...]:
+    """The buckets that are explained much worse than the others.
+
+    Their residual exceeds median + 5 MAD, and does so beyond rounding; or nearly all that is left
+    of the pairs lies in one of them, which H does not explain: a few rows as large as that let no
+    H be seen in the others either, so that all residuals are alike.
+
+    Args:
+        residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖, NaN for a bucket without pairs.
+        left: (n_buckets,) ‖Y - HX - b‖².
+    """
+    known = np.isfinite(residuals)
+    if not known.any():
         return ()
     median = np.nanmedian(residuals)
     spread = 5.0 * np.nanmedian(np.abs(residuals - median))
-    return tuple(np.flatnonzero(residuals > median + max(float(spread), ROUNDING)).tolist())
+    far = residuals > median + max(float(spread), ROUNDING)
+    if np.count_nonzero(known) > 2:
+        far |= (left > DOMINANT * np.nansum(left)) & (residuals > UNEXPLAINED)
+    return tuple(np.flatnonzero(far).tolist())
 
 
 def left_over(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> float:

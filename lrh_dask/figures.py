@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrh_dask.certificates import outlying_buckets
 from lrh_dask.hessian import LowRankHessian
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def bucket_figure(hessian: LowRankHessian) -> str:
     residuals = curve_of(hessian, "bucket_residuals")
     if np.count_nonzero(np.isfinite(residuals)) < 2:
         return _paragraph("No buckets to compare: the pairs were not split, or into one only.")
-    far = np.array(outlying_buckets(residuals), dtype=int)
+    far = np.array(hessian.certificates.outlier_buckets, dtype=int)
     median = float(np.nanmedian(residuals))
     near = np.setdiff1d(np.arange(residuals.size), far)
     figure, axes = _axes("bucket", "residual")

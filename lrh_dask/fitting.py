@@ -46,7 +46,7 @@ UNSETTLED = ("the semidefinite fit has not settled, because x is ill-conditioned
 
 def rotating_folds(buckets: dict[int, Triangle]) -> list[Fold]:
     """Five folds that hold every bucket out once; none for fewer than two pairs a fold."""
-    if sum(t.n_pairs for t in buckets.values()) < 2 * N_FOLDS:
+    if sum(t.n_pairs for t in buckets.values()) < 2 * N_FOLDS or len(buckets) < N_FOLDS:
         return []
     names = list(buckets)
     parts = [tuple(names[f::N_FOLDS]) for f in range(N_FOLDS)]

@@ -35,6 +35,7 @@ __all__ = ["Method", "fit", "price"]
 
 Method = Literal["symmetric", "seed", "least_norm"]
 MOST_DUPLICATES = 0.01
+N_LISTED = 3
 """Share of repeated rows above which held-out pairs are no judges."""
 
 
@@ -85,7 +86,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
             raise
         except Exception as error:
             raise _explained(error) from error
-    return _assemble(pairs, plan, spec, solved, started, {
+    return _assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device})
 
@@ -163,16 +164,18 @@ def _explained(error: Exception) -> LrhError:
         consequence="No result was written", fix=fix))
 
 
-def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: float,
-              settings: dict[str, Any]) -> LowRankHessian:
+def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Solved,
+              started: float, settings: dict[str, Any]) -> LowRankHessian:
     """The result as a user gets it, with everything needed to judge and repeat it.
 
     Raises:
         RunFailed: not every pair was counted exactly once.
     """
-    if solved.n_pairs != pairs.n_pairs:
+    last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
+    counted = pairs.n_pairs - last.zero_weight_rows
+    if solved.n_pairs != counted:
         raise RunFailed(explain(
-            "run", expected=f"{pairs.n_pairs} pairs counted once each", got=f"{solved.n_pairs}",
+            "run", expected=f"{counted} pairs counted once each", got=f"{solved.n_pairs}",
             consequence="The result would be wrong and was dropped",
             fix="Please report this"))
     outcome, times = solved.fit, solved.times
@@ -188,9 +191,14 @@ def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: flo
                if plan.route is not Route.all_features else max(times["fit"] - started, 0.0),
                "solve": max(times["solve"] - times["fit"], 0.0)}
     notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(outcome.notices)
-    last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
+    if counted < pairs.n_pairs:
+        notices.append(f"{pairs.n_pairs - counted} of {pairs.n_pairs} rows have weight 0 and do "
+                       "not count")
     notices += [f"{count} of {pairs.n_pairs} rows of {label} are all zero (counted)"
                 for label, count in (("x", last.zero_x_rows), ("y", last.zero_y_rows)) if count]
+    notices += [f"bucket {bucket} (rows {_listed(split.rows_of(bucket))}) is explained much worse "
+                "than the others: look at those pairs"
+                for bucket in outcome.certificates.outlier_buckets]
     repeated = last.hashes.n_duplicates(pairs.n_pairs)
     certificates = replace(outcome.certificates, n_duplicates=repeated,
                            n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows)
@@ -218,6 +226,11 @@ def _assemble(pairs: Pairs, plan: Plan, spec: Spec, solved: Solved, started: flo
             "bytes_read": both.n_bytes, "n_tasks": plan.n_tasks,
             "peak_worker_bytes": both.peak_worker_bytes, "notices": notices,
             "plan": {**asdict(plan), "route": plan.route.name}})
+
+
+def _listed(rows: list[tuple[int, int]]) -> str:
+    more = f" and {len(rows) - N_LISTED} more pieces" if len(rows) > N_LISTED else ""
+    return ", ".join(f"{first}-{last}" for first, last in rows[:N_LISTED]) + more
 
 
 def _versions() -> dict[str, str]:

@@ -8,19 +8,15 @@ from lrh_dask.errors import BadPairs, explain
 from lrh_dask.tree import ReadStats
 from lrh_dask.triangle import Triangle
 
-__all__ = ["refuse_useless", "refuse_zero_x"]
+__all__ = ["refuse_empty", "refuse_useless"]
 
 
 def refuse_useless(buckets: dict[int, Triangle]) -> None:
-    """Raise where no weight, or numbers beyond what can be squared, leave nothing to fit.
+    """Raise where rows without weight, or numbers beyond what can be squared, leave no fit.
 
     Raises:
         BadPairs: naming which.
     """
-    if not any(np.any(t.factor[:, 0]) for t in buckets.values()):
-        raise BadPairs(explain(
-            "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
-            consequence="No pair counts", fix="Check the array `weight`, or leave it out"))
     seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
     if seen and not any(np.any(t.factor[:, 1:t.n_basis + 1]) for t in buckets.values()):
         raise BadPairs(explain(
@@ -39,11 +35,11 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
             fix="Scale x and y (by one factor each) before they are stored"))
 
 
-def refuse_zero_x(stats: ReadStats) -> None:
-    """Raise where every x is zero.
+def refuse_empty(stats: ReadStats) -> None:
+    """Raise where every x, or every weight, is zero.
 
     Raises:
-        BadPairs: all of them are.
+        BadPairs: naming which.
     """
     if stats.n_pairs and stats.zero_x_rows == stats.n_pairs:
         raise BadPairs(explain(
@@ -51,3 +47,7 @@ def refuse_zero_x(stats: ReadStats) -> None:
             got=f"x = 0 in all {stats.n_pairs} rows",
             consequence="y = H 0 says nothing about H",
             fix="Check that x was written; for secant pairs it is the step, not its direction"))
+    if stats.n_pairs and stats.zero_weight_rows == stats.n_pairs:
+        raise BadPairs(explain(
+            "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
+            consequence="No pair counts", fix="Check the array `weight`, or leave it out"))

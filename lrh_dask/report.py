@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lrh_dask.certificates import ROUNDING, outlying_buckets
+from lrh_dask.certificates import ROUNDING
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.figures import (
     bucket_figure,
@@ -69,7 +69,7 @@ def grades(hessian: LowRankHessian) -> dict[str, str]:
         "asymmetry": _grade(c.asymmetry, 0.02, 0.3),
         "condition": _grade(c.condition, 1e4, 1e8),
         "ridge": _grade(c.ridge, 1e-3, 0.1),
-        "buckets": _grade(len(outlying_buckets(buckets)) if buckets.size > 1 else np.nan, 0, 1),
+        "buckets": _grade(len(c.outlier_buckets) if buckets.size > 1 else np.nan, 0, 1),
     }
 
 
@@ -93,7 +93,7 @@ def _render(hessian: LowRankHessian) -> str:
     return pages.get_template("report.html").render(
         hessian=hessian, c=hessian.certificates, grades=grades(hessian), known=known,
         settings=_flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
-        outliers=list(outlying_buckets(buckets)), n_buckets=buckets.size,
+        outliers=hessian.certificates.outlier_buckets, n_buckets=buckets.size,
         spectrum=Markup(spectrum_figure(hessian)), held_out=Markup(held_out_figure(hessian)),
         buckets=Markup(bucket_figure(hessian)))
 

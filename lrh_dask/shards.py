@@ -52,6 +52,11 @@ class Partition:
         """The buckets that hold rows."""
         return sorted({piece.bucket for run in self.runs for piece in run.pieces})
 
+    def rows_of(self, bucket: int) -> list[tuple[int, int]]:
+        """First and last row of every piece of a bucket."""
+        return [(piece.start, piece.stop - 1) for run in self.runs for piece in run.pieces
+                if piece.bucket == bucket]
+
 
 def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
               run_bytes: int = RUN_BYTES) -> Partition:

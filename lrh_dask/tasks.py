@@ -27,7 +27,7 @@ from lrh_dask.held_out import Fold
 from lrh_dask.interpolation import beside
 from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import ReducedPairs, reduce_pairs
-from lrh_dask.refusals import refuse_useless, refuse_zero_x
+from lrh_dask.refusals import refuse_empty, refuse_useless
 from lrh_dask.scree import basis_size
 from lrh_dask.shards import Run
 from lrh_dask.solve import rank_of, rounding_of
@@ -107,32 +107,39 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     states: dict[int, Any] = {}
     stats = ReadStats()
     for block in _read_ahead(pairs, run):
-        end = block.start + len(block.x)
+        no_weight, end = 0, block.start + len(block.x)
         for piece in run.pieces:
             first, last = max(piece.start, block.start), min(piece.stop, end)
             for start in range(first, last, slab_rows):
                 slab = block.rows(start, min(start + slab_rows, last))
-                weight = _weights(slab, spec)
-                state = reduce_slab(device.put(slab.x), device.put(slab.y),
-                                    None if weight is None else device.put(weight))
+                rows = _counted(slab, spec)
+                no_weight += len(slab.x) - len(rows[0])
+                state = reduce_slab(*(None if a is None else device.put(a) for a in rows))
                 bucket = bucket_of(piece.bucket)
                 states[bucket] = states[bucket].merge(state) if bucket in states else state
         stats = stats.merge(ReadStats(
             len(block.x), block.n_bytes, block.seconds, _zero_rows(block.x), _zero_rows(block.y),
-            process.peak_bytes(),
+            no_weight, process.peak_bytes(),
             RowHashes() if stage == "basis" and spec.route is Route.fitted_basis
             else RowHashes.of(block.x, block.y)))
     _tell(spec, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: state.to_host() for bucket, state in sorted(states.items())}, stats)
 
 
-def _weights(slab: Block, spec: Spec) -> np.ndarray | None:
-    """What each row counts: as stored, and for noise that grows with ‖x‖ divided by ‖x‖²."""
-    if spec.weighting == "stored":
-        return slab.weight
-    length = np.linalg.norm(slab.x.astype(np.float64), axis=1)
-    by_step = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0) ** 2
-    return by_step if slab.weight is None else slab.weight * by_step
+def _counted(slab: Block, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """x, y and weight of the rows that count; for noise that grows with ‖x‖ divided by ‖x‖².
+
+    Rows of weight zero are left out here, so that no number of pairs has them in it.
+    """
+    weight = slab.weight
+    if spec.weighting == "step":
+        length = np.linalg.norm(slab.x.astype(np.float64), axis=1)
+        by_step = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0) ** 2
+        weight = by_step if weight is None else weight * by_step
+    if weight is None:
+        return slab.x, slab.y, None
+    counts = weight > 0
+    return slab.x[counts], slab.y[counts], weight[counts]
 
 
 def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
@@ -169,13 +176,14 @@ def finish_basis(partial: Partial, spec: Spec) -> Basis:
     together would choose are appended, for it alone.
     """
     process.pin_blas_threads()
+    refuse_empty(partial.stats)
     train = partial.states[TRAIN]
     q, scales = train.basis()
     held_out = partial.states.get(HELD_OUT, ReducedPairs.empty(train.x, spec.max_basis))
     k = basis_size(q, held_out, rank=spec.asked.rank)
     cut = train.tail + float(np.sum(scales[k:] ** 2))
     q = q[:, :k]
-    if held_out.n_pairs and spec.n_pairs < FEW_PAIRS * k:
+    if held_out.n_pairs and train.n_pairs + held_out.n_pairs < FEW_PAIRS * k:
         everyone = train.merge(held_out).basis()[0][:, :k]
         q = np.concatenate([q, beside(everyone.T, q, np.dtype(np.float64))], axis=1)
     return Basis(np.ascontiguousarray(q), k, cut / train.energy if train.energy else 0.0,
@@ -187,15 +195,16 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved:
     begin = time.time()
     process.pin_blas_threads()
     _tell(spec, progress.Event("solve", 0, 0, 0))
-    buckets: dict[int, Triangle] = partial.states
-    refuse_zero_x(partial.stats)
+    refuse_empty(partial.stats)
+    buckets: dict[int, Triangle] = {b: t for b, t in partial.states.items() if t.n_pairs}
     refuse_useless(buckets)
     q = None if basis is None else basis.q
     if q is None:
         folds = rotating_folds(buckets)
     else:  # the basis has seen the noise of its own pairs: judge on the others only
         held_out = tuple(b for b in buckets if _group(b) == HELD_OUT)
-        folds = [Fold(tuple(b for b in buckets if b not in held_out), held_out)]
+        train = tuple(b for b in buckets if b not in held_out)
+        folds = [Fold(train, held_out)] if train and held_out else []
     outcome = in_units(buckets, lambda scaled: fit_symmetric(
         scaled, folds, spec.asked, lossless=q is None, dtype=np.dtype(spec.dtype),
         n_blind=None if basis is None else basis.n_blind,
@@ -212,12 +221,13 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     begin = time.time()
     process.pin_blas_threads()
     _tell(spec, progress.Event("solve", 0, 0, 0))
-    refuse_zero_x(partial.stats)
-    held: dict[int, ReducedPairs] = partial.states
+    refuse_empty(partial.stats)
+    held: dict[int, ReducedPairs] = {b: s for b, s in partial.states.items() if s.n_pairs}
     x = np.concatenate([s.x for s in held.values()]).astype(np.float64)
-    if len(x) != spec.n_pairs:
+    counted = spec.n_pairs - partial.stats.zero_weight_rows
+    if len(x) != counted:
         raise RunFailed(explain(
-            "solve", expected=f"{spec.n_pairs} pairs, uncut", got=f"{len(x)}",
+            "solve", expected=f"{counted} pairs, uncut", got=f"{len(x)}",
             consequence="The result would be wrong and was dropped", fix="Please report this"))
     y = np.concatenate([s.y for s in held.values()]).astype(np.float64)
     g = common_basis(x, y, spec.method, np.dtype(spec.dtype))

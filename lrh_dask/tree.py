@@ -28,6 +28,7 @@ class ReadStats:
     read_seconds: float = 0.0
     zero_x_rows: int = 0
     zero_y_rows: int = 0
+    zero_weight_rows: int = 0
     peak_worker_bytes: int = 0
     hashes: RowHashes = field(default_factory=RowHashes)
 
@@ -37,6 +38,7 @@ class ReadStats:
             self.n_pairs + other.n_pairs, self.n_bytes + other.n_bytes,
             self.read_seconds + other.read_seconds, self.zero_x_rows + other.zero_x_rows,
             self.zero_y_rows + other.zero_y_rows,
+            self.zero_weight_rows + other.zero_weight_rows,
             max(self.peak_worker_bytes, other.peak_worker_bytes),
             self.hashes.merge(other.hashes))
 

@@ -62,7 +62,10 @@ class Triangle:
 
     @property
     def n_effective(self) -> float:
-        """Pairs of equal weight and length of x that would say as much, at most ``n_pairs``."""
+        """Pairs by Kish's formula with √w‖x‖ for weights (as many as there are if all are alike).
+
+        Source: Kish 1965 (Survey Sampling).
+        """
         return self.x_length**2 / self.x_energy if self.x_energy > 0 else 0.0
 
     def merge(self, other: Triangle) -> Triangle:

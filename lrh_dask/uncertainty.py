@@ -76,8 +76,7 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     directions, fit, m, ridge = found.directions, found.fit, found.free, found.ridge
     values, inner = found.values, found.vectors
     n_basis = directions.shape[1]
-    counted = {b: t for b, t in buckets.items() if np.any(t.factor[:, 0])}
-    rows = [Rows.of(t) for t in counted.values()]
+    rows = [Rows.of(t) for t in buckets.values()]
     if means is not None:
         rows = [center_rows(r, means) for r in rows]
     whole = Rows.stack(rows)
@@ -85,7 +84,7 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     kept = inner[:, :rank]
     bias = ridge_bias(fit, m, kept, ridge)
     standard = np.full(rank, np.nan)
-    note = _why_none(counted, total, n_basis, fit.seen.size, exact=exact is not None)
+    note = _why_none(len(buckets), total, n_basis, fit.seen.size, exact=exact is not None)
     if note is None and lossless and n_basis < whole.x.shape[1] and _goes_along(
             whole.x, directions) > GOES_ALONG:
         note = ("what x is beside the basis goes along with what it is inside, so that the "
@@ -95,7 +94,7 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
         jackknife = jackknife_errors(
-            rows, [t.n_pairs for t in counted.values()], inner, ridge,
+            rows, [t.n_pairs for t in buckets.values()], inner, ridge,
             center=means is not None, rounding=rounding)
         alike = np.diag(scatter)
         told = alike > 0
@@ -129,10 +128,10 @@ def _goes_along(x: np.ndarray, directions: np.ndarray) -> float:
     return float(np.sum(predicted**2)) / total if total > 0 else 0.0
 
 
-def _why_none(buckets: dict[int, Triangle], total: Triangle, n_basis: int, n_explored: int, *,
+def _why_none(n_buckets: int, total: Triangle, n_basis: int, n_explored: int, *,
               exact: bool) -> str | None:
     """Why there can be no honest standard error, if so."""
-    if len(buckets) < MIN_BUCKETS:
+    if n_buckets < MIN_BUCKETS:
         return f"fewer than {MIN_BUCKETS} buckets of pairs: no error can be estimated"
     if exact:
         return ("the pairs are free of noise and were interpolated: they have no scatter "

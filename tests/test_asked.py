@@ -132,7 +132,17 @@ def test_an_outlying_bucket_is_named(make_pairs):
     y[40:60] += 3.0 * np.random.default_rng(0).standard_normal((20, 12))  # a piece of bucket 2
     hessian = lrh_dask.fit(lrh_dask.Pairs(pairs.x, y))
     assert hessian.certificates.outlier_buckets == (2,)
+    assert any("bucket 2 (rows 40-59, 440-459)" in said for said in hessian.provenance["notices"])
     assert fit(pairs).certificates.outlier_buckets == ()
+
+
+def test_a_row_that_drowns_all_others_is_named(make_pairs):
+    pairs = make_pairs(0, 800, 12, SIX, noise=0.1)
+    y = pairs.y.copy()
+    y[45] *= 1e4
+    hessian = lrh_dask.fit(lrh_dask.Pairs(pairs.x, y))
+    assert hessian.certificates.outlier_buckets == (2,)
+    assert any("rows 40-59" in said for said in hessian.provenance["notices"])
 
 
 def test_the_bias_of_a_cut_basis_is_told_and_all_of_the_space_has_none(make_pairs):

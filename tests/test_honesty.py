@@ -159,6 +159,41 @@ def test_rows_without_weight_are_no_pairs(make_pairs):
         fit(Pairs(x, pairs.y, weight))
 
 
+@pytest.mark.parametrize(("n_pairs", "n_features"), [
+    (400, 20), (160, 900), (1400, 2600)], ids=["all", "whole", "fitted"])
+def test_rows_without_weight_change_nothing(make_pairs, n_pairs, n_features):
+    """Every second row, of garbage: the same buckets are left, and no count has them in it."""
+    pairs = make_pairs(0, n_pairs, n_features, [5.0, -4.0, 3.0], noise=0.3)
+    garbage = np.random.default_rng(1).standard_normal((2, n_pairs, n_features)) * 100.0
+    x, y = (np.stack([a, b], axis=1).reshape(2 * n_pairs, n_features)
+            for a, b in zip((pairs.x, pairs.y), garbage, strict=True))
+    weight = np.tile([1.0, 0.0], n_pairs)
+    without = fit(Pairs(pairs.x, pairs.y, np.ones(n_pairs)))
+    found = fit(Pairs(x, y, weight))
+    assert found.n_pairs == n_pairs
+    assert any(f"{n_pairs} of {2 * n_pairs} rows have weight 0" in said
+               for said in found.provenance["notices"])
+    assert found.certificates.n_effective == without.certificates.n_effective
+    for name in ("eigenvalues", "standard_errors"):
+        # Slabs are cut elsewhere, and with them the pairs that a fitted basis comes from.
+        np.testing.assert_allclose(getattr(found, name), getattr(without, name),
+                                   rtol=1e-9 if n_features < 2600 else 1e-3)
+
+
+@pytest.mark.parametrize("n_features", [40, 2600])
+def test_buckets_without_weight_are_no_buckets(make_pairs, n_features):
+    """Those held out of a fitted basis too: nothing is left to judge by, and the fit says so."""
+    pairs = make_pairs(0, 1600, n_features, [5.0, -4.0, 3.0], noise=0.3)
+    weight = np.where(np.arange(1600) // 40 % 5 == 0, 0.0, 1.0)
+    found = fit(Pairs(pairs.x, pairs.y, weight))
+    assert found.certificates.n_buckets == 16
+    assert found.n_pairs == 1280
+    if n_features == 40:
+        assert (found.rank, found.certificates.verdict) == (3, Verdict.noisy)
+    else:
+        assert found.certificates.verdict is Verdict.underdetermined
+
+
 @pytest.mark.parametrize(("n_pairs", "d", "memory"), [
     (300, 40, 0.97), (2000, 40, 0.99), (300, 12, 0.97), (2000, 12, 0.98)])
 def test_two_unrelated_runs_make_no_hessian(n_pairs, d, memory):

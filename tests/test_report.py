@@ -68,6 +68,8 @@ def _certificates(**changes):
 def _hessian(values, *, errors=None, n_features=40, n_pairs=5000, by_rank=None, buckets=None,
              provenance=None, **certificates):
     values = np.asarray(values, dtype=float)
+    if buckets is not None:
+        certificates["outlier_buckets"] = outlying(buckets)
     by_rank = np.maximum(0.7 ** np.arange(25.0), 0.03) if by_rank is None else np.asarray(by_rank)
     return LowRankHessian(
         eigenvalues=values, n_pairs=n_pairs, certificates=_certificates(**certificates),
@@ -76,6 +78,11 @@ def _hessian(values, *, errors=None, n_features=40, n_pairs=5000, by_rank=None, 
         curves={"residual_by_rank": by_rank, "residual_by_rank_error": 0.05 * by_rank,
                 "bucket_residuals": np.linspace(0.029, 0.031, 20) if buckets is None
                 else np.asarray(buckets, dtype=float)})
+
+
+def outlying(residuals):
+    """Of buckets of one length each."""
+    return outlying_buckets(np.asarray(residuals, float), np.square(residuals))
 
 
 def _text(hessian, tmp_path):
@@ -209,7 +216,7 @@ def test_outlying_buckets_are_found_named_and_not_good(tmp_path, no_figures):
     residuals = np.linspace(0.029, 0.031, 20)
     residuals[[4, 17]] = 0.09
     hessian = _hessian([3.0], buckets=residuals)
-    assert outlying_buckets(residuals) == (4, 17)
+    assert outlying(residuals) == (4, 17)
     assert grades(hessian)["buckets"] == "poor"
     assert "in buckets 4, 17" in _page(hessian, tmp_path).text
     assert ">17</text>" in bucket_figure(hessian)
@@ -218,11 +225,21 @@ def test_outlying_buckets_are_found_named_and_not_good(tmp_path, no_figures):
 @pytest.mark.parametrize("residuals", [
     np.full(20, 0.03), np.append(np.full(19, 1e-16), 4e-16), np.full(4, NAN), np.array([])])
 def test_rounding_makes_no_outlier(residuals):
-    assert outlying_buckets(residuals) == ()
+    assert outlying(residuals) == ()
 
 
 def test_an_unknown_bucket_does_not_hide_an_outlier():
-    assert outlying_buckets(np.array([0.03, NAN, 0.031, 0.029, 0.5])) == (4,)
+    assert outlying([0.03, NAN, 0.031, 0.029, 0.5]) == (4,)
+
+
+def test_a_bucket_that_drowns_all_others_is_an_outlier():
+    """None is explained then, all residuals are near 1: what is left tells them apart."""
+    alike, lengths = np.full(10, 0.99), np.ones(10)
+    assert outlying_buckets(alike, np.square(alike * lengths)) == ()
+    lengths[3] = 100.0
+    assert outlying_buckets(alike, np.square(alike * lengths)) == (3,)
+    explained = 0.1 * alike   # the first steps of a descent are long, and explained
+    assert outlying_buckets(explained, np.square(explained * lengths)) == ()
 
 
 @pytest.mark.parametrize(("certificate", "name", "steps"), [

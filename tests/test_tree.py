@@ -38,8 +38,8 @@ class Count:
 
 def test_partials_merge_bucket_by_bucket_and_leave_their_inputs():
     a, b = {0: Count(1), 1: Count(2)}, {1: Count(10), 2: Count(20)}
-    merged = Partial(a, ReadStats(3, 30, 0.5, peak_worker_bytes=7)).merge(
+    merged = Partial(a, ReadStats(3, 30, 0.5, zero_weight_rows=2, peak_worker_bytes=7)).merge(
         Partial(b, ReadStats(4, 40, 0.25, zero_x_rows=1, peak_worker_bytes=5)))
     assert {k: v.n for k, v in merged.states.items()} == {0: 1, 1: 12, 2: 20}
-    assert merged.stats == ReadStats(7, 70, 0.75, 1, 0, 7)
+    assert merged.stats == ReadStats(7, 70, 0.75, 1, 0, 2, 7)
     assert {k: v.n for k, v in a.items()} == {0: 1, 1: 2}
