@@ -77,6 +77,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     exact = None if consistent is None or consistent.span == "open" else consistent
     if consistent is not None:
         asked = replace(asked, center=consistent.center)
+    if exact is not None and exact.span == "all" and not _determined(folds, buckets):
+        folds = []
     choice = (choose(buckets, folds, asked, n_blind=n_blind, rounding=rounding, exact=exact,
                      noisy=consistent is None)
               if folds else _unjudged(buckets, asked))
@@ -149,6 +151,12 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         choice, None, x_scales=seen, columns_explored=k, n_fitted=values.size, n_explored=seen.size,
         asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
         rank_was_asked=rank is not None, basis_is_full=False))
+
+
+def _determined(folds: list[Fold], buckets: dict[int, Triangle]) -> bool:
+    """Whether the pairs of every fold alone could span R^D, as all do."""
+    return all(sum(buckets[b].n_pairs for b in fold.train) >= buckets[fold.train[0]].sum_y.size
+               for fold in folds)
 
 
 def _unjudged(buckets: dict[int, Triangle], asked: Asked) -> Choice:

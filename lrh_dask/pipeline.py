@@ -51,7 +51,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
 
     Args:
         pairs: n pairs over D features (:func:`open_pairs`, or :class:`Pairs` of arrays).
-        rank: eigenvalues wanted, or ``auto``: as many as held-out pairs support.
+        rank: eigenvalues wanted, or ``auto``: as many as held-out pairs support; of pairs without
+            noise, as many as they determine.
         method: ``symmetric`` (always safe), ``seed`` or ``least_norm`` (few exact pairs).
         center: whether y = H x + b has an offset b; ``auto`` lets held-out pairs decide.
         rtol: instead of a rank: the smallest one whose residual ‖Y - HX - b‖ / ‖Y - b‖, over all

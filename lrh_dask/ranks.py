@@ -46,36 +46,45 @@ def kept_rank(asked: Asked, found: Estimate, choice: Choice, exact: Interpolatio
         exact: how the pairs were interpolated, if so.
         judged: there were pairs to hold out.
     """
-    if exact is not None and exact.span == "both":
-        kept = _kept_of_related(asked, found, choice, rounding)
+    if exact is not None:
+        kept = _kept_of_exact(asked, found, choice, exact, rounding)
     else:
-        kept = Kept(_rank(asked, found, choice, exact, judged=judged), choice.held_out_residual,
-                    was_asked=asked.rank is not None)
+        rank = asked.rank or (choice.rank if judged else _n_beyond_rounding(found))
+        kept = Kept(rank, choice.held_out_residual, was_asked=asked.rank is not None)
     if asked.rtol is not None:
         kept = _within(asked.rtol, kept, total, found, choice)
     return replace(kept, rank=min(kept.rank, _n_positive(found))) if asked.psd else kept
 
 
-def _rank(asked: Asked, found: Estimate, choice: Choice, exact: Interpolation | None, *,
-          judged: bool) -> int:
-    if asked.rank is not None:
-        return asked.rank
-    if exact is not None and exact.rank is not None:
-        return exact.rank
+def _n_beyond_rounding(found: Estimate) -> int:
     size = np.abs(found.values)
-    return choice.rank if judged else int(np.count_nonzero(size > NEGLIGIBLE * size.max(initial=0)))
+    return int(np.count_nonzero(size > NEGLIGIBLE * size.max(initial=0.0)))
 
 
 def _n_positive(found: Estimate) -> int:
     return int(np.count_nonzero(found.values > NEGLIGIBLE * found.values.max(initial=0.0)))
 
 
-def _kept_of_related(asked: Asked, found: Estimate, choice: Choice, rounding: float) -> Kept:
-    """Each pair was made of others: leaving some out tells nothing, the pairs themselves do."""
-    borne_out = min(n_borne_out(found.rows, found.values, found.vectors, rounding),
-                    found.values.size)
-    rank = asked.rank if asked.rank is not None else borne_out or choice.rank
-    return Kept(rank, float("nan"), was_asked=asked.rank is not None, n_borne_out=borne_out)
+def _kept_of_exact(asked: Asked, found: Estimate, choice: Choice, exact: Interpolation,
+                   rounding: float) -> Kept:
+    """Pairs without noise need no others to vouch for an eigenpair where x probes it.
+
+    Where H is semidefinite and M its Nyström approximation, H ⪰ M ⪰ every cut of M: no cut is
+    nearer to H, in any unitarily invariant norm.
+    Where each pair was made of others, leaving some out tells nothing.
+    """
+    borne_out = 0
+    if exact.span != "y":
+        borne_out = n_borne_out(found.rows, found.values, found.vectors, rounding)
+    if exact.span == "y":
+        rank = exact.rank or _n_beyond_rounding(found)
+    else:
+        rank = borne_out or choice.rank
+    rank = asked.rank or rank
+    curve = choice.residual_by_rank
+    held_out = (float("nan") if exact.span == "both"
+                else float(curve[min(rank, curve.size - 1)]))
+    return Kept(rank, held_out, was_asked=asked.rank is not None, n_borne_out=borne_out)
 
 
 def _within(rtol: float, kept: Kept, total: Triangle, found: Estimate, choice: Choice) -> Kept:

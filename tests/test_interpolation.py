@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import lrh_dask
 from lrh_dask.interpolation import beside, interpolation, n_borne_out, spanning_directions
 from lrh_dask.solve import Rows, rounding_of, symmetric_fit
 
@@ -115,3 +116,35 @@ def test_fewer_directions_of_y_than_of_x_are_the_rank(make_pairs):
     pairs = make_pairs(0, 12, 60, np.linspace(2.0, 1.0, 10))
     assert wanted(pairs.x, pairs.y).rank == 10
     assert wanted(pairs.x[:10], pairs.y[:10]).rank is None  # definite, and no pair to spare
+
+
+@pytest.mark.parametrize("n_pairs", [60, 70, 200])
+def test_pairs_that_span_the_space_keep_every_eigenvalue_above_their_rounding(make_pairs, n_pairs):
+    """Leaving some out proves nothing where the rest do not span it: the pairs themselves do."""
+    truth = 0.6 ** np.arange(60) * np.where(np.arange(60) % 3 == 2, -1.0, 1.0)
+    pairs = make_pairs(0, n_pairs, 60, truth, dtype="float32")
+    hessian = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y))
+    assert hessian.certificates.verdict is lrh_dask.Verdict.converged
+    assert 16 <= hessian.rank < 40     # 0.6^16 = 3e-4, 0.6^40 = 1e-9
+    np.testing.assert_allclose(hessian.eigenvalues, truth[:hessian.rank], rtol=0.1)
+    asked = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y), rank=3)
+    assert asked.certificates.verdict is lrh_dask.Verdict.rank_limited
+
+
+@pytest.mark.parametrize("n_pairs", [10, 30])
+def test_of_a_semidefinite_hessian_no_cut_is_nearer_than_all_that_was_found(make_pairs, n_pairs):
+    pairs = make_pairs(0, n_pairs, 60, np.abs(slow(60)))
+    found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y))
+    assert (found.rank, found.certificates.verdict) == (n_pairs, lrh_dask.Verdict.underdetermined)
+    u, s = found.eigenvectors, found.eigenvalues
+    above = np.linalg.eigvalsh(pairs.hessian - (u * s) @ u.T)
+    assert above.min() > -1e-12        # H ⪰ M
+    errors = [np.linalg.norm(pairs.hessian - (u[:, :r] * s[:r]) @ u[:, :r].T)
+              for r in range(n_pairs + 1)]
+    assert np.argmin(errors) == n_pairs
+
+
+def test_as_many_pairs_as_the_rank_of_a_semidefinite_hessian_give_it_all(make_pairs):
+    pairs = make_pairs(0, 10, 60, np.linspace(2.0, 1.0, 10))
+    found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y))
+    np.testing.assert_allclose(found.to_dense(), pairs.hessian, atol=1e-10)
