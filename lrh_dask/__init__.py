@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lrh_dask.certificates import Certificates, Verdict
+    from lrh_dask.certificates import Certificates
     from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
     from lrh_dask.hessian import LowRankHessian
     from lrh_dask.pairs import Pairs, open_pairs
     from lrh_dask.pipeline import fit
     from lrh_dask.report import write_report
+    from lrh_dask.verdicts import Verdict
     from lrh_dask.writing import write_pairs
 
 __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "RunFailed",
@@ -28,7 +29,7 @@ __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "R
 _HOME = {
     "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
     "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
-    "Verdict": "certificates", "fit": "pipeline", "open_pairs": "pairs", "write_pairs": "writing",
+    "Verdict": "verdicts", "fit": "pipeline", "open_pairs": "pairs", "write_pairs": "writing",
     "write_report": "report",
 }
 

@@ -1,9 +1,8 @@
-"""What a fit knows of how far it can be believed: exact residuals, and a verdict in words."""
+"""What a fit knows of how far it can be believed: exact residuals, and where the pairs differ."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
@@ -11,41 +10,15 @@ from lrh_dask.selection import Choice
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import Triangle
 from lrh_dask.uncertainty import Errors
+from lrh_dask.verdicts import Grounds, Verdict, decide_verdict
 
-__all__ = ["ROUNDING", "Certificates", "Fit", "Solution", "Verdict", "certified", "decide_verdict",
-           "left_over", "outlying_buckets", "share"]
+__all__ = ["ROUNDING", "Certificates", "Fit", "Solution", "certified", "left_over",
+           "outlying_buckets", "share"]
 
 ROUNDING = 1e-6
 """Residuals that differ by less are alike."""
-CONVERGED, FEWEST_JUDGED = 0.02, 20
 DOMINANT, UNEXPLAINED = 0.9, 0.5
 """A bucket that holds so much of all squares left, and of whose own length so much is left."""
-
-
-class Verdict(Enum):
-    """The outcome of a fit; each value says what it means and what to do."""
-
-    converged = (
-        "The rank-r Hessian explains pairs it has not seen about as well as those it was "
-        "fitted on (or exact pairs along its own eigenvectors bear it out), and little is left "
-        "over. Use it.")
-    noisy = (
-        "The rank-r Hessian explains pairs it has not seen as well as those it was fitted on, "
-        "but what is left over is noise (or curvature spread over many directions) of "
-        "noticeable size. Trust an eigenvalue only beyond its standard error; more pairs, or "
-        "larger batches behind each gradient, lower it.")
-    rank_limited = (
-        "The asked rank or basis size leaves out curvature that the pairs do show. "
-        "Raise `rank` (or use `rank: auto`), or give the workers more memory.")
-    underdetermined = (
-        "There are too few pairs to check the fit on pairs it has not seen, it fails that check, "
-        "or x explores directions of the basis not at all, or so little that errors and bias "
-        "reach half of H. It reproduces the given pairs, and may be far off "
-        "elsewhere. Record more pairs, with x in more directions.")
-    inconsistent = (
-        "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
-        "H = 0. Check that y are gradient differences (or Hessian products) of the very x in "
-        "the same row, taken on the same batch.")
 
 
 @dataclass(frozen=True)
@@ -121,50 +94,44 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A solved fit that is not certified yet, in the coordinates of the basis."""
+    """A solved fit that is not certified yet, in the coordinates of the basis.
+
+    Attributes:
+        values (r,), vectors (p, r): its eigenpairs.
+        errors, choice, grounds: what is known of them, chosen, and judged by.
+        means: of x and y (p,), where an offset was fitted.
+        x_scales: singular values of x that are more than rounding, the largest first.
+        n_explored, asymmetry, tail, notices: see :class:`Certificates`, :class:`Fit`.
+        captured: ‖Y‖² inside the fitted basis.
+        lossless: the triangles hold all of x and y, so no square lies outside.
+    """
 
     values: np.ndarray
     vectors: np.ndarray
     errors: Errors
     choice: Choice
     means: tuple[np.ndarray, np.ndarray] | None
+    grounds: Grounds
     x_scales: np.ndarray
-    columns_explored: int
-    n_fitted: int
     n_explored: int
     asymmetry: float
     captured: float
     lossless: bool
     tail: float
-    rank_was_asked: bool
-    basis_is_full: bool
-    floor: float = 1e-6
-    consistent: bool = False
-    borne_out: bool = False
     notices: tuple[str, ...] = ()
-
-    def undetermined(self, n_features: int) -> bool:
-        """Whether as many directions were fitted as x explores, and there is more to explore.
-
-        H may then do anything beyond: nothing says that its directions end with those seen.
-        """
-        return self.lossless and self.n_fitted >= self.n_explored < n_features
 
     def squares(self, triangle: Triangle, mean_y: np.ndarray) -> tuple[float, float]:
         """‖Y - HX - b‖² of a triangle's pairs, and ‖Y - mean‖², over all D features."""
         rows, energy = Rows.of(triangle), triangle.energy
         if self.means is not None:
-            weight = float(rows.one @ rows.one)
-            energy += float(weight * (mean_y @ mean_y) - 2.0 * (mean_y @ triangle.sum_y))
-            rows = center_rows(rows, self.means)
+            rows, energy = center_rows(rows, self.means), triangle.energy_about(mean_y)
         outside = 0.0 if self.lossless else max(energy - float(np.sum(rows.y**2)), 0.0)
         return left_over(rows, self.values, self.vectors) + outside, energy
 
 
 def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) -> Fit:
     """Attach the exact residual of the *truncated* H, over all pairs and by bucket."""
-    one = Rows.of(total).one
-    mean_x, mean_y = total.sum_x / (one @ one), total.sum_y / (one @ one)
+    mean_x, mean_y = total.sum_x / total.weight, total.sum_y / total.weight
     left, centred_energy = found.squares(total, mean_y)
     left_in = np.full(max(buckets) + 1, np.nan)   # a bucket without pairs has none
     by_bucket = left_in.copy()
@@ -187,60 +154,10 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
             condition=float(seen[0] / seen[-1]) if seen.size else float("nan"),
             ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
             centered=centered, standard_error_note=found.errors.note,
-            n_explored=found.n_explored, n_effective=min(total.n_effective, total.n_pairs),
+            n_explored=found.n_explored, n_effective=total.n_effective,
             outlier_buckets=outlying_buckets(by_bucket, left_in),
-            verdict=decide_verdict(
-                share(left, centred_energy), choice, found.values.size,
-                n_explored=found.columns_explored, basis_is_full=found.basis_is_full,
-                rank_was_asked=found.rank_was_asked, borne_out=found.borne_out,
-                n_pairs=min(total.n_effective, total.n_pairs), consistent=found.consistent,
-                undetermined=found.errors.outweigh or found.undetermined(total.sum_y.size),
-                floor=found.floor)))
-
-
-def decide_verdict(residual: float, choice: Choice, n_eigenvalues: int, *, n_explored: int,
-                   basis_is_full: bool, rank_was_asked: bool, n_pairs: float,
-                   consistent: bool = False, undetermined: bool = False, borne_out: bool = False,
-                   floor: float = 1e-6) -> Verdict:
-    """The outcome of a fit, from its residuals.
-
-    What an offset explains is no merit of H: residuals are judged against the one of rank 0,
-    which is ‖Y - b‖ / ‖Y‖.
-
-    Args:
-        residual: ‖Y - HX - b‖ / ‖Y - b‖ over all pairs.
-        floor: residuals below this are rounding.
-        n_explored: directions of the basis along which x differs from zero.
-        n_pairs: effective ones; fewer than FEWEST_JUDGED cannot tell noise from curvature.
-        consistent: the pairs are those of one H to rounding, so too few at worst.
-        undetermined: y has as many directions as x explores, and x does not explore all of R^D;
-            or errors and bias reach half of H.
-        borne_out: exact pairs show every eigenpair, see :mod:`lrh_dask.interpolation`.
-        basis_is_full: more columns could have been used, had the workers' memory allowed it.
-    """
-    if borne_out and (residual <= CONVERGED or rank_was_asked):
-        return Verdict.converged if residual <= CONVERGED else Verdict.rank_limited
-    if np.isnan(choice.held_out_residual):
-        return Verdict.underdetermined
-    unexplained = float(choice.residual_by_rank[0]) if choice.residual_by_rank.size else 1.0
-    if unexplained == 0:
-        return Verdict.converged
-    held_out = choice.held_out_residual / unexplained
-    curve = choice.residual_by_rank / unexplained
-    few = n_pairs < FEWEST_JUDGED
-    if n_eigenvalues == 0 or choice.chance or held_out >= 1.0:
-        return Verdict.underdetermined if consistent or few else Verdict.inconsistent
-    if not residual / 2.0 - floor <= held_out <= 2.0 * residual + floor:
-        return Verdict.underdetermined
-    if n_explored < choice.n_basis or undetermined:
-        return Verdict.underdetermined
-    if rank_was_asked and curve.size and held_out > 1.2 * float(curve.min()) + floor:
-        return Verdict.rank_limited
-    if basis_is_full and n_eigenvalues >= choice.n_basis and held_out > floor:
-        return Verdict.rank_limited
-    if held_out <= CONVERGED:
-        return Verdict.converged
-    return Verdict.underdetermined if few else Verdict.noisy
+            verdict=decide_verdict(share(left, centred_energy), choice, found.values.size,
+                                   found.grounds)))
 
 
 def outlying_buckets(residuals: np.ndarray, left: np.ndarray) -> tuple[int, ...]:

@@ -10,10 +10,9 @@ import numpy as np
 
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.interpolation import asymmetry, beside, is_recursion
-from lrh_dask.solve import Rows, numerical_rank, symmetric_fit
+from lrh_dask.solve import Rows, numerical_rank, sorted_eigenpairs, symmetric_fit
 
-__all__ = ["common_basis", "least_norm_eigenpairs", "refuse_inconsistent",
-           "seed_eigenpairs", "sorted_eigenpairs"]
+__all__ = ["common_basis", "least_norm_eigenpairs", "refuse_inconsistent", "seed_eigenpairs"]
 
 ASYMMETRY_LIMIT = {4: 1e-4, 8: 1e-8}
 """By the bytes of a stored number: asymmetry that `seed` tolerates, noise or not."""
@@ -90,9 +89,3 @@ def least_norm_eigenpairs(rows: Rows, rounding: float = 0.0) -> tuple[np.ndarray
     values, vectors = np.linalg.eigh(m)
     keep = np.abs(values) > np.finfo(np.float64).eps * values.size * np.abs(values).max(initial=0)
     return sorted_eigenpairs(values[keep], vectors[:, keep])
-
-
-def sorted_eigenpairs(values: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenpairs by magnitude, the largest first."""
-    order = np.argsort(-np.abs(values), kind="stable")
-    return values[order], vectors[:, order]

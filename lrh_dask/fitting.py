@@ -13,7 +13,6 @@ from lrh_dask.exact_pairs import (
     least_norm_eigenpairs,
     refuse_inconsistent,
     seed_eigenpairs,
-    sorted_eigenpairs,
 )
 from lrh_dask.held_out import Fold
 from lrh_dask.interpolation import (
@@ -32,10 +31,12 @@ from lrh_dask.solve import (
     own_of_moments,
     rank_of,
     rounding_of,
+    sorted_eigenpairs,
     symmetric_fit,
 )
 from lrh_dask.triangle import Triangle, merge_all
 from lrh_dask.uncertainty import Errors, errors_of
+from lrh_dask.verdicts import Grounds
 
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
@@ -103,19 +104,22 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
                        exact=exact)
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
-    seen = fitted.seen
+    if n_explored is None:
+        n_explored = rank_of(rows.x, rounding)
+    # As many directions as x explores, and more to explore: H may do anything beyond.
+    open_ended = lossless and ((exact and exact.rank) or n_basis) >= n_explored < total.sum_y.size
+    grounds = Grounds(
+        total.n_effective, fitted.seen.size, rank_was_asked=kept.was_asked,
+        basis_is_full=n_blind is not None and n_basis == n_blind,
+        undetermined=errors.outweigh or open_ended, consistent=consistent is not None,
+        borne_out=0 < kept.rank <= kept.n_borne_out,
+        # Projections are taken in the stored dtype, and what lies outside is a difference.
+        floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5))
     return certified(buckets, total, Solution(
         found.values[:kept.rank], directions @ vectors[:, :kept.rank], errors, choice, means,
-        x_scales=seen, columns_explored=seen.size,
-        notices=kept.notices + (UNSETTLED,) * (not settled),
-        n_fitted=(exact and exact.rank) or n_basis,
-        n_explored=rank_of(rows.x, rounding) if n_explored is None else n_explored,
-        asymmetry=asymmetry(projected), captured=float(np.sum(projected.y**2)),
-        lossless=lossless, tail=tail, rank_was_asked=kept.was_asked,
-        consistent=consistent is not None, borne_out=0 < kept.rank <= kept.n_borne_out,
-        # Projections are taken in the stored dtype, and what lies outside is a difference.
-        floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5),
-        basis_is_full=n_blind is not None and n_basis == n_blind))
+        grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
+        captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
+        notices=kept.notices + (UNSETTLED,) * (not settled)))
 
 
 def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -144,13 +148,13 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
     sigma = np.linalg.svd(rows.x, compute_uv=False)
     seen = sigma[sigma > np.finfo(float).eps * sigma.size * sigma.max(initial=0.0)]
     unknown = np.full(values.size, np.nan)
+    errors = Errors(unknown, f"method '{method}' takes pairs as exact and has no error model",
+                    unknown, outweigh=False)
+    grounds = Grounds(total.n_effective, k, rank_was_asked=rank is not None,
+                      undetermined=values.size >= seen.size < total.sum_y.size)
     return certified(buckets, total, Solution(
-        values, vectors, Errors(
-            unknown, f"method '{method}' takes pairs as exact and has no error model", unknown,
-            outweigh=False),
-        choice, None, x_scales=seen, columns_explored=k, n_fitted=values.size, n_explored=seen.size,
-        asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
-        rank_was_asked=rank is not None, basis_is_full=False))
+        values, vectors, errors, choice, None, grounds, x_scales=seen, n_explored=seen.size,
+        asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0))
 
 
 def _determined(folds: list[Fold], buckets: dict[int, Triangle]) -> bool:

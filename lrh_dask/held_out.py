@@ -25,6 +25,7 @@ from lrh_dask.solve import (
     fit_from_moments,
     gains,
     leading_directions,
+    sorted_eigenpairs,
 )
 from lrh_dask.triangle import Triangle
 
@@ -90,10 +91,10 @@ def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, roun
     """
     rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
     train = Rows.stack([rows[b] for b in fold.train])
-    total = sum(float(r.one @ r.one) for r in (rows[b] for b in fold.train))
-    mean_y = sum(buckets[b].sum_y for b in fold.train) / (total or 1.0)
-    energies = np.array([_centred_energy(buckets[b], mean_y, rows[b]) if center
-                         else buckets[b].energy for b in fold.test])
+    weight = sum(buckets[b].weight for b in fold.train)
+    mean_y = sum(buckets[b].sum_y for b in fold.train) / (weight or 1.0)
+    energies = np.array([buckets[b].energy_about(mean_y) if center else buckets[b].energy
+                         for b in fold.test])
     if center:
         means = train.means()
         train = center_rows(train, means)
@@ -110,12 +111,6 @@ def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, roun
                 np.sum(train.y**2, axis=0), n_train,
                 sum(buckets[b].n_pairs for b in fold.test), rounding, psd,
                 [rows[b].project(directions) for b in fold.test], energies)
-
-
-def _centred_energy(triangle: Triangle, mean_y: np.ndarray, rows: Rows) -> float:
-    """Σ w ‖y - mean‖² over all D features."""
-    weight = float(rows.one @ rows.one)
-    return float(triangle.energy - 2.0 * (mean_y @ triangle.sum_y) + weight * (mean_y @ mean_y))
 
 
 def score(views: list[View], sizes: list[int], ridges: tuple[float, ...]) -> list[Candidate]:
@@ -143,7 +138,7 @@ def semidefinite(views: list[View], candidate: Candidate) -> Candidate:
     for view in views:
         fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
         values, vectors = np.linalg.eigh(semidefinite_solve(fit, candidate.ridge)[0])
-        squares.append(_squares(view, np.maximum(values[::-1], 0.0), vectors[:, ::-1], k))
+        squares.append(_squares(view, *sorted_eigenpairs(np.maximum(values, 0.0), vectors), k))
     return replace(candidate, squares=np.concatenate(squares))
 
 
@@ -158,9 +153,8 @@ def _squares(view: View, values: np.ndarray, directions: np.ndarray, k: int) -> 
 
 def _eigenpairs(view: View, fit: SymmetricFit, ridge: float) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
-    values = np.maximum(values, 0.0) if view.psd else values
-    order = np.argsort(-np.abs(values), kind="stable")
-    return values[order], fit.axes @ vectors[:, order]
+    values, vectors = sorted_eigenpairs(np.maximum(values, 0.0) if view.psd else values, vectors)
+    return values, fit.axes @ vectors
 
 
 def beyond_shuffled(views: list[View], candidate: Candidate) -> float:

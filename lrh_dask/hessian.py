@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrh_dask.certificates import Certificates, Verdict
+from lrh_dask.certificates import Certificates
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.signs import curvature_sentence, half_widths, sign_margins
+from lrh_dask.verdicts import Verdict
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator

@@ -23,13 +23,13 @@ from distributed.system import MEMORY_LIMIT
 from lrh_dask import process, progress
 from lrh_dask.asked import asked_of
 from lrh_dask.budget import Plan, Route, plan_run
-from lrh_dask.certificates import Verdict
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import run_graph
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.pairs import Pairs, is_dask
 from lrh_dask.shards import Partition, partition
 from lrh_dask.tasks import Solved, Spec
+from lrh_dask.verdicts import Verdict
 
 __all__ = ["Method", "fit", "price"]
 

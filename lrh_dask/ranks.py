@@ -9,7 +9,7 @@ import numpy as np
 from lrh_dask.asked import Asked
 from lrh_dask.interpolation import Interpolation, n_borne_out
 from lrh_dask.selection import Choice
-from lrh_dask.solve import Estimate, Rows, gains
+from lrh_dask.solve import Estimate, gains
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Kept", "kept_rank"]
@@ -92,10 +92,8 @@ def _within(rtol: float, kept: Kept, total: Triangle, found: Estimate, choice: C
 
     What an offset explains is no merit of H: residuals are shares of ‖Y - b‖.
     """
-    unexplained = total.energy
-    if choice.center:
-        one = Rows.of(total).one
-        unexplained -= float(total.sum_y @ total.sum_y) / float(one @ one)
+    unexplained = (total.energy_about(total.sum_y / total.weight) if choice.center
+                   else total.energy)
     gained = gains(found.rows, found.values, found.vectors)
     squares = unexplained - np.concatenate([[0.0], np.cumsum(gained)])
     curve = np.sqrt(np.maximum(squares, 0.0) / unexplained) if unexplained > 0 else np.zeros(1)

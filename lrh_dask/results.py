@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrh_dask.certificates import Certificates, Verdict
+from lrh_dask.certificates import Certificates
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.hessian import LowRankHessian
+from lrh_dask.verdicts import Verdict
 from lrh_dask.writing import attributes_of, written_aside
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from lrh_dask.triangle import Triangle
 
 __all__ = ["Estimate", "Rows", "SymmetricFit", "center_rows", "fit_from_moments", "gains",
            "leading_directions", "numerical_rank", "own_of_moments", "rank_of", "rounding_of",
-           "symmetric_fit"]
+           "sorted_eigenpairs", "symmetric_fit"]
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -159,6 +159,12 @@ def gains(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     zx, zy = rows.x @ vectors, rows.y @ vectors
     return np.asarray(2.0 * values * np.einsum("qi,qi->i", zx, zy)
                       - values**2 * np.einsum("qi,qi->i", zx, zx))
+
+
+def sorted_eigenpairs(values: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenpairs by magnitude, the largest first."""
+    order = np.argsort(-np.abs(values), kind="stable")
+    return values[order], vectors[:, order]
 
 
 def rounding_of(dtype: np.dtype, n_pairs: int, n_features: int) -> float:

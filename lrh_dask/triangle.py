@@ -61,12 +61,21 @@ class Triangle:
         return (int(self.factor.shape[1]) - 1) // 2
 
     @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return float(self.factor[:, 0] @ self.factor[:, 0])
+
+    def energy_about(self, mean_y: np.ndarray) -> float:
+        """Σ w ‖y - mean‖² over all D features."""
+        return float(self.energy - 2.0 * (mean_y @ self.sum_y) + self.weight * (mean_y @ mean_y))
+
+    @property
     def n_effective(self) -> float:
         """Pairs by Kish's formula with √w‖x‖ for weights (as many as there are if all are alike).
 
         Source: Kish 1965 (Survey Sampling).
         """
-        return self.x_length**2 / self.x_energy if self.x_energy > 0 else 0.0
+        return min(self.x_length**2 / self.x_energy, self.n_pairs) if self.x_energy > 0 else 0.0
 
     def merge(self, other: Triangle) -> Triangle:
         """The triangle of the pairs of both: R of the two stacked.

@@ -7,7 +7,6 @@ import pytest
 import reference
 
 from lrh_dask.asked import Asked
-from lrh_dask.certificates import Verdict, decide_verdict
 from lrh_dask.errors import BadPairs
 from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.interpolation import asymmetry
@@ -16,6 +15,7 @@ from lrh_dask.signs import curvature_sentence
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import reduce_to_triangle
 from lrh_dask.uncertainty import jackknife_errors
+from lrh_dask.verdicts import Grounds, Verdict, decide_verdict
 
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 
@@ -232,9 +232,7 @@ def test_the_verdict_names_what_was_done_to_the_pairs(make_pairs, make_buckets, 
 def test_a_fit_that_fails_on_held_out_pairs_is_underdetermined():
     curve = np.array([1.0, 0.5])
     choice = Choice(5, 0.0, 1, False, 0.5, curve, 0.0 * curve)
-    assert decide_verdict(0.2, choice, 1, n_explored=choice.n_basis,
-                          basis_is_full=False, rank_was_asked=False,
-                          n_pairs=100) is Verdict.underdetermined
+    assert decide_verdict(0.2, choice, 1, Grounds(100, 5)) is Verdict.underdetermined
 
 
 @pytest.mark.parametrize(("eigenvalues", "halves", "words"), [

@@ -10,7 +10,7 @@ LAYERS = [
     {"reduced_pairs", "triangle", "duplicates"},
     {"solve"}, {"evidence", "interpolation", "psd"},
     {"held_out", "scree", "uncertainty"}, {"selection"},
-    {"certificates", "exact_pairs", "ranks"},
+    {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
@@ -19,7 +19,7 @@ LAYERS = [
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
-               "ranks", "signs", "units", "fitting", "hessian", "duplicates"}
+               "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

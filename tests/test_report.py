@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from lrh_dask import report
-from lrh_dask.certificates import Certificates, Verdict, outlying_buckets
+from lrh_dask.certificates import Certificates, outlying_buckets
 from lrh_dask.errors import SettingsError
 from lrh_dask.figures import (
     bucket_figure,
@@ -24,6 +24,7 @@ from lrh_dask.figures import (
 )
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.report import grades, write_report
+from lrh_dask.verdicts import Verdict
 
 EVIL = "<script>alert('x')</script>\"&"
 NOTE = "jackknife over 20 buckets, conditional on the basis"
