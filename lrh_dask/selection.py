@@ -41,12 +41,13 @@ that is better at the asked rank (or worse by that share), and one whose smaller
 likelihood prefers."""
 NULL_ERRORS = 3.5
 """Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
-MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 15.0
+MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 5.0
 """Explaining MOST of the squares is no chance, nor a NOTICEABLE part where x and y agree beyond
-SHUFFLED standard deviations of what shuffled rows give (unrelated descents reached 14)."""
-UNSYMMETRIC, LOPSIDED = 0.3, 0.95
-"""Pairs of no H are told by an antisymmetric matrix that explains so much of the way from what is
-expected to all; where x makes it explain nearly all of any H, symmetry cannot be seen."""
+SHUFFLED standard deviations of what shuffled rows give and the pairs are SYMMETRIC."""
+SYMMETRIC, UNSYMMETRIC, LOPSIDED = 0.5, 0.3, 0.95
+"""Pairs of one H are told by an antisymmetric matrix that explains less than that share of what is
+expected (0.76 at least was found without one), pairs of none by one that explains so much of the
+way from what is expected to all; where x makes it explain nearly all of any H, neither is seen."""
 GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
@@ -257,7 +258,9 @@ def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
     MOST of the squares.
     Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
     say nothing; there a noticeable part must be explained, the other buckets must gain by one
-    standard error, and x and y agree far beyond what they would in shuffled rows.
+    standard error, x and y agree beyond what they would in shuffled rows (which rules out chance
+    in rows that do not depend on each other) and an antisymmetric matrix explain far less than
+    a symmetric one (which rules it out in rows that do).
     NULL_ERRORS allows for the choice among many candidates.
     """
     gain = best.at(0) - best.at(None)
@@ -271,7 +274,7 @@ def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
         return False
     others = np.delete(gain, int(np.argmax(best.at(0))))
     return (gained < NOTICEABLE * total or float(others.sum()) < _error(others)
-            or beyond_shuffled(views, best) < SHUFFLED)
+            or beyond_shuffled(views, best) < SHUFFLED or found > SYMMETRIC * expected)
 
 
 def _error(squares: np.ndarray) -> float:

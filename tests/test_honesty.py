@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from regimes import Cell, make, spectrum_of
+from regimes import Cell, error_of, make, spectrum_of
 from test_regimes import krylov
 
 from lrh_dask import BadPairs, Pairs, Verdict, fit
@@ -199,12 +199,49 @@ def test_buckets_without_weight_are_no_buckets(make_pairs, n_features):
 def test_two_unrelated_runs_make_no_hessian(n_pairs, d, memory):
     """Rows like their neighbours let any matrix predict held-out ones, symmetric or not."""
     for seed in range(4):
-        rng = np.random.default_rng(seed)
-        runs = rng.standard_normal((2, n_pairs, d))
-        for row in range(1, n_pairs):
-            runs[:, row] = memory * runs[:, row - 1] + np.sqrt(1.01 - memory**2) * runs[:, row]
-        found = fit(Pairs(*runs))
+        found = fit(Pairs(*unrelated_runs(seed, n_pairs, d, memory)))
         assert (found.rank, found.certificates.verdict) == (0, Verdict.inconsistent)
+
+
+def unrelated_runs(seed, n_pairs, d, memory):
+    """x and y (n, D), each row like the one before."""
+    runs = np.random.default_rng(seed).standard_normal((2, n_pairs, d))
+    for row in range(1, n_pairs):
+        runs[:, row] = memory * runs[:, row - 1] + np.sqrt(1.01 - memory**2) * runs[:, row]
+    return runs
+
+
+def test_where_little_is_explained_symmetry_proves_nothing():
+    """8 % of the squares, beyond shuffled rows, and an antisymmetric matrix explains none."""
+    found = fit(Pairs(*unrelated_runs(4, 300, 10, 0.9)), center=False)
+    assert (found.rank, found.certificates.verdict) == (0, Verdict.inconsistent)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_two_unrelated_descents_make_no_hessian(seed):
+    """Their first steps are long in both: x and y agree far beyond shuffled rows."""
+    one, other = (make(Cell("exact", 300, 60, noise=0.1, x="descents", seed=s))
+                  for s in (seed, seed + 100))
+    found = fit(Pairs(one.x, other.y), center=False)
+    assert (found.rank, found.certificates.verdict) == (0, Verdict.inconsistent)
+
+
+@pytest.mark.parametrize(("n_pairs", "d", "seed"), [(10, 2, 5), (12, 3, 2), (15, 3, 9)])
+def test_a_symmetric_matrix_does_not_win_by_luck_in_a_few_rows_of_noise(n_pairs, d, seed):
+    rng = np.random.default_rng([seed, n_pairs, d])
+    found = fit(Pairs(rng.standard_normal((n_pairs, d)), rng.standard_normal((n_pairs, d))))
+    assert found.rank == 0
+
+
+@pytest.mark.parametrize("spectrum", ["fast", "slow-indefinite"])
+@pytest.mark.parametrize("n_pairs", [100, 300])
+def test_one_descent_in_noise_as_large_as_the_signal_is_not_given_up(spectrum, n_pairs):
+    """One bucket holds nearly all energy: only the symmetry of what it shows tells."""
+    for seed in range(3):
+        data = make(Cell(spectrum, n_pairs, 20, noise=1.0, x="trajectory", seed=seed))
+        found = fit(Pairs(data.x, data.y), center=False)
+        assert found.rank > 0
+        assert error_of(found.eigenvalues, found.eigenvectors, data.truth) < 0.85
 
 
 @pytest.mark.parametrize("x", ["isotropic", "ill-conditioned", "trajectory", "descents"])
