@@ -75,15 +75,17 @@ def make(cell: Cell) -> Data:
     """Pairs of the cell."""
     rng = np.random.default_rng([cell.seed, cell.n_pairs, cell.n_features])
     d, n = cell.n_features, cell.n_pairs
-    vectors = np.linalg.qr(rng.standard_normal((d, d)))[0]
     values = spectrum_of(cell.spectrum, d)
+    rank = np.count_nonzero(values)
+    vectors = np.linalg.qr(rng.standard_normal((d, d))[:, :rank])[0]
+    values = values[:rank]
     hessian = (vectors * values) @ vectors.T
     x = _points(cell, rng, hessian)
     lengths = np.ones(n)
     if cell.weights in {"step", "ignored"}:
         lengths = 10.0 ** rng.uniform(-1.0, 1.0, n)
         x *= lengths[:, None]
-    signal = x @ hessian
+    signal = x @ vectors * values @ vectors.T
     rms = np.sqrt(np.sum(signal**2) / n)
     scale, weight = np.ones(n), None
     if cell.weights == "rows":
