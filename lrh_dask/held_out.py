@@ -29,8 +29,8 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Candidate", "Fold", "View", "antisymmetric_share", "beyond_shuffled", "score",
-           "semidefinite", "view_of"]
+__all__ = ["Candidate", "Fold", "View", "eigenpairs_of", "error_of_sum", "score", "semidefinite",
+           "view_of"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _score_size(views: list[View], k: int,
                 ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
     fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding) for view in views]
     for ridge in ridges:
-        yield ridge, np.concatenate([_squares(view, *_eigenpairs(view, fit, ridge), k)
+        yield ridge, np.concatenate([_squares(view, *eigenpairs_of(view, fit, ridge), k)
                                      for view, fit in zip(views, fits, strict=True)])
 
 
@@ -151,61 +151,13 @@ def _squares(view: View, values: np.ndarray, directions: np.ndarray, k: int) -> 
     return out
 
 
-def _eigenpairs(view: View, fit: SymmetricFit, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+def eigenpairs_of(view: View, fit: SymmetricFit, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenpairs (k,), (k, k) of a fold's fit, the largest in magnitude first."""
     values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
     values, vectors = sorted_eigenpairs(np.maximum(values, 0.0) if view.psd else values, vectors)
     return values, fit.axes @ vectors
 
 
-def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
-    """By how many standard deviations held-out x and y agree beyond those of shuffled rows.
-
-    Were the rows of y in another order, Σ xᵀH y would have mean zero (means aside) and about the
-    variance tr(H XᵀX H YᵀY) / n. Rows whose lengths go together, or that depend on their
-    neighbours, agree beyond that without any H: no test by itself.
-
-    Source: Mantel 1967 (permutation of one of two sets of rows).
-    """
-    k, rank = candidate.n_basis, candidate.best_rank(None)
-    agreement = variance = 0.0
-    for view in views:
-        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
-        values, directions = _eigenpairs(view, fit, candidate.ridge)
-        test = Rows.stack(view.tests)
-        zx, zy = test.x[:, :k] @ directions[:, :rank], test.y[:, :k] @ directions[:, :rank]
-        zx *= values[:rank]
-        agreement += float(np.sum(zx * zy))
-        variance += float(np.sum((zx.T @ zx) * (zy.T @ zy))) / view.n_test
-    return agreement / variance**0.5 if variance > 0 else 0.0
-
-
-def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float, float]:
-    """What the best antisymmetric matrix explains of held-out pairs, over what M explains.
-
-    Pairs of a symmetric H are explained by A = -Aᵀ only as far as x is longer along one of two
-    directions than along the other: A_ij = H_ij r_ij, r_ij = (σ_i² - σ_j²) / (σ_i² + σ_j²). Where x
-    and y are of no H, A explains as much as M does, however strongly rows depend on each other.
-
-    Returns:
-        (found, expected): the share, and what it would be for H = M without noise.
-    """
-    k = candidate.n_basis
-    gained = np.zeros(2)
-    expected = np.zeros(2)
-    for view in views:
-        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
-        square = fit.sigma**2
-        both = square[:, None] + square[None, :]
-        m = fit.solve_in_axes(candidate.ridge)
-        cross = fit.axes.T @ view.s_xy[:k, :k] @ fit.axes
-        a = np.divide(cross - cross.T, both + 2.0 * candidate.ridge * fit.scale,
-                      out=np.zeros_like(cross), where=both > 0)
-        test = Rows.stack(view.tests).project(np.eye(view.s_xx.shape[0], k) @ fit.axes)
-        for i, matrix in enumerate((a, m)):
-            predicted = test.x @ matrix
-            gained[i] += np.sum((2.0 * test.y - predicted) * predicted)
-        r = np.divide(square[:, None] - square[None, :], both, out=np.zeros_like(both),
-                      where=both > 0)
-        expected += [np.sum(m**2 * both * r**2), np.sum(m**2 * both)]
-    return (float(gained[0] / gained[1]) if gained[1] > 0 else 1.0,
-            float(expected[0] / expected[1]) if expected[1] > 0 else 1.0)
+def error_of_sum(squares: np.ndarray) -> float:
+    """Standard error of the sum of what each bucket adds (n_buckets,)."""
+    return float(np.sqrt(squares.size) * squares.std(ddof=1)) if squares.size > 1 else 0.0

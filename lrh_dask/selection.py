@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrh_dask.asked import Asked
+from lrh_dask.chance import is_chance
 from lrh_dask.evidence import likely_ridge
 from lrh_dask.held_out import (
     Candidate,
     Fold,
     View,
-    antisymmetric_share,
-    beyond_shuffled,
+    error_of_sum,
     score,
     semidefinite,
     view_of,
@@ -39,15 +39,6 @@ ALIKE, ALIKE_SHARE, LIKELY = 1.0, 0.01, 2.0
 """Standard errors by which a candidate may be worse than the best and still count as good: one
 that is better at the asked rank (or worse by that share), and one whose smaller ridge the
 likelihood prefers."""
-NULL_ERRORS = 3.5
-"""Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
-MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 5.0
-"""Explaining MOST of the squares is no chance, nor a NOTICEABLE part where x and y agree beyond
-SHUFFLED standard deviations of what shuffled rows give and the pairs are SYMMETRIC."""
-SYMMETRIC, UNSYMMETRIC, LOPSIDED = 0.5, 0.3, 0.95
-"""Pairs of one H are told by an antisymmetric matrix that explains less than that share of what is
-expected (0.76 at least was found without one), pairs of none by one that explains so much of the
-way from what is expected to all; where x makes it explain nearly all of any H, neither is seen."""
 GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
@@ -130,7 +121,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
             best = _likelier(best, views, energy, rank)
     if asked.psd:
         best = semidefinite(views, best)
-    chance = _is_chance(best, views, energy)
+    chance = is_chance(best, views, energy)
     if rank is not None:
         chosen = best.best_rank(rank)
     else:
@@ -202,7 +193,7 @@ def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool
         return next(iter(best))
     with_b, without = best[True], best[False]
     gain = without.at(None) - with_b.at(None)
-    error = _error(gain) or np.inf
+    error = error_of_sum(gain) or np.inf
     noise = 1e-12 * energy
     if n_pairs < PAIRS_TO_CENTER * max(with_b.n_basis, without.n_basis):
         return bool(gain.sum() > max(2.0 * error, noise))
@@ -240,7 +231,7 @@ def _is_as_good(candidate: Candidate, best: Candidate, rank: int | None, errors:
                 slack: float) -> bool:
     """Whether it is worse by at most the slack, or so many standard errors of the difference."""
     loss = candidate.at(rank) - best.at(rank)
-    return bool(loss.sum() <= max(errors * _error(loss), slack))
+    return bool(loss.sum() <= max(errors * error_of_sum(loss), slack))
 
 
 def _likely_ridge(views: list[View], k: int) -> float:
@@ -248,38 +239,6 @@ def _likely_ridge(views: list[View], k: int) -> float:
     found = [likely_ridge(view.s_xx[:k, :k], view.s_xy[:k, :k], float(view.y_squares[:k].sum()),
                           view.n_train) for view in views]
     return float(np.median(found))
-
-
-def _is_chance(best: Candidate, views: list[View], energy: float) -> bool:
-    """Whether pairs without any Hessian could have made the best candidate gain as much.
-
-    They could where an antisymmetric matrix explains about as much, though little of that is due to
-    the lengths of x. They could not where it gains by NULL_ERRORS standard errors, or explains
-    MOST of the squares.
-    Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
-    say nothing; there a noticeable part must be explained, the other buckets must gain by one
-    standard error, x and y agree beyond what they would in shuffled rows (which rules out chance
-    in rows that do not depend on each other) and an antisymmetric matrix explain far less than
-    a symmetric one (which rules it out in rows that do).
-    NULL_ERRORS allows for the choice among many candidates.
-    """
-    gain = best.at(0) - best.at(None)
-    gained, total = float(gain.sum()), best.loss(0)
-    if gained <= 1e-14 * energy:
-        return True
-    found, expected = antisymmetric_share(views, best)
-    if expected < LOPSIDED and found > expected + UNSYMMETRIC * (1.0 - expected):
-        return True
-    if gained > NULL_ERRORS * _error(gain) or gained >= MOST * total:
-        return False
-    others = np.delete(gain, int(np.argmax(best.at(0))))
-    return (gained < NOTICEABLE * total or float(others.sum()) < _error(others)
-            or beyond_shuffled(views, best) < SHUFFLED or found > SYMMETRIC * expected)
-
-
-def _error(squares: np.ndarray) -> float:
-    """Standard error of the sum over buckets."""
-    return float(np.sqrt(squares.size) * squares.std(ddof=1)) if squares.size > 1 else 0.0
 
 
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:

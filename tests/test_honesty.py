@@ -8,8 +8,9 @@ from regimes import Cell, error_of, make, spectrum_of
 from test_regimes import krylov
 
 from lrh_dask import BadPairs, Pairs, Verdict, fit
+from lrh_dask.chance import antisymmetric_share
 from lrh_dask.fitting import rotating_folds
-from lrh_dask.held_out import antisymmetric_share, score, view_of
+from lrh_dask.held_out import score, view_of
 from lrh_dask.triangle import reduce_to_triangle
 
 SURE = {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
