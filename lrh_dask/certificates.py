@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrh_dask.selection import Choice
+from lrh_dask.signs import noise_margins, sign_margins
 from lrh_dask.solve import Rows, center_rows
 from lrh_dask.triangle import Triangle
 from lrh_dask.uncertainty import Errors
@@ -17,6 +18,8 @@ __all__ = ["ROUNDING", "Certificates", "Fit", "Solution", "certified", "left_ove
 
 ROUNDING = 1e-6
 """Residuals that differ by less are alike."""
+EXACT = 1e-5
+"""A residual below this leaves so little noise that signs count without standard errors."""
 DOMINANT, UNEXPLAINED = 0.9, 0.5
 """A bucket that holds so much of all squares left, and of whose own length so much is left."""
 
@@ -74,6 +77,8 @@ class Fit:
         eigenvalues (r,), standard_errors (r,): signed, the largest in magnitude first.
         vectors: (p, r) in the coordinates of the basis.
         bias: (r,) see :class:`lrh_dask.uncertainty.Errors`; NaN if unknown.
+        margins: (r,) how far from zero an eigenvalue must lie for its sign to count; NaN where
+            none can.
         mean_x, mean_y: (D,) weighted means where an offset b = mean_y - H mean_x was fitted.
         bucket_residuals: ‖Y - HX - b‖ / ‖Y‖ of each bucket by its number, NaN without pairs.
         residual_by_rank, residual_by_rank_error: held out, for ranks 0..k.
@@ -83,6 +88,7 @@ class Fit:
     standard_errors: np.ndarray
     vectors: np.ndarray
     bias: np.ndarray
+    margins: np.ndarray
     mean_x: np.ndarray | None
     mean_y: np.ndarray | None
     bucket_residuals: np.ndarray
@@ -104,6 +110,7 @@ class Solution:
         n_explored, asymmetry, tail, notices: see :class:`Certificates`, :class:`Fit`.
         captured: ‖Y‖² inside the fitted basis.
         lossless: the triangles hold all of x and y, so no square lies outside.
+        n_buckets: buckets behind the errors; ``rounding``: of the stored numbers, relative.
     """
 
     values: np.ndarray
@@ -118,6 +125,8 @@ class Solution:
     captured: float
     lossless: bool
     tail: float
+    n_buckets: int
+    rounding: float
     notices: tuple[str, ...] = ()
 
     def squares(self, triangle: Triangle, mean_y: np.ndarray) -> tuple[float, float]:
@@ -134,14 +143,16 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
     mean_x, mean_y = total.sum_x / total.weight, total.sum_y / total.weight
     left, centred_energy = found.squares(total, mean_y)
     left_in = np.full(max(buckets) + 1, np.nan)   # a bucket without pairs has none
-    by_bucket = left_in.copy()
+    by_bucket, pairs_in = left_in.copy(), np.zeros(left_in.size)
     for b, t in buckets.items():
+        pairs_in[b] = t.n_pairs
         left_in[b] = found.squares(t, mean_y)[0]
         by_bucket[b] = share(left_in[b], t.energy)
     choice, seen, centered = found.choice, found.x_scales, found.means is not None
     return Fit(
         eigenvalues=found.values, standard_errors=found.errors.standard, vectors=found.vectors,
-        bias=found.errors.bias, notices=found.notices,
+        bias=found.errors.bias, margins=_margins(found, total, left, centred_energy),
+        notices=found.notices,
         mean_x=mean_x if centered else None, mean_y=mean_y if centered else None,
         bucket_residuals=by_bucket, residual_by_rank=choice.residual_by_rank,
         residual_by_rank_error=choice.residual_by_rank_error,
@@ -155,28 +166,54 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
             ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
             centered=centered, standard_error_note=found.errors.note,
             n_explored=found.n_explored, n_effective=total.n_effective,
-            outlier_buckets=outlying_buckets(by_bucket, left_in),
+            outlier_buckets=outlying_buckets(by_bucket, left_in, pairs_in),
             verdict=decide_verdict(share(left, centred_energy), choice, found.values.size,
                                    found.grounds)))
 
 
-def outlying_buckets(residuals: np.ndarray, left: np.ndarray) -> tuple[int, ...]:
+def _margins(found: Solution, total: Triangle, left: float, energy: float) -> np.ndarray:
+    """Margins of the signs (:mod:`lrh_dask.signs`), NaN where neither errors nor exact pairs tell.
+
+    Args:
+        left, energy: ‖Y - HX - b‖² and ‖Y - b‖² over all pairs.
+    """
+    choice, grounds = found.choice, found.grounds
+    margins = sign_margins(found.errors.standard, found.errors.bias, choice.n_basis,
+                           found.n_buckets)
+    residual = share(left, energy)
+    if not (grounds.borne_out or residual <= EXACT):
+        return margins
+    rows = Rows.of(total)
+    if found.means is not None:
+        rows = center_rows(rows, found.means)
+    # What a cut leaves of consistent pairs is curvature.
+    noise = found.asymmetry if grounds.consistent else max(residual, found.asymmetry)
+    lengths = np.linalg.norm(rows.x @ found.vectors, axis=0)
+    return np.where(np.isfinite(margins), margins, noise_margins(
+        float(max(noise, found.rounding) * np.sqrt(energy)), lengths))
+
+
+def outlying_buckets(residuals: np.ndarray, left: np.ndarray,
+                     n_pairs: np.ndarray) -> tuple[int, ...]:
     """The buckets that are explained much worse than the others.
 
-    Their residual exceeds median + 5 MAD, and does so beyond rounding; or nearly all that is left
-    of the pairs lies in one of them, which H does not explain: a few rows as large as that let no
-    H be seen in the others either, so that all residuals are alike.
+    Their residual exceeds the median by five of its scatter (the MAD, or that of n squares where
+    pairs are few), and does so beyond rounding; or nearly all that is left of the pairs lies in
+    one of them, which H does not explain: a few rows as large as that let no H be seen in the
+    others either, so that all residuals are alike.
 
     Args:
         residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖, NaN for a bucket without pairs.
         left: (n_buckets,) ‖Y - HX - b‖².
+        n_pairs: (n_buckets,) pairs in each.
     """
     known = np.isfinite(residuals)
     if not known.any():
         return ()
     median = np.nanmedian(residuals)
-    spread = 5.0 * np.nanmedian(np.abs(residuals - median))
-    far = residuals > median + max(float(spread), ROUNDING)
+    spread = np.maximum(np.nanmedian(np.abs(residuals - median)),
+                        median / np.sqrt(2.0 * np.maximum(n_pairs, 1)))
+    far = residuals > median + np.maximum(5.0 * spread, ROUNDING)
     if np.count_nonzero(known) > 2:
         far |= (left > DOMINANT * np.nansum(left)) & (residuals > UNEXPLAINED)
     return tuple(np.flatnonzero(far).tolist())

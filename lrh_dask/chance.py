@@ -19,11 +19,11 @@ NULL_ERRORS = 3.5
 """Without any Hessian in the pairs, the best of a hundred candidates gains by three too often."""
 MOST, NOTICEABLE, SHUFFLED = 0.5, 0.1, 5.0
 """Explaining MOST of the squares is no chance, nor a NOTICEABLE part where x and y agree beyond
-SHUFFLED standard deviations of what shuffled rows give and the pairs are SYMMETRIC."""
-SYMMETRIC, UNSYMMETRIC, LOPSIDED = 0.5, 0.3, 0.95
-"""Pairs of one H are told by an antisymmetric matrix that explains less than that share of what is
-expected (0.76 at least was found without one), pairs of none by one that explains so much of the
-way from what is expected to all; where x makes it explain nearly all of any H, neither is seen."""
+SHUFFLED standard deviations of what shuffled rows give and an antisymmetric matrix falls short:
+the further, the less is explained."""
+UNSYMMETRIC, LOPSIDED = 0.3, 0.95
+"""Pairs of no H are told by an antisymmetric matrix that explains so much of the way from what is
+expected to all; where x makes it explain nearly all of any H, symmetry cannot be seen."""
 
 
 def is_chance(best: Candidate, views: list[View], energy: float) -> bool:
@@ -35,8 +35,8 @@ def is_chance(best: Candidate, views: list[View], energy: float) -> bool:
     Where one bucket holds nearly all energy (the first steps of a descent) errors over buckets
     say nothing; there a noticeable part must be explained, the other buckets must gain by one
     standard error, x and y agree beyond what they would in shuffled rows (which rules out chance
-    in rows that do not depend on each other) and an antisymmetric matrix explain far less than
-    a symmetric one (which rules it out in rows that do).
+    in rows that do not depend on each other) and an antisymmetric matrix explain less than that
+    share of what is expected of it (which rules it out in rows that do).
     NULL_ERRORS allows for the choice among many candidates.
     """
     gain = best.at(0) - best.at(None)
@@ -50,7 +50,7 @@ def is_chance(best: Candidate, views: list[View], energy: float) -> bool:
         return False
     others = np.delete(gain, int(np.argmax(best.at(0))))
     return (gained < NOTICEABLE * total or float(others.sum()) < error_of_sum(others)
-            or beyond_shuffled(views, best) < SHUFFLED or found > SYMMETRIC * expected)
+            or beyond_shuffled(views, best) < SHUFFLED or found * MOST * total > expected * gained)
 
 
 def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
@@ -76,7 +76,7 @@ def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
 
 
 def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float, float]:
-    """What the best antisymmetric matrix explains of held-out pairs, over what M explains.
+    """What the best antisymmetric matrix explains of held-out pairs, over what M explains at best.
 
     Pairs of a symmetric H are explained by A = -Aᵀ only as far as x is longer along one of two
     directions than along the other: A_ij = H_ij r_ij, r_ij = (σ_i² - σ_j²) / (σ_i² + σ_j²). Where x
@@ -86,7 +86,7 @@ def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float,
         (found, expected): the share, and what it would be for H = M without noise.
     """
     k = candidate.n_basis
-    gained = np.zeros(2)
+    gained = 0.0
     expected = np.zeros(2)
     for view in views:
         fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
@@ -97,11 +97,11 @@ def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float,
         a = np.divide(cross - cross.T, both + 2.0 * candidate.ridge * fit.scale,
                       out=np.zeros_like(cross), where=both > 0)
         test = Rows.stack(view.tests).project(np.eye(view.s_xx.shape[0], k) @ fit.axes)
-        for i, matrix in enumerate((a, m)):
-            predicted = test.x @ matrix
-            gained[i] += np.sum((2.0 * test.y - predicted) * predicted)
+        predicted = test.x @ a
+        gained += float(np.sum((2.0 * test.y - predicted) * predicted))
         r = np.divide(square[:, None] - square[None, :], both, out=np.zeros_like(both),
                       where=both > 0)
         expected += [np.sum(m**2 * both * r**2), np.sum(m**2 * both)]
-    return (float(gained[0] / gained[1]) if gained[1] > 0 else 1.0,
+    by_m = float((candidate.at(0) - candidate.at(None)).sum())
+    return (gained / by_m if by_m > 0 else 1.0,
             float(expected[0] / expected[1]) if expected[1] > 0 else 1.0)

@@ -28,10 +28,12 @@ class RowHashes:
 
     Attributes:
         hashes: (m,) uint64, sorted, different; ``counts``: (m,) uint64.
+        n_rows: rows that were hashed.
     """
 
     hashes: np.ndarray = field(default_factory=_nothing)
     counts: np.ndarray = field(default_factory=_nothing)
+    n_rows: int = 0
 
     @staticmethod
     def of(*arrays: np.ndarray) -> RowHashes:
@@ -50,21 +52,23 @@ class RowHashes:
                 mixed = (part ^ (part >> np.uint64(29))) * factors
                 total[start:start + slab] += mixed.sum(axis=1)
             total = (total ^ (total >> np.uint64(32))) * ODD
-        return RowHashes(*_kept(*np.unique(total ^ (total >> np.uint64(29)), return_counts=True)))
+        return RowHashes(*_kept(*np.unique(total ^ (total >> np.uint64(29)), return_counts=True)),
+                         n_rows=len(total))
 
     def merge(self, other: RowHashes) -> RowHashes:
         """The sample of the rows of both."""
         hashes, index = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
         counts = np.zeros(hashes.size, dtype=np.uint64)
         np.add.at(counts, index, np.concatenate([self.counts, other.counts]))
-        return RowHashes(*_kept(hashes, counts))
+        return RowHashes(*_kept(hashes, counts), n_rows=self.n_rows + other.n_rows)
 
-    def n_duplicates(self, n_rows: int) -> int:
+    @property
+    def n_duplicates(self) -> int:
         """Rows that repeat an earlier one: exact up to KEPT different rows, else an estimate."""
         if self.hashes.size < KEPT:
-            return n_rows - self.hashes.size
+            return self.n_rows - self.hashes.size
         seen = int(self.counts.sum())
-        return round(n_rows * (1.0 - self.hashes.size / seen))
+        return round(self.n_rows * (1.0 - self.hashes.size / seen))
 
     def __eq__(self, other: object) -> bool:
         """Whether both sampled the same rows."""

@@ -41,6 +41,7 @@ from lrh_dask.verdicts import Grounds
 __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
 N_FOLDS = 5
+CONTRADICTED = 2.0
 UNSETTLED = ("the semidefinite fit has not settled, because x is ill-conditioned: its residual is "
              "right, weakly explored directions of it may not be")
 
@@ -100,6 +101,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     values, vectors = sorted_eigenpairs(*np.linalg.eigh(m))
     found = Estimate(directions, projected, fitted, choice.ridge, free,
                      np.maximum(values, 0.0) if asked.psd else values, vectors)
+    notices = _about_psd(asked, projected, free, m, settled)
     kept = kept_rank(asked, found, choice, exact, total, rounding, judged=bool(folds))
     errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
                        exact=exact)
@@ -119,7 +121,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         found.values[:kept.rank], directions @ vectors[:, :kept.rank], errors, choice, means,
         grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
         captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
-        notices=kept.notices + (UNSETTLED,) * (not settled)))
+        n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps),
+        notices=kept.notices + notices))
 
 
 def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, rank: int | None,
@@ -154,7 +157,20 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
                       undetermined=values.size >= seen.size < total.sum_y.size)
     return certified(buckets, total, Solution(
         values, vectors, errors, choice, None, grounds, x_scales=seen, n_explored=seen.size,
-        asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0))
+        asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
+        n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps)))
+
+
+def _about_psd(asked: Asked, rows: Rows, free: np.ndarray, m: np.ndarray,
+               settled: bool) -> tuple[str, ...]:
+    """What a user should know of a semidefinite fit: pairs may contradict it."""
+    if not asked.psd:
+        return ()
+    without, left = (float(np.linalg.norm(rows.y - rows.x @ h)) for h in (free, m))
+    against = (f"with `psd` {left / np.linalg.norm(rows.y):.3g} of y is left, without it "
+               f"{without / np.linalg.norm(rows.y):.3g}: the pairs show negative curvature, or are "
+               "too few to tell")
+    return (against,) * (left > CONTRADICTED * without) + (UNSETTLED,) * (not settled)
 
 
 def _determined(folds: list[Fold], buckets: dict[int, Triangle]) -> bool:

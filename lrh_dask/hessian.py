@@ -15,17 +15,13 @@ import numpy as np
 
 from lrh_dask.certificates import Certificates
 from lrh_dask.errors import SettingsError, explain
-from lrh_dask.signs import curvature_sentence, half_widths, sign_margins
+from lrh_dask.signs import curvature_sentence, half_widths
 from lrh_dask.verdicts import Verdict
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
 __all__ = ["LowRankHessian"]
-
-EXACT = 1e-5
-"""Residuals below this leave no noise that could turn a sign."""
-
 
 @dataclass(frozen=True, eq=False)
 class LowRankHessian:
@@ -40,7 +36,7 @@ class LowRankHessian:
         n_pairs: pairs the fit rests on.
         certificates: residuals and verdict.
         curves: arrays behind the report: ``residual_by_rank``, ``residual_by_rank_error``
-            (ranks 0, 1, ...) and ``bucket_residuals``.
+            (ranks 0, 1, ...), ``bucket_residuals``, ``bias`` and ``sign_margins``.
         provenance: settings, fingerprint of the input, versions, seconds and bytes.
     """
 
@@ -91,11 +87,10 @@ class LowRankHessian:
     @property
     def curvature(self) -> str:
         """What the signs prove, in a sentence; "minimum" is never certified."""
-        c = self.certificates
-        margins = sign_margins(self.standard_errors, self.bias, c.n_basis, c.n_buckets)
-        good = c.verdict in {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
-        exact = c.residual <= EXACT or np.isnan(c.held_out_residual)  # borne out pair by pair
-        checked = good and (exact or bool(np.isfinite(margins).all()))
+        margins = np.asarray(self.curves.get("sign_margins", np.full(self.rank, np.nan)))
+        good = self.certificates.verdict in {Verdict.converged, Verdict.noisy,
+                                             Verdict.rank_limited}
+        checked = good and not bool(np.isnan(margins).any())
         said = curvature_sentence(self.eigenvalues, margins, self.n_features, certified=checked)
         settings = self.provenance.get("settings") or {}
         return f"{said}; negative curvature was ruled out by `psd`, not by the pairs" if (

@@ -35,8 +35,8 @@ __all__ = ["Method", "fit", "price"]
 
 Method = Literal["symmetric", "seed", "least_norm"]
 MOST_DUPLICATES = 0.01
-N_LISTED = 3
 """Share of repeated rows above which held-out pairs are no judges."""
+N_LISTED = 3
 
 
 def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = "symmetric",
@@ -200,7 +200,7 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
     notices += [f"bucket {bucket} (rows {_listed(split.rows_of(bucket))}) is explained much worse "
                 "than the others: look at those pairs"
                 for bucket in outcome.certificates.outlier_buckets]
-    repeated = last.hashes.n_duplicates(pairs.n_pairs)
+    repeated = last.hashes.n_duplicates
     certificates = replace(outcome.certificates, n_duplicates=repeated,
                            n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows)
     errors = outcome.standard_errors
@@ -208,13 +208,15 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
         said = (f"{repeated:,} of {pairs.n_pairs:,} rows repeat others: pairs held out are not "
                 "new then")
         notices.append(f"{said}, so the held-out residual is too good. Remove them")
-        certificates = replace(certificates, verdict=Verdict.underdetermined,
-                               standard_error_note=f"{said}, no error is honest")
+        if certificates.verdict is not Verdict.inconsistent:
+            certificates = replace(certificates, verdict=Verdict.underdetermined)
+        certificates = replace(certificates, standard_error_note=f"{said}, no error is honest")
         errors = np.full_like(errors, np.nan)
     return LowRankHessian(
         eigenvalues=s, standard_errors=errors, eigenvectors=u,
         n_pairs=solved.n_pairs, certificates=certificates, offset=offset,
-        curves={"bias": outcome.bias, "residual_by_rank": outcome.residual_by_rank,
+        curves={"bias": outcome.bias, "sign_margins": outcome.margins,
+                "residual_by_rank": outcome.residual_by_rank,
                 "residual_by_rank_error": outcome.residual_by_rank_error,
                 "bucket_residuals": outcome.bucket_residuals},
         provenance={

@@ -53,7 +53,12 @@ def kept_rank(asked: Asked, found: Estimate, choice: Choice, exact: Interpolatio
         kept = Kept(rank, choice.held_out_residual, was_asked=asked.rank is not None)
     if asked.rtol is not None:
         kept = _within(asked.rtol, kept, total, found, choice)
-    return replace(kept, rank=min(kept.rank, _n_positive(found))) if asked.psd else kept
+    most = _n_positive(found) if asked.psd else found.values.size
+    if kept.rank <= most:
+        return kept
+    said = (f"rank {kept.rank} was asked for; the pairs show {most} "
+            f"{'directions of positive curvature' if asked.psd else 'directions'}",)
+    return replace(kept, rank=most, notices=kept.notices + said * (asked.rank is not None))
 
 
 def _n_beyond_rounding(found: Estimate) -> int:

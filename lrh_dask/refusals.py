@@ -25,10 +25,11 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
             fix="Check `weight`, and that x was written"))
     with np.errstate(over="ignore", under="ignore"):
         squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
+        weights = 1e4 * sum(t.weight for t in buckets.values())
     energies = [t.energy for t in buckets.values()]
     lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
         np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
-    if lost or not np.isfinite(sum(squares) + sum(energies)):
+    if lost or not np.isfinite(sum(squares) + sum(energies) + weights):
         raise BadPairs(explain(
             "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
             got="x or y beyond that", consequence="No residual could be told from zero or infinity",

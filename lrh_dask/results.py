@@ -30,7 +30,8 @@ __all__ = ["FORMAT_VERSION", "is_result", "load_result", "save_result", "summary
 FORMAT_VERSION = 1
 DIMENSIONS = {
     "eigenvalues": ("rank",), "standard_errors": ("rank",), "eigenvectors": ("feature", "rank"),
-    "offset": ("feature",), "bias": ("rank",), "residual_by_rank": ("rank_tried",),
+    "offset": ("feature",), "bias": ("rank",),
+    "sign_margins": ("rank",), "residual_by_rank": ("rank_tried",),
     "residual_by_rank_error": ("rank_tried",), "bucket_residuals": ("bucket",),
 }
 

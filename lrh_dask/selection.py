@@ -108,7 +108,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         small = [k for k in sizes if k <= max(64, sizes[0])]
         centers = (False, True) if asked.center is None else (asked.center,)
         scored = [v for c in centers for v in score(views_of(c, small[-1]), small, COARSE_RIDGES)]
-        center = _decide_center(scored, energy, n_pairs)
+        center = _decide_center(scored, n_pairs)
         views = views_of(center, sizes[-1])
         scored = [v for v in scored if v.center == center]
         scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
@@ -180,21 +180,24 @@ def _finer(best: Candidate) -> tuple[float, ...]:
     return tuple(ridge for ridge in RIDGES if low <= ridge < high)
 
 
-def _decide_center(scored: list[Candidate], energy: float, n_pairs: int) -> bool:
+def _decide_center(scored: list[Candidate], n_pairs: int) -> bool:
     """Whether to fit an offset.
 
     One ignored costs much, a needless one little where points are spread about their mean, and
     what the mean would have said where they are not: centre where held-out pairs gain by it,
-    and with few pairs only where the gain is clear.
+    and with few pairs only where the gain is clear. An offset is in all buckets alike, so each
+    counts by the share of its own squares that it gains.
     """
     best = {c: min((v for v in scored if v.center == c), key=Candidate.loss)
             for c in {v.center for v in scored}}
     if len(best) == 1:
         return next(iter(best))
     with_b, without = best[True], best[False]
-    gain = without.at(None) - with_b.at(None)
+    energies = without.at(0)
+    gain = np.divide(without.at(None) - with_b.at(None), energies, out=np.zeros(energies.size),
+                     where=energies > 0)
     error = error_of_sum(gain) or np.inf
-    noise = 1e-12 * energy
+    noise = 1e-12 * gain.size
     if n_pairs < PAIRS_TO_CENTER * max(with_b.n_basis, without.n_basis):
         return bool(gain.sum() > max(2.0 * error, noise))
     return bool(gain.sum() > noise)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["curvature_sentence", "half_widths", "sign_margins"]
+__all__ = ["curvature_sentence", "half_widths", "noise_margins", "sign_margins"]
+
+ABOVE = 3.0
+"""An eigenpair that explains so many times what noise could is none of its making."""
 
 
 def half_widths(errors: np.ndarray, n_buckets: int) -> np.ndarray:
@@ -26,6 +29,19 @@ def sign_margins(errors: np.ndarray, bias: np.ndarray, n_basis: int,
     typical = np.maximum(errors, np.median(errors)) if errors.size else errors
     return np.maximum(half_widths(errors, n_buckets),
                       edge * typical) + np.nan_to_num(bias)
+
+
+def noise_margins(noise: float, lengths: np.ndarray) -> np.ndarray:
+    """The same (r,) where no standard error is known but the pairs are nearly exact.
+
+    An eigenpair explains |s| ‖Xu‖ of Y; one that noise has made explains no more than the noise.
+
+    Args:
+        noise: what may be noise in Y, in its unit: what is left over, what breaks the symmetry
+            of XᵀY, or rounding.
+        lengths: ‖Xu‖ (r,).
+    """
+    return np.divide(ABOVE * noise, lengths, out=np.full(lengths.size, np.inf), where=lengths > 0)
 
 
 def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,

@@ -118,10 +118,10 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
                 bucket = bucket_of(piece.bucket)
                 states[bucket] = states[bucket].merge(state) if bucket in states else state
         stats = stats.merge(ReadStats(
-            len(block.x), block.n_bytes, block.seconds, _zero_rows(block.x), _zero_rows(block.y),
-            no_weight, process.peak_bytes(),
+            len(block.x), block.n_bytes, block.seconds, _zero_rows(block.x).size,
+            _zero_rows(block.y).size, no_weight, process.peak_bytes(),
             RowHashes() if stage == "basis" and spec.route is Route.fitted_basis
-            else RowHashes.of(block.x, block.y)))
+            else _hashes(block)))
     _tell(spec, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: state.to_host() for bucket, state in sorted(states.items())}, stats)
 
@@ -282,6 +282,14 @@ def _device(spec: Spec) -> Device:
     return pick_device(spec.device)
 
 
-def _zero_rows(a: np.ndarray) -> int:
+def _hashes(block: Block) -> RowHashes:
+    """Of rows that say something: padding, of no weight or with x = 0, repeats nothing."""
+    told = np.ones(len(block.x), dtype=bool) if block.weight is None else block.weight > 0
+    told[_zero_rows(block.x)] = False
+    return RowHashes.of(block.x, block.y) if told.all() else RowHashes.of(
+        block.x[told], block.y[told])
+
+
+def _zero_rows(a: np.ndarray) -> np.ndarray:
     suspects = np.flatnonzero(a[:, 0] == 0)
-    return int(np.count_nonzero(~a[suspects].any(axis=1))) if suspects.size else 0
+    return suspects[~a[suspects].any(axis=1)]

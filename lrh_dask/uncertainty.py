@@ -32,6 +32,8 @@ FAR = 2.0
 """A jackknife so many times the scatter is no chance, but of two or three buckets."""
 WEAKLY, HALF = 0.25, 0.5
 """Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
+LINKED = 4.0
+"""Neighbours so many √V apart may have been one eigenvalue: noise parts two by 2.8 on average."""
 SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 
@@ -90,7 +92,7 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         note = ("what x is beside the basis goes along with what it is inside, so that the "
                 "curvature there cannot be told apart: no error can be estimated")
     if note is None:
-        free = total.n_pairs - (n_basis + 1) / 2
+        free = total.n_pairs - (means is not None) - (n_basis + 1) / 2
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
         jackknife = jackknife_errors(
@@ -175,15 +177,22 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
 def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
     """How far noise pushes each eigenvalue from the others (k,), signed, to second order.
 
-    Σ_j V_ij / (s_i - s_j), each term kept below √V_ij where eigenvalues nearly meet.
+    Σ_j V_ij / (s_i - s_j), each term kept below √V_ij where eigenvalues nearly meet. Within a
+    cluster, eigenvalues that noise alone may have parted, the gaps seen are those that the push
+    has made: of a semicircle that began in one point the sum gives half of it, so it counts twice.
 
     Args:
         values: (k,) eigenvalues; ``scatter``: V (k, k), see :func:`scatter_of`.
+    Source: Potters & Bouchaud 2020 (additive noise and the Hilbert transform of a spectrum).
     """
     gap = values[:, None] - values[None, :]
     square = gap**2 + scatter
     push = np.divide(scatter * gap, square, out=np.zeros_like(square), where=square > 0)
-    return np.asarray(push.sum(axis=1))
+    order = np.argsort(values)
+    parted = np.diff(values[order]) > LINKED * np.sqrt(scatter[order[:-1], order[1:]])
+    cluster = np.empty(values.size, dtype=int)
+    cluster[order] = np.concatenate([[0], np.cumsum(parted)])[:values.size]
+    return np.asarray((push * (1 + (cluster[:, None] == cluster))).sum(axis=1))
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,

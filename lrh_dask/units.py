@@ -48,6 +48,7 @@ class Units:
         curvature = self.y / self.x
         return replace(
             fit, eigenvalues=fit.eigenvalues * curvature, bias=fit.bias * curvature,
+            margins=fit.margins * curvature,
             standard_errors=fit.standard_errors * curvature,
             mean_x=None if fit.mean_x is None else fit.mean_x * self.x,
             mean_y=None if fit.mean_y is None else fit.mean_y * self.y)

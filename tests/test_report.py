@@ -83,7 +83,8 @@ def _hessian(values, *, errors=None, n_features=40, n_pairs=5000, by_rank=None, 
 
 def outlying(residuals):
     """Of buckets of one length each."""
-    return outlying_buckets(np.asarray(residuals, float), np.square(residuals))
+    return outlying_buckets(np.asarray(residuals, float), np.square(residuals),
+                            np.full(len(residuals), 250))
 
 
 def _text(hessian, tmp_path):
@@ -236,11 +237,11 @@ def test_an_unknown_bucket_does_not_hide_an_outlier():
 def test_a_bucket_that_drowns_all_others_is_an_outlier():
     """None is explained then, all residuals are near 1: what is left tells them apart."""
     alike, lengths = np.full(10, 0.99), np.ones(10)
-    assert outlying_buckets(alike, np.square(alike * lengths)) == ()
+    assert outlying_buckets(alike, np.square(alike * lengths), 100 * np.ones(10)) == ()
     lengths[3] = 100.0
-    assert outlying_buckets(alike, np.square(alike * lengths)) == (3,)
+    assert outlying_buckets(alike, np.square(alike * lengths), 100 * np.ones(10)) == (3,)
     explained = 0.1 * alike   # the first steps of a descent are long, and explained
-    assert outlying_buckets(explained, np.square(explained * lengths)) == ()
+    assert outlying_buckets(explained, np.square(explained * lengths), 100 * np.ones(10)) == ()
 
 
 @pytest.mark.parametrize(("certificate", "name", "steps"), [
