@@ -19,7 +19,7 @@ from lrh_dask.solve import (
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Errors", "basis_bias", "errors_of", "jackknife_errors", "noise_bias", "ridge_bias",
-           "scatter_of"]
+           "scatter_of", "unevenness"]
 
 MIN_BUCKETS = 5
 """Fewer buckets than that leave no error to estimate."""
@@ -95,9 +95,9 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         free = total.n_pairs - (means is not None) - (n_basis + 1) / 2
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
-        jackknife = jackknife_errors(
-            rows, [t.n_pairs for t in buckets.values()], inner, ridge,
-            center=means is not None, rounding=rounding)
+        sizes = [t.n_pairs for t in buckets.values()]
+        jackknife = jackknife_errors(rows, sizes, inner, ridge, center=means is not None,
+                                     rounding=rounding) / np.sqrt(unevenness(rows, sizes, inner))
         alike = np.diag(scatter)
         told = alike > 0
         growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
@@ -238,6 +238,24 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
     center_of_all = len(buckets) * full - ((1.0 - 1.0 / h) * without).sum(axis=0)
     variance = ((pseudo - center_of_all) ** 2 / (h - 1.0)).mean(axis=0)
     return np.sqrt(variance)
+
+
+def unevenness(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray) -> np.ndarray:
+    """By how much the jackknife overstates each variance (r,) where few buckets tell most of it.
+
+    Of a mean over J buckets of which bucket j holds the share p_j of the information and 1/h_j of
+    the pairs, its expectation is Σ_j (h_j - 1) p_j / (1 - p_j) / J times the variance: 1 where
+    p_j = 1/h_j. Of an eigenvalue the information is ‖Xu‖².
+
+    Args:
+        buckets, n_pairs, vectors: see :func:`jackknife_errors`.
+    """
+    told = np.array([np.sum((rows.x @ vectors) ** 2, axis=0) for rows in buckets])
+    total = told.sum(axis=0)
+    share = np.divide(told, total, out=np.zeros_like(told), where=total > 0)
+    sizes = np.asarray(n_pairs, dtype=float)
+    others = (sizes.sum() / sizes - 1.0)[:, None]
+    return np.maximum((others * share / np.maximum(1.0 - share, 1e-9)).mean(axis=0), 1.0)
 
 
 def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,

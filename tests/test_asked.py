@@ -115,6 +115,49 @@ def test_repeated_rows_are_counted_told_and_leave_no_error(make_pairs):
     assert fit(pairs).certificates.n_duplicates == 0
 
 
+@pytest.mark.parametrize("padding", ["zeros", "weightless zeros", "weightless copies"])
+def test_padding_repeats_nothing(make_pairs, padding):
+    pairs = make_pairs(0, 600, 12, SIX, noise=0.1)
+    x, y, weight = pairs.x.copy(), pairs.y.copy(), np.ones(600)
+    x[::10], y[::10] = (x[1], y[1]) if padding == "weightless copies" else (0.0, 0.0)
+    if padding != "zeros":
+        weight[::10] = 0.0
+    found = lrh_dask.fit(lrh_dask.Pairs(x, y, weight))
+    assert found.certificates.n_duplicates == 0
+    assert found.certificates.verdict is lrh_dask.Verdict.noisy
+    assert np.isfinite(found.standard_errors).all()
+
+
+def test_repeated_rows_do_not_hide_that_there_is_no_hessian(make_pairs):
+    x = make_pairs(0, 600, 12, SIX).x.copy()
+    y = np.random.default_rng(1).standard_normal(x.shape)
+    x[:60], y[:60] = x[100:160], y[100:160]
+    assert lrh_dask.fit(lrh_dask.Pairs(x, y)).certificates.verdict is lrh_dask.Verdict.inconsistent
+
+
+def test_psd_says_where_the_pairs_contradict_it(make_pairs):
+    for spectrum, contradicted in (([3.0, -2.0, 1.0], True), ([3.0, 2.0, 1.0], False)):
+        pairs = make_pairs(0, 400, 12, spectrum, noise=0.1)
+        said = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y), psd=True).provenance["notices"]
+        assert any("the pairs show negative curvature" in s for s in said) is contradicted
+
+
+@pytest.mark.parametrize("weighting", ["stored", "step"])
+def test_a_few_short_steps_do_not_hide_an_offset(make_pairs, weighting):
+    """With `step` they weigh a thousand times the others."""
+    for seed in range(3):
+        pairs = make_pairs(seed, 300, 40, SIX)
+        x = pairs.x.copy()
+        x[:10] *= 0.03
+        length = np.linalg.norm(x, axis=1)[:, None] / np.sqrt(40)
+        y = x @ pairs.hessian + 1.0
+        y += 0.1 * length * np.random.default_rng(seed).standard_normal(x.shape)
+        found = lrh_dask.fit(lrh_dask.Pairs(x, y), weighting=weighting)
+        assert found.certificates.centered
+        error = np.linalg.norm(found.to_dense() - pairs.hessian)
+        assert error < 0.1 * np.linalg.norm(pairs.hessian)
+
+
 @pytest.mark.parametrize(("n_pairs", "n_features"), [(300, 30), (60, 900), (1500, 2600)])
 def test_directions_that_x_explores_are_counted(make_pairs, rotation, n_pairs, n_features):
     """x in a subspace of 25 dimensions, on each route."""
@@ -134,6 +177,15 @@ def test_an_outlying_bucket_is_named(make_pairs):
     assert hessian.certificates.outlier_buckets == (2,)
     assert any("bucket 2 (rows 40-59, 440-459)" in said for said in hessian.provenance["notices"])
     assert fit(pairs).certificates.outlier_buckets == ()
+
+
+@pytest.mark.parametrize("n_pairs", [30, 60, 200, 2000])
+def test_no_bucket_of_a_clean_store_is_named(make_pairs, n_pairs):
+    named = 0
+    for seed in range(25):
+        pairs = make_pairs(seed, n_pairs, 20, [3.0, -2.0, 1.0], noise=0.3)
+        named += bool(fit(pairs, rank=3).certificates.outlier_buckets)
+    assert named <= 1
 
 
 def test_a_row_that_drowns_all_others_is_named(make_pairs):

@@ -245,6 +245,39 @@ def test_one_descent_in_noise_as_large_as_the_signal_is_not_given_up(spectrum, n
         assert error_of(found.eigenvalues, found.eigenvectors, data.truth) < 0.85
 
 
+@pytest.mark.parametrize(("n_pairs", "d", "noise"), [(500, 100, 3.0), (2000, 64, 8.0)])
+def test_one_direction_far_below_the_noise_is_not_given_up(n_pairs, d, noise):
+    """All of M predicts worse than nothing there, its best rank does not."""
+    for seed in range(3):
+        x, y = noisy_pairs(seed, n_pairs, d, [1.0], noise)
+        found = fit(Pairs(x, y))
+        assert (found.rank, found.certificates.verdict) == (1, Verdict.noisy)
+        assert abs(found.eigenvalues[0] - 1.0) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_adam_in_noise_as_large_as_the_signal_is_not_given_up(seed):
+    """Steps of nearly one length each, along a path: x is lopsided, yet shows symmetry."""
+    rng = np.random.default_rng(seed)
+    d, n = 30, 1000
+    values = np.r_[np.linspace(2.0, 0.5, 5), -np.linspace(2.0, 0.5, 5)]
+    u = orthonormal(rng, d, 10)
+    place, velocity, squares = 3.0 * rng.standard_normal(d), 0.0, 0.0
+    x = np.empty((n, d))
+    for t in range(1, n + 1):
+        gradient = u * np.abs(values) @ u.T @ place + 0.6 * rng.standard_normal(d)
+        velocity = 0.9 * velocity + 0.1 * gradient
+        squares = 0.999 * squares + 0.001 * gradient**2
+        x[t - 1] = -0.025 * (velocity / (1 - 0.9**t)) / np.sqrt(squares / (1 - 0.999**t))
+        place = place + x[t - 1]
+    y = x @ u * values @ u.T
+    y += np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+    found = fit(Pairs(x, y))
+    assert 9 <= found.rank <= 11
+    truth = u * values @ u.T
+    assert np.linalg.norm(found.to_dense() - truth) < 0.5 * np.linalg.norm(truth)
+
+
 @pytest.mark.parametrize("x", ["isotropic", "ill-conditioned", "trajectory", "descents"])
 def test_an_antisymmetric_matrix_explains_as_much_of_a_hessian_as_is_expected(x):
     data = make(Cell("slow-indefinite", 1000, 60, noise=0.3, x=x))

@@ -148,3 +148,49 @@ def test_as_many_pairs_as_the_rank_of_a_semidefinite_hessian_give_it_all(make_pa
     pairs = make_pairs(0, 10, 60, np.linspace(2.0, 1.0, 10))
     found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y))
     np.testing.assert_allclose(found.to_dense(), pairs.hessian, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("n_pairs", "n_features"), [(300, 20), (45, 60)])
+@pytest.mark.parametrize("rank", [8, 12, 20])
+def test_more_eigenvalues_than_exact_pairs_have_are_not_made_up(make_pairs, rank, n_pairs,
+                                                                n_features, dtype):
+    truth = [3.0, 2.0, 1.0, 1.0, 0.5]
+    pairs = make_pairs(0, n_pairs, n_features, truth, dtype=dtype)
+    found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y), rank=rank)
+    assert 5 <= found.rank <= 8
+    assert any(f"rank {rank} was asked for; the pairs show {found.rank}" in said
+               for said in found.provenance["notices"]) == (found.rank < rank)
+    np.testing.assert_allclose(found.eigenvalues[:5], truth, rtol=1e-5)
+    assert "saddle" not in found.curvature
+    assert "not a minimum" not in found.curvature
+
+
+@pytest.mark.parametrize("method", ["symmetric", "least_norm"])
+def test_rounding_turns_no_sign(make_pairs, method):
+    """Eigenvalues beyond the rank of a positive H are of any sign, and tiny."""
+    for seed in range(4):
+        pairs = make_pairs(seed, 25, 20, np.linspace(2.0, 0.5, 10), dtype="float32")
+        found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y), method=method,
+                             rank=15 if method == "symmetric" else "auto")
+        assert "of negative curvature" not in found.curvature
+        assert np.all(found.curves["sign_margins"] > 0)
+
+
+def test_nearly_exact_pairs_of_ill_conditioned_points_make_no_saddle(make_pairs):
+    for seed in range(8):
+        pairs = make_pairs(seed, 500, 20, np.linspace(2.0, 0.5, 10))
+        x = pairs.x * np.logspace(0, -3, 20)
+        y = x @ pairs.hessian
+        y += 1e-6 * np.sqrt(np.mean(y**2)) * np.random.default_rng(seed).standard_normal(y.shape)
+        found = lrh_dask.fit(lrh_dask.Pairs(x, y))
+        assert "of negative curvature" not in found.curvature
+        np.testing.assert_allclose(found.eigenvalues[:10], np.linspace(2.0, 0.5, 10), rtol=0.1)
+
+
+def test_signs_of_exact_pairs_count(make_pairs):
+    """Without a standard error: eigenvalues far beyond what rounding could explain."""
+    pairs = make_pairs(0, 30, 60, [3.0, -2.0, 1.0], dtype="float32")
+    found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y))
+    assert np.isnan(found.standard_errors).all()
+    assert "1 direction of negative and 2 of positive curvature: a saddle" in found.curvature

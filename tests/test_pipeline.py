@@ -186,6 +186,13 @@ def test_numbers_that_cannot_be_squared_are_refused(scale_x, scale_y):
         fit(Pairs(x * scale_x, y * scale_y))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_weights_that_cannot_be_squared_are_refused():
+    x, y, _, _ = known(300, 20, dtype=np.float64)
+    with pytest.raises(BadPairs, match="1e-150 to 1e150"):
+        fit(Pairs(x * 1e-154, y * 1e-154), weighting="step")
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 4, 64])
 @pytest.mark.parametrize("method", ["symmetric", "seed", "least_norm"])
 def test_few_pairs_are_never_cut_however_they_are_chunked(tmp_path, method, chunk_rows):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from network import network_hessian
-from regimes import RANK, Cell, best_with_truth, error_of, make, spectrum_of
+from regimes import LARGEST, RANK, Cell, best_with_truth, error_of, make, spectrum_of
 
 import lrh_dask
 from lrh_dask import Verdict
@@ -120,6 +120,8 @@ COVERED = [
     Cell("exact-indefinite", 1000, 60, noise=1.0),
     Cell("exact-indefinite", 1100, 2600, noise=0.5),
 ]
+AUTO = 1.25
+"""Room for the choice of the rank, by which the oracle's figure is not worse."""
 N_STORES, N_INTERVALS = 200, 3
 COMPLETE = {"cells": len(CELLS), "settled": len(SETTLED), "network": len(NETWORK),
             "krylov": 3 * len(KRYLOV), "rank": len(RANKS), "cover": len(COVERED)}
@@ -169,16 +171,18 @@ def means(outcomes):
 def judge(cell, outcomes):
     """Raise unless the product is as near to the truth as the cell allows.
 
-    No store may give a result worse than H = 0, at the asked rank or its own; where even the
-    oracle is above 0.5, its own verdict may say so instead.
+    Where the rank is its own, too, a quarter more is allowed. No store may give a result worse than
+    H = 0, at the asked rank or its own; where even the oracle is above 0.5, its own verdict may say
+    so instead.
     """
-    oracle, asked, _ = means(outcomes)
+    oracle, asked, auto = means(outcomes)
     for o in outcomes:
         for error, verdict in ((o.asked, o.asked_verdict), (o.auto, o.auto_verdict)):
             said = oracle > 0.5 and verdict in (Verdict.underdetermined, Verdict.inconsistent)
             assert error <= 1.0 + 1e-12 or said, o
     if oracle <= 0.5:  # else listed, not judged
         assert asked <= cell.allowed * max(oracle, cell.floor), (oracle, asked)
+        assert auto <= AUTO * cell.allowed * max(oracle, cell.floor), (oracle, auto)
         assert all(o.rank for o in outcomes), outcomes
 
 
@@ -388,8 +392,9 @@ def written(sections):
         "with the truth in hand; the product sees the pairs alone. `asked`: rank given; `auto`: "
         "rank chosen. Means over three seeds up to n = 1,000 and D = 300, else one. Judged: "
         "ratio of `asked` to the oracle (at least 1e-6, and 0.01 for slow spectra) at most 1.5, "
-        "3 for ill-conditioned x, and no store of either above 1; where the oracle is above 0.5 "
-        "the cell is listed only.", "",
+        "3 for ill-conditioned x; of `auto` a quarter more; and no store of either above 1; where "
+        "the oracle is above 0.5 the cell is listed only. The oracle tries up to "
+        f"{LARGEST:,} columns.", "",
         "| spectrum | n | D | noise | x | dtype | offset | weights | oracle | asked | ratio | auto "
         "| ratio | its ranks | verdicts |",
         "| --- | ---: | ---: | ---: | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: "

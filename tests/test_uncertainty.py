@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lrh_dask import Pairs, Verdict, fit
-from lrh_dask.solve import symmetric_fit
-from lrh_dask.uncertainty import noise_bias, scatter_of
+from lrh_dask.solve import Rows, symmetric_fit
+from lrh_dask.uncertainty import jackknife_errors, noise_bias, scatter_of, unevenness
 
 
 def variances_one_entry_at_a_time(x, vectors, ridge, noise):
@@ -63,6 +63,72 @@ def test_equal_eigenvalues_push_each_other_by_no_more_than_their_scatter():
     assert np.all(noise_bias(np.array([1.0, 1.0]), scatter) == 0.0)
     near = noise_bias(np.array([1.0, 1.0 - 1e-9]), scatter)
     assert np.all(np.abs(near) <= 0.2)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_what_noise_does_to_equal_eigenvalues_is_in_the_bias(noise):
+    """It parts them, further than the interval of each: beyond both lies the truth of few."""
+    covered = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        u = np.linalg.qr(rng.standard_normal((30, 5)))[0]
+        x = rng.standard_normal((500, 30))
+        y = x @ u @ u.T
+        y += noise * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        found = fit(Pairs(x, y), rank=5)
+        covered.append(np.abs(found.eigenvalues - 1.0) <= found.half_widths + found.bias)
+    assert np.mean(covered) >= 0.9
+
+
+def test_the_bias_that_a_fit_tells_is_the_one_that_it_has():
+    """Full space: what the ridge shrinks and what noise pushes, which nearly undo each other."""
+    truth, shifts, told = np.array([1.0, -0.8, 0.6]), [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        u = np.linalg.qr(rng.standard_normal((20, 3)))[0]
+        x = rng.standard_normal((300, 20))
+        y = x @ u * truth @ u.T
+        y += np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        found = fit(Pairs(x, y), rank=3, center=False)
+        shifts.append(np.abs(found.eigenvalues) - np.abs(truth))
+        told.append(found.bias)
+    # The ridge alone would make 0.006 to 0.010.
+    off = np.mean(told, axis=0) - np.abs(np.mean(shifts, axis=0))
+    assert np.all(np.abs(off) < 0.004), off
+
+
+def test_three_pairs_a_column_give_errors_of_the_right_size():
+    """Where the fit takes a sixth of all degrees of freedom for itself."""
+    values, errors = [], []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((66, 20))
+        y = x * np.r_[3.0, -2.0, np.zeros(18)] + 0.2 * rng.standard_normal((66, 20))
+        found = fit(Pairs(x, y), rank=2, center=False)
+        values.append(found.eigenvalues)
+        errors.append(found.standard_errors)
+    known = np.isfinite(errors).all(axis=1)
+    assert known.mean() > 0.9
+    ratio = np.sqrt(np.mean(np.square(np.array(errors)[known]))) / np.std(
+        np.array(values)[known], axis=0).mean()
+    assert 0.96 < ratio < 1.25, ratio
+
+
+def test_a_jackknife_over_uneven_buckets_is_right_once_its_excess_is_taken_off():
+    """One bucket of ten holds 60 % of what is known of a slope."""
+    lengths = np.r_[np.sqrt(13.5), np.ones(9)]
+    raw, found = [], []
+    one = np.ones((1, 1))
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((10, 200)) * lengths[:, None]
+        y = 2.0 * x + rng.standard_normal(x.shape)
+        rows = [Rows(np.ones(200), a[:, None], b[:, None]) for a, b in zip(x, y, strict=True)]
+        raw.append(jackknife_errors(rows, [200] * 10, one, 0.0, center=False)[0] ** 2)
+        found.append(raw[-1] / unevenness(rows, [200] * 10, one)[0])
+    truth = 1.0 / (200 * np.sum(lengths**2))
+    assert np.mean(raw) > 1.5 * truth
+    assert np.mean(found) == pytest.approx(truth, rel=0.1)
 
 
 def test_errors_as_large_as_the_eigenvalues_are_no_result():
