@@ -245,6 +245,20 @@ def test_one_descent_in_noise_as_large_as_the_signal_is_not_given_up(spectrum, n
         assert error_of(found.eigenvalues, found.eigenvectors, data.truth) < 0.85
 
 
+@pytest.mark.parametrize("noise", [0.1, 1.0])
+def test_signs_that_noise_makes_where_x_is_ill_conditioned_do_not_count(noise):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        u = orthonormal(rng, 40, 10)
+        x = rng.standard_normal((1500, 40)) * np.logspace(0, -2, 40)
+        y = x @ u * np.linspace(2.0, 1.0, 10) @ u.T
+        y += noise * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        found = fit(Pairs(x, y))
+        assert found.rank > 10
+        assert ("no sign is certified" in found.curvature
+                or "of negative curvature" not in found.curvature)
+
+
 @pytest.mark.parametrize(("n_pairs", "d", "noise"), [(500, 100, 3.0), (2000, 64, 8.0)])
 def test_one_direction_far_below_the_noise_is_not_given_up(n_pairs, d, noise):
     """All of M predicts worse than nothing there, its best rank does not."""
