@@ -16,6 +16,7 @@ from lrh_dask.exact_pairs import (
 )
 from lrh_dask.held_out import Fold
 from lrh_dask.interpolation import (
+    Interpolation,
     asymmetry,
     interpolation,
     spanning_directions,
@@ -86,12 +87,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
               if folds else _unjudged(buckets, asked))
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
-    if exact is not None:
-        directions = spanning_directions(centred, exact, rounding)
-    elif n_blind is not None and n_blind == rows.y.shape[1]:
-        directions = np.eye(n_blind, choice.n_basis)
-    else:
-        directions = leading_directions(centred.y, choice.n_basis, rounding)
+    directions = _directions(centred, choice.n_basis, exact, n_blind, rounding)
     n_basis = directions.shape[1]
     projected = centred.project(directions)
     fitted = symmetric_fit(projected.x, projected.y, rounding,
@@ -159,6 +155,16 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         values, vectors, errors, choice, None, grounds, x_scales=seen, n_explored=seen.size,
         asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
         n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps)))
+
+
+def _directions(centred: Rows, n_basis: int, exact: Interpolation | None, n_blind: int | None,
+                rounding: float) -> np.ndarray:
+    """Where all pairs are fitted: orthonormal directions (p, about n_basis)."""
+    if exact is not None:
+        return spanning_directions(centred, exact, rounding)
+    if n_blind is not None and n_blind == centred.y.shape[1]:  # sorted by dominance already
+        return np.eye(n_blind, n_basis)
+    return leading_directions(centred.y, n_basis, rounding)
 
 
 def _about_psd(asked: Asked, rows: Rows, free: np.ndarray, m: np.ndarray,
