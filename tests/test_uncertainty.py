@@ -71,11 +71,11 @@ def test_what_noise_does_to_equal_eigenvalues_is_in_the_bias(noise):
     covered = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        u = np.linalg.qr(rng.standard_normal((30, 5)))[0]
+        u = np.linalg.qr(rng.standard_normal((30, 10)))[0]
         x = rng.standard_normal((500, 30))
         y = x @ u @ u.T
         y += noise * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
-        found = fit(Pairs(x, y), rank=5)
+        found = fit(Pairs(x, y), rank=10)
         covered.append(np.abs(found.eigenvalues - 1.0) <= found.half_widths + found.bias)
     assert np.mean(covered) >= 0.9
 
