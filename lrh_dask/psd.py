@@ -31,8 +31,8 @@ def semidefinite_solve(fit: SymmetricFit, ridge: float = 0.0) -> tuple[np.ndarra
 
     Where the unconstrained M is semidefinite, it is returned.
 
-    Cost: one eigendecomposition of (k, k) a step; some hundred steps at condition 1e3. At 1e6 it
-    stops after MAX_STEPS, with squares within 1e-4 of the least.
+    Cost: one eigendecomposition of (k, k) a step; some hundred steps at condition 1e3, and
+    MAX_STEPS, unsettled, far beyond.
     Source: Gillis & Sharma 2018; restarts by O'Donoghue & Candès 2015.
     """
     free = fit.solve(ridge)
