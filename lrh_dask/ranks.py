@@ -78,12 +78,10 @@ def _kept_of_exact(asked: Asked, found: Estimate, choice: Choice, exact: Interpo
     nearer to H, in any unitarily invariant norm.
     Where each pair was made of others, leaving some out tells nothing.
     """
-    borne_out = 0
-    if exact.span != "y":
-        borne_out = n_borne_out(found.rows, found.values, found.vectors, rounding)
     if exact.span == "y":
-        rank = exact.rank or _n_beyond_rounding(found)
+        borne_out, rank = 0, exact.rank or _n_beyond_rounding(found)
     else:
+        borne_out = n_borne_out(found.rows, found.values, found.vectors, rounding)
         rank = borne_out or choice.rank
     rank = asked.rank or rank
     curve = choice.residual_by_rank

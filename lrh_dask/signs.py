@@ -52,10 +52,11 @@ def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: 
     they are, and the sentence says so. "Minimum" is never certified.
 
     Args:
-        halves: (r,) margins (:func:`sign_margins`), NaN where unknown.
+        halves: (r,) margins (:func:`sign_margins`), NaN where unknown, infinite where no x
+            lies along the eigenvector.
         certified: the fit was checked, so that its signs can prove something.
     """
-    known = np.isfinite(halves)
+    known = ~np.isnan(halves)
     margin = np.where(known, halves, 0.0)
     negative = int(np.count_nonzero(eigenvalues + margin < 0))
     positive = int(np.count_nonzero(eigenvalues - margin > 0))

@@ -33,7 +33,7 @@ FAR = 2.0
 WEAKLY, HALF = 0.25, 0.5
 """Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
 LINKED = 4.0
-"""Neighbours so many √V apart may have been one eigenvalue: noise parts two by 2.8 on average."""
+"""Neighbours so many √V apart may have been one eigenvalue that noise has parted."""
 SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 

@@ -240,6 +240,7 @@ def test_a_fit_that_fails_on_held_out_pairs_is_underdetermined():
     ([-2.0, -1.0], [0.1, 0.1], "2 directions of negative curvature: not a minimum; 8 of 10"),
     ([-2.0, 1.0], [0.1, 1.5], "1 direction of negative curvature: not a minimum; 1 within"),
     ([2.0, -1.0], [0.1, 1.5], "no negative curvature among the 2 directions seen; 1 within"),
+    ([2.0, -1.0], [0.1, np.inf], "no negative curvature among the 2 directions seen; 1 within"),
     ([2.0, 1.0], [np.nan, np.nan], "no negative curvature among the 2 directions seen; signs "
                                    "without known errors; 8 of 10"),
 ])
