@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrh_dask.held_out import Candidate, View, eigenpairs_of, error_of_sum
-from lrh_dask.solve import Rows, fit_from_moments
+from lrh_dask.held_out import Candidate, OnFold, error_of_sum
+from lrh_dask.solve import Rows
 
 __all__ = ["antisymmetric_share", "beyond_shuffled", "is_chance"]
 
@@ -26,7 +26,7 @@ UNSYMMETRIC, LOPSIDED = 0.3, 0.95
 expected to all; where x makes it explain nearly all of any H, symmetry cannot be seen."""
 
 
-def is_chance(best: Candidate, views: list[View], energy: float) -> bool:
+def is_chance(best: Candidate, folds: list[OnFold], energy: float) -> bool:
     """Whether pairs without any Hessian could have made the best candidate gain as much.
 
     They could where an antisymmetric matrix explains about as much, though little of that is due to
@@ -43,17 +43,18 @@ def is_chance(best: Candidate, views: list[View], energy: float) -> bool:
     gained, total = float(gain.sum()), best.loss(0)
     if gained <= 1e-14 * energy:
         return True
-    found, expected = antisymmetric_share(views, best)
+    found, expected = antisymmetric_share(folds, best)
     if expected < LOPSIDED and found > expected + UNSYMMETRIC * (1.0 - expected):
         return True
     if gained > NULL_ERRORS * error_of_sum(gain) or gained >= MOST * total:
         return False
     others = np.delete(gain, int(np.argmax(best.at(0))))
     return (gained < NOTICEABLE * total or float(others.sum()) < error_of_sum(others)
-            or beyond_shuffled(views, best) < SHUFFLED or found * MOST * total > expected * gained)
+            or beyond_shuffled(folds, best.best_rank(None)) < SHUFFLED
+            or found * MOST * total > expected * gained)
 
 
-def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
+def beyond_shuffled(folds: list[OnFold], rank: int) -> float:
     """By how many standard deviations held-out x and y agree beyond those of shuffled rows.
 
     Were the rows of y in another order, Σ xᵀH y would have mean zero (means aside) and about the
@@ -62,20 +63,19 @@ def beyond_shuffled(views: list[View], candidate: Candidate) -> float:
 
     Source: Mantel 1967 (permutation of one of two sets of rows).
     """
-    k, rank = candidate.n_basis, candidate.best_rank(None)
     agreement = variance = 0.0
-    for view in views:
-        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
-        values, directions = eigenpairs_of(view, fit, candidate.ridge)
-        test = Rows.stack(view.tests)
-        zx, zy = test.x[:, :k] @ directions[:, :rank], test.y[:, :k] @ directions[:, :rank]
-        zx *= values[:rank]
+    for fold in folds:
+        directions = fold.terms.directions[:, :rank]
+        k = directions.shape[0]
+        test = Rows.stack(fold.view.tests)
+        zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions
+        zx *= fold.terms.weights[:rank]
         agreement += float(np.sum(zx * zy))
-        variance += float(np.sum((zx.T @ zx) * (zy.T @ zy))) / view.n_test
+        variance += float(np.sum((zx.T @ zx) * (zy.T @ zy))) / fold.view.n_test
     return agreement / variance**0.5 if variance > 0 else 0.0
 
 
-def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float, float]:
+def antisymmetric_share(folds: list[OnFold], candidate: Candidate) -> tuple[float, float]:
     """What the best antisymmetric matrix explains of held-out pairs, over what M explains at best.
 
     Pairs of a symmetric H are explained by A = -Aᵀ only as far as x is longer along one of two
@@ -85,14 +85,13 @@ def antisymmetric_share(views: list[View], candidate: Candidate) -> tuple[float,
     Returns:
         (found, expected): the share, and what it would be for H = M without noise.
     """
-    k = candidate.n_basis
     gained = 0.0
     expected = np.zeros(2)
-    for view in views:
-        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
+    for fold in folds:
+        view, fit, m = fold.view, fold.fit, fold.m
+        k = m.shape[0]
         square = fit.sigma**2
         both = square[:, None] + square[None, :]
-        m = fit.solve_in_axes(candidate.ridge)
         cross = fit.axes.T @ view.s_xy[:k, :k] @ fit.axes
         a = np.divide(cross - cross.T, both + 2.0 * candidate.ridge * fit.scale,
                       out=np.zeros_like(cross), where=both > 0)

@@ -21,18 +21,17 @@ from lrh_dask.interpolation import (
     interpolation,
     spanning_directions,
 )
+from lrh_dask.low_rank import Estimate, terms_of
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.ranks import kept_rank
 from lrh_dask.selection import Choice, choose
 from lrh_dask.solve import (
-    Estimate,
     Rows,
     center_rows,
     leading_directions,
     own_of_moments,
     rank_of,
     rounding_of,
-    sorted_eigenpairs,
     symmetric_fit,
 )
 from lrh_dask.triangle import Triangle, merge_all
@@ -94,9 +93,11 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
                            own=None if exact else own_of_moments(n_basis))
     free = fitted.solve(choice.ridge)
     m, settled = semidefinite_solve(fitted, choice.ridge) if asked.psd else (free, True)
-    values, vectors = sorted_eigenpairs(*np.linalg.eigh(m))
+    terms = terms_of(fitted, fitted.axes.T @ m @ fitted.axes, choice.ridge,
+                     noisy=consistent is None, psd=asked.psd)
+    n_terms = n_basis if choice.n_terms is None else min(choice.n_terms, n_basis)
     found = Estimate(directions, projected, fitted, choice.ridge, free,
-                     np.maximum(values, 0.0) if asked.psd else values, vectors)
+                     terms, n_terms, *terms.eigenpairs(n_terms))
     notices = _about_psd(asked, projected, free, m, settled)
     kept = kept_rank(asked, found, choice, exact, total, rounding, judged=bool(folds))
     errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
@@ -106,6 +107,12 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         n_explored = rank_of(rows.x, rounding)
     # As many directions as x explores, and more to explore: H may do anything beyond.
     open_ended = lossless and ((exact and exact.rank) or n_basis) >= n_explored < total.sum_y.size
+    if consistent is None and n_terms:
+        # The same of those along which more than noise would show.
+        left = float(np.sum((projected.y - projected.x @ free) ** 2))
+        n_visible = terms.n_visible(np.abs(found.values[0]), left / max(
+            total.n_pairs * n_basis - n_basis * (n_basis + 1) / 2, 1.0))
+        open_ended |= n_terms >= n_visible < total.sum_y.size
     grounds = Grounds(
         total.n_effective, fitted.seen.size, rank_was_asked=kept.was_asked,
         basis_is_full=n_blind is not None and n_basis == n_blind,
@@ -114,7 +121,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5))
     return certified(buckets, total, Solution(
-        found.values[:kept.rank], directions @ vectors[:, :kept.rank], errors, choice, means,
+        found.values[:kept.rank], directions @ found.vectors[:, :kept.rank], errors, choice, means,
         grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
         captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
         n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps),

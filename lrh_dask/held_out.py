@@ -1,36 +1,30 @@
 """Candidates judged by held-out pairs: squared residuals by bucket and rank, from small matrices.
 
 A candidate (center, k, λ) is fitted on some buckets of pairs and judged on others that it has
-not seen. For H = Σ λ_i u_i u_iᵀ with orthonormal u_i, direction i lowers the squared residual
-of a set of pairs by
-
-    gain_i = Σ 2 λ_i (u_iᵀx)(u_iᵀy) - λ_i² (u_iᵀx)²,     ‖Y - H X‖² = ‖Y‖² - Σ gain_i
-
-so one eigendecomposition judges every rank.
+not seen. One eigendecomposition gives its cuts to every rank (:mod:`lrh_dask.low_rank`), and two
+products of matrices what each of them leaves of the pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from lrh_dask.interpolation import Interpolation, spanning_directions
+from lrh_dask.low_rank import Terms, gained_by_terms, terms_of
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.solve import (
     Rows,
     SymmetricFit,
     center_rows,
     fit_from_moments,
-    gains,
     leading_directions,
-    sorted_eigenpairs,
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Candidate", "Fold", "View", "eigenpairs_of", "error_of_sum", "score", "semidefinite",
-           "view_of"]
+__all__ = ["Candidate", "Fold", "OnFold", "View", "error_of_sum", "score", "solved", "view_of"]
 
 
 @dataclass(frozen=True)
@@ -76,18 +70,20 @@ class View:
     n_test: int
     rounding: float
     psd: bool
+    noisy: bool
     tests: list[Rows]
     energies: np.ndarray  # (n_tests,) squares of the (centred) test gradients, all features
 
 
 def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, rounding: float, *,
-            nested: bool, exact: Interpolation | None, psd: bool) -> View:
+            nested: bool, exact: Interpolation | None, psd: bool, noisy: bool = True) -> View:
     """A fold in at most k directions: those that come first, or that its training pairs show.
 
     Args:
         nested: the columns of the basis are taken as they come.
         exact: how consistent pairs span the basis.
-        psd: negative eigenvalues of a candidate count as zero.
+        psd: H has no negative curvature.
+        noisy: the pairs are not free of noise, and a fit is cut accordingly.
     """
     rows = {b: Rows.of(buckets[b]) for b in (*fold.train, *fold.test)}
     train = Rows.stack([rows[b] for b in fold.train])
@@ -109,7 +105,7 @@ def view_of(buckets: dict[int, Triangle], fold: Fold, center: bool, k: int, roun
     n_train = sum(buckets[b].n_pairs for b in fold.train)
     return View(center, train.x.T @ train.x, train.x.T @ train.y,
                 np.sum(train.y**2, axis=0), n_train,
-                sum(buckets[b].n_pairs for b in fold.test), rounding, psd,
+                sum(buckets[b].n_pairs for b in fold.test), rounding, psd, noisy,
                 [rows[b].project(directions) for b in fold.test], energies)
 
 
@@ -126,36 +122,71 @@ def score(views: list[View], sizes: list[int], ridges: tuple[float, ...]) -> lis
 
 def _score_size(views: list[View], k: int,
                 ridges: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
-    fits = [fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding) for view in views]
+    fits = [_fit_in(view, k) for view in views]
     for ridge in ridges:
-        yield ridge, np.concatenate([_squares(view, *eigenpairs_of(view, fit, ridge), k)
-                                     for view, fit in zip(views, fits, strict=True)])
+        squares = []
+        for view, fit in zip(views, fits, strict=True):
+            # Where H is semidefinite a candidate is merely cut: to solve all would take too long.
+            terms = terms_of(fit, fit.solve_in_axes(ridge), ridge, noisy=view.noisy, psd=view.psd)
+            squares.append(_squares(view, terms.weights, terms.directions))
+        yield ridge, np.concatenate(squares)
 
 
-def semidefinite(views: list[View], candidate: Candidate) -> Candidate:
-    """A candidate as it will be solved where H has no negative curvature, not merely cut."""
-    k, squares = candidate.n_basis, []
+@dataclass(frozen=True, eq=False)
+class OnFold:
+    """One candidate on one fold, solved as the whole will be.
+
+    Attributes:
+        fit, m, terms: its factors, M̂ (k, k) in the axes of X, and the terms of that.
+    """
+
+    view: View
+    fit: SymmetricFit
+    m: np.ndarray
+    terms: Terms
+
+    def squares(self, n_terms: int | None = None) -> np.ndarray:
+        """Squared residual of every test (n_tests, k+1), for the first 0..k terms.
+
+        Args:
+            n_terms: or for the eigenpairs of the cut to so many terms, the largest first.
+        """
+        if n_terms is None:
+            return _squares(self.view, self.terms.weights, self.terms.directions)
+        return _squares(self.view, *self.terms.eigenpairs(min(n_terms, self.m.shape[0])))
+
+    def n_beyond_noise(self) -> int:
+        """How many terms are more than noise."""
+        k, view = self.m.shape[0], self.view
+        m = self.fit.axes @ self.m @ self.fit.axes.T
+        left = np.sum(view.y_squares[:k]) + np.sum(m * (m @ view.s_xx[:k, :k]
+                                                       - 2.0 * view.s_xy[:k, :k]))
+        free = view.n_train * k - k * (k + 1) / 2
+        return self.terms.n_beyond(float(left / free)) if free > 0 else k
+
+
+def solved(views: list[View], candidate: Candidate) -> list[OnFold]:
+    """A candidate on every fold."""
+    found = []
     for view in views:
-        fit = fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
-        values, vectors = np.linalg.eigh(semidefinite_solve(fit, candidate.ridge)[0])
-        squares.append(_squares(view, *sorted_eigenpairs(np.maximum(values, 0.0), vectors), k))
-    return replace(candidate, squares=np.concatenate(squares))
+        fit = _fit_in(view, candidate.n_basis)
+        if view.psd:
+            m = fit.axes.T @ semidefinite_solve(fit, candidate.ridge)[0] @ fit.axes
+        else:
+            m = fit.solve_in_axes(candidate.ridge)
+        found.append(OnFold(view, fit, m, terms_of(fit, m, candidate.ridge, noisy=view.noisy,
+                                                   psd=view.psd)))
+    return found
 
 
-def _squares(view: View, values: np.ndarray, directions: np.ndarray, k: int) -> np.ndarray:
-    """Squared residual of every test, for the first 0..k eigenpairs."""
-    out = np.empty((len(view.tests), k + 1))
-    for i, test in enumerate(view.tests):
-        gained = gains(Rows(test.one, test.x[:, :k], test.y[:, :k]), values, directions)
-        out[i] = view.energies[i] - np.concatenate([[0.0], np.cumsum(gained)])
-    return out
+def _fit_in(view: View, k: int) -> SymmetricFit:
+    return fit_from_moments(view.s_xx[:k, :k], view.s_xy[:k, :k], view.rounding)
 
 
-def eigenpairs_of(view: View, fit: SymmetricFit, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenpairs (k,), (k, k) of a fold's fit, the largest in magnitude first."""
-    values, vectors = np.linalg.eigh(fit.solve_in_axes(ridge))
-    values, vectors = sorted_eigenpairs(np.maximum(values, 0.0) if view.psd else values, vectors)
-    return values, fit.axes @ vectors
+def _squares(view: View, weights: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    k = weights.size
+    return view.energies[:, None] - gained_by_terms(
+        weights, directions, [(test.x[:, :k], test.y[:, :k]) for test in view.tests])
 
 
 def error_of_sum(squares: np.ndarray) -> float:

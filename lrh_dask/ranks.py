@@ -8,8 +8,9 @@ import numpy as np
 
 from lrh_dask.asked import Asked
 from lrh_dask.interpolation import Interpolation, n_borne_out
+from lrh_dask.low_rank import Estimate
 from lrh_dask.selection import Choice
-from lrh_dask.solve import Estimate, gains
+from lrh_dask.solve import gains
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Kept", "kept_rank"]

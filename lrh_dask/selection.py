@@ -5,7 +5,7 @@ Candidates are judged in :mod:`lrh_dask.held_out`; here is which are tried, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from lrh_dask.evidence import likely_ridge
 from lrh_dask.held_out import (
     Candidate,
     Fold,
+    OnFold,
     View,
     error_of_sum,
     score,
-    semidefinite,
+    solved,
     view_of,
 )
 from lrh_dask.interpolation import Interpolation
@@ -56,6 +57,8 @@ class Choice:
             offset is fitted, rank 0 is what the offset alone leaves.
         residual_by_rank_error: (k+1,) its standard error over buckets.
         chance: pairs without any Hessian could have made it gain as much.
+        n_terms: the fit is cut to so many terms (:mod:`lrh_dask.low_rank`) before its ``rank``
+            largest eigenpairs are taken; None: not cut.
     """
 
     n_basis: int
@@ -66,6 +69,7 @@ class Choice:
     residual_by_rank: np.ndarray
     residual_by_rank_error: np.ndarray
     chance: bool = False
+    n_terms: int | None = None
 
 
 def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
@@ -98,7 +102,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
 
     def views_of(centered: bool, widest: int) -> list[View]:
         return [view_of(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
-                        exact=exact, psd=asked.psd) for fold in folds]
+                        exact=exact, psd=asked.psd, noisy=noisy) for fold in folds]
 
     if exact is not None:
         views = views_of(exact.center, exact.n_basis)
@@ -119,23 +123,23 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         best = _pick(scored, judged_at, energy)
         if 0 < k <= REGRESSED * n_train:
             best = _likelier(best, views, energy, rank)
-    if asked.psd:
-        best = semidefinite(views, best)
-    chance = is_chance(best, views, energy)
-    if rank is not None:
-        chosen = best.best_rank(rank)
-    else:
-        chosen = 0 if chance else _one_standard_error(best.squares, energy)
-    by_rank = best.squares.sum(axis=0)
+    on_folds = solved(views, best)
+    best = replace(best, squares=np.concatenate([fold.squares() for fold in on_folds]))
+    chance = is_chance(best, on_folds, energy)
+    n_terms = 0 if chance else _n_terms(best, on_folds, energy)
+    chosen = n_terms if rank is None else best.best_rank(rank)
+    n_terms = max(n_terms, chosen)
+    squares = np.concatenate([fold.squares(n_terms) for fold in on_folds])
+    by_rank = squares.sum(axis=0)
     k = best.n_basis if exact is None else exact.n_basis
     if exact is None and n_blind is None and k > n_train // 4:
         # the size was limited by the pairs: let it grow with them
         k = min(round(k * n_pairs / n_train), _widest(buckets), n_pairs)
     return Choice(
-        n_basis=k, ridge=best.ridge, rank=chosen, center=best.center,
+        n_basis=k, ridge=best.ridge, rank=chosen, n_terms=n_terms, center=best.center,
         held_out_residual=_ratio(by_rank[chosen], energy),
         residual_by_rank=np.sqrt(np.maximum(by_rank, 0.0) / energy),
-        residual_by_rank_error=_root_error(best.squares, energy), chance=chance)
+        residual_by_rank_error=_root_error(squares, energy), chance=chance)
 
 
 def _widest(buckets: dict[int, Triangle]) -> int:
@@ -242,6 +246,17 @@ def _likely_ridge(views: list[View], k: int) -> float:
     found = [likely_ridge(view.s_xx[:k, :k], view.s_xy[:k, :k], float(view.y_squares[:k].sum()),
                           view.n_train) for view in views]
     return float(np.median(found))
+
+
+def _n_terms(best: Candidate, folds: list[OnFold], energy: float) -> int:
+    """How many terms are kept: what held-out pairs ask for, and no more than what is not noise.
+
+    Where x hardly goes, a few terms of noise may seem to help a little.
+    """
+    rank = _one_standard_error(best.squares, energy)
+    beyond = int(np.median([fold.n_beyond_noise() for fold in folds]))
+    slack = ALIKE_SHARE * best.loss()
+    return beyond if beyond < rank and best.loss(beyond) - best.loss() <= slack else rank
 
 
 def _one_standard_error(squares: np.ndarray, energy: float) -> int:

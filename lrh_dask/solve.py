@@ -20,7 +20,7 @@ import numpy as np
 
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Estimate", "Rows", "SymmetricFit", "center_rows", "fit_from_moments", "gains",
+__all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "gains",
            "leading_directions", "numerical_rank", "own_of_moments", "rank_of", "rounding_of",
            "sorted_eigenpairs", "symmetric_fit"]
 
@@ -127,27 +127,6 @@ class SymmetricFit:
     def seen(self) -> np.ndarray:
         """The singular values of X that are more than rounding, the largest first."""
         return self.sigma[self.sigma > self.floor]
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A fit with all its eigenpairs, in a basis of k columns.
-
-    Attributes:
-        directions: (p, k) the basis, in the coordinates of the triangles.
-        rows: all pairs in it, means taken off where an offset is fitted.
-        fit, ridge: the factors, and the ridge relative to tr(XᵀX)/k.
-        free: (k, k) M without constraints.
-        values, vectors: (k,), (k, k) eigenpairs of M, the largest in magnitude first.
-    """
-
-    directions: np.ndarray
-    rows: Rows
-    fit: SymmetricFit
-    ridge: float
-    free: np.ndarray
-    values: np.ndarray
-    vectors: np.ndarray
 
 
 def gains(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:

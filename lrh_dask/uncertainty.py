@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrh_dask.interpolation import Interpolation
+from lrh_dask.low_rank import Estimate
 from lrh_dask.solve import (
-    Estimate,
     Rows,
     SymmetricFit,
     center_rows,
@@ -96,9 +96,11 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
         sizes = [t.n_pairs for t in buckets.values()]
-        jackknife = jackknife_errors(rows, sizes, inner, ridge, center=means is not None,
+        unmoved = found.terms.unmoved(inner, found.n_terms)
+        unmoved[:, found.n_terms:] = 0.0
+        jackknife = jackknife_errors(rows, sizes, inner, ridge, unmoved=unmoved, center=means is not None,
                                      rounding=rounding) / np.sqrt(unevenness(rows, sizes, inner))
-        alike = np.diag(scatter)
+        alike = np.diag(scatter) * cut_share(fit, inner, unmoved, ridge)
         told = alike > 0
         growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
         standard = np.sqrt(alike * max(growth, 1.0))
@@ -174,6 +176,18 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
     return variance
 
 
+def cut_share(fit: SymmetricFit, vectors: np.ndarray, unmoved: np.ndarray,
+              ridge: float) -> np.ndarray:
+    """The variance of uᵀMu - cᵀMc over that of uᵀMu (r,), noise being alike in all directions."""
+    square = fit.sigma**2
+    both = square[:, None] + square[None, :]
+    held = (both + 2.0 * ridge * fit.scale) ** 2
+    gain = np.divide(both, held, out=np.zeros_like(both), where=held > 0)
+    a, c = fit.axes.T @ vectors, fit.axes.T @ unmoved
+    of_m, across, cut = (np.sum(left * (gain @ left), axis=0) for left in (a**2, a * c, c**2))
+    return np.divide(of_m - 2.0 * across + cut, of_m, out=np.ones_like(of_m), where=of_m > 0)
+
+
 def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
     """How far noise pushes each eigenvalue from the others (k,), signed, to second order.
 
@@ -196,7 +210,8 @@ def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
-                     *, center: bool, rounding: float = 0.0) -> np.ndarray:
+                     *, center: bool, rounding: float = 0.0,
+                     unmoved: np.ndarray | None = None) -> np.ndarray:
     """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
 
     The eigenvalue without bucket j is u_iᵀ M₍₋ⱼ₎ u_i: to first order the eigenvalue of M₍₋ⱼ₎,
@@ -223,7 +238,8 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
             xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
             xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
         m = fit_from_moments(xx, xy, rounding).solve(ridge)
-        return np.sum(vectors * (m @ vectors), axis=0)
+        return np.sum(vectors * (m @ vectors), axis=0) - (
+            0.0 if unmoved is None else np.sum(unmoved * (m @ unmoved), axis=0))
 
     everyone = np.ones(len(buckets), dtype=bool)
     full = eigenvalues(total_xx, total_xy, everyone)

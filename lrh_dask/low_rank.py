@@ -1,0 +1,148 @@
+"""Cutting a fit to low rank, in units in which noise is alike in all directions.
+
+In the axes of X noise of variance v in every entry of Y reaches M̂_ij with variance
+v / (σ_i² + σ_j²). Along directions that x hardly touches that is large, and a cut by magnitude
+would keep what noise has made there before what pairs show elsewhere. With D = diag(√σ) the noise
+of D M̂ D has variance v σ_i σ_j / (σ_i² + σ_j²), nowhere above v / 2, and its rank and signs are
+those of M̂ (Sylvester's law of inertia). So
+
+    H_r = D⁻¹ (D M̂ D)_r D⁻¹,   (·)_r: the r eigenpairs that are largest in magnitude
+
+which is M cut by magnitude where the scales of x are alike. Along directions that x hardly touches
+H_r is not what noise says there, but what a matrix of rank r must be, given the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrh_dask.solve import Rows, SymmetricFit, sorted_eigenpairs
+
+__all__ = ["Estimate", "Terms", "gained_by_terms", "terms_of"]
+
+SHORTEST = 1e-8
+"""Scales of x below this share of the largest count as it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """M = Σ_i w_i u_i u_iᵀ, what stands out most from noise first: H_r is the sum of the first r.
+
+    Attributes:
+        weights: (k,) w, eigenvalues of D M̂ D.
+        inner: (k, k) its eigenvectors, orthonormal.
+        axes, units: P (k, k) and the diagonal of D (k,).
+        reach: (k,) how far noise of variance one in every entry of Y can push an eigenvalue along
+            each axis.
+    """
+
+    weights: np.ndarray
+    inner: np.ndarray
+    axes: np.ndarray
+    units: np.ndarray
+    reach: np.ndarray
+
+    @property
+    def directions(self) -> np.ndarray:
+        """U (k, k), u as columns: not orthonormal."""
+        return self.axes @ (self.inner / self.units[:, None])
+
+    def n_beyond(self, noise: float) -> int:
+        """How many terms noise of that variance in every entry of Y has not made."""
+        edges = np.sqrt((self.inner**2).T @ self.reach**2 * max(noise, 0.0))
+        return int(np.count_nonzero(np.abs(self.weights) > edges))
+
+    def n_visible(self, size: float, noise: float) -> int:
+        """Along how many axes of X curvature of that size would be told from noise."""
+        return int(np.count_nonzero(size * self.units**2 > self.reach * max(noise, 0.0) ** 0.5))
+
+    def eigenpairs(self, n_terms: int) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenpairs (k,), (k, k) of H_r, the largest first, then those of M beside its range."""
+        q, r = np.linalg.qr(self.directions)
+        found = []
+        for part in (slice(0, n_terms), slice(n_terms, None)):
+            values, vectors = sorted_eigenpairs(*np.linalg.eigh(
+                (r[part, part] * self.weights[part]) @ r[part, part].T))
+            found.append((values, q[:, part] @ vectors))
+        return (np.concatenate([values for values, _ in found]),
+                np.concatenate([vectors for _, vectors in found], axis=1))
+
+    def unmoved(self, vectors: np.ndarray, n_terms: int) -> np.ndarray:
+        """C (k, r) for u in the range of H_r: uᵀH_r u moves as uᵀMu - cᵀMc, to first order.
+
+        What changes D M̂ D beside its r leading eigenvectors V is cut away again:
+        c = D (I - V Vᵀ) D⁻¹ u, which is zero where the scales of x are alike.
+        """
+        rest = self.inner[:, n_terms:]
+        inside = rest.T @ ((self.axes.T @ vectors) / self.units[:, None])
+        return np.asarray(self.axes @ (self.units[:, None] * (rest @ inside)))
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A fit with all its eigenpairs, in a basis of k columns.
+
+    Attributes:
+        directions: (p, k) the basis, in the coordinates of the triangles.
+        rows: all pairs in it, means taken off where an offset is fitted.
+        fit, ridge: the factors, and the ridge relative to tr(XᵀX)/k.
+        free: (k, k) M without constraints.
+        terms, n_terms: of M as it is constrained, and to how many it is cut.
+        values, vectors: (k,), (k, k) :meth:`Terms.eigenpairs`.
+    """
+
+    directions: np.ndarray
+    rows: Rows
+    fit: SymmetricFit
+    ridge: float
+    free: np.ndarray
+    terms: Terms
+    n_terms: int
+    values: np.ndarray
+    vectors: np.ndarray
+
+
+def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = True,
+             psd: bool = False) -> Terms:
+    """The terms of a solution.
+
+    Args:
+        m: M̂ (k, k), in the axes of X; ``ridge``: with which it was found.
+        noisy: else D = I, and the terms are eigenpairs of M.
+        psd: negative weights count as zero.
+    Cost: one eigendecomposition of (k, k).
+    Source: Benaych-Georges & Nadakuditi 2011 (what stands out from noise); for its edge where
+        variances differ Bandeira & van Handel 2016.
+    """
+    square = fit.sigma**2
+    units = np.ones(square.size)
+    if noisy and np.any(square):
+        units = np.sqrt(np.maximum(fit.sigma, SHORTEST * fit.sigma.max()))
+    values, vectors = np.linalg.eigh(units[:, None] * m * units)
+    weights, inner = sorted_eigenpairs(np.maximum(values, 0.0) if psd else values, vectors)
+    both = square[:, None] + square[None, :]
+    held = both + 2.0 * ridge * fit.scale
+    variance = np.outer(units, units) ** 2 * np.divide(
+        both, held**2, out=np.zeros_like(both), where=held > 0)
+    return Terms(weights, inner, fit.axes, units, reach=2.0 * np.sqrt(variance.sum(axis=1)))
+
+
+def gained_by_terms(weights: np.ndarray, directions: np.ndarray,
+                    sets: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """By how much Σ_{i<=r} w_i u_i u_iᵀ lowers ‖Y - X H‖², r = 0..k: (n_sets, k+1).
+
+    Args:
+        directions: (k, k) u as columns.
+        sets: rows X, Y (q, k) each.
+    Cost: O(k² (q + k)) each.
+    """
+    products = np.outer(weights, weights) * (directions.T @ directions)
+    gained = np.zeros((len(sets), weights.size + 1))
+    for of_set, (x, y) in zip(gained, sets, strict=True):
+        zx, zy = x @ directions, y @ directions
+        linear = 2.0 * weights * np.einsum("qi,qi->i", zx, zy)
+        square = products * (zx.T @ zx)
+        of_set[1:] = np.cumsum(linear - 2.0 * np.tril(square, -1).sum(axis=1) - np.diag(square))
+    return gained
