@@ -21,7 +21,7 @@ from lrh_dask.interpolation import (
     interpolation,
     spanning_directions,
 )
-from lrh_dask.low_rank import Estimate, terms_of
+from lrh_dask.low_rank import Estimate, noise_variance, terms_of
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.ranks import kept_rank
 from lrh_dask.selection import Choice, choose
@@ -108,11 +108,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     # As many directions as x explores, and more to explore: H may do anything beyond.
     open_ended = lossless and ((exact and exact.rank) or n_basis) >= n_explored < total.sum_y.size
     if consistent is None and n_terms:
-        # The same of those along which more than noise would show.
-        left = float(np.sum((projected.y - projected.x @ free) ** 2))
-        n_visible = terms.n_visible(np.abs(found.values[0]), left / max(
-            total.n_pairs * n_basis - n_basis * (n_basis + 1) / 2, 1.0))
-        open_ended |= n_terms >= n_visible < total.sum_y.size
+        open_ended |= n_terms >= _n_visible(found, total.n_pairs) < total.sum_y.size
     grounds = Grounds(
         total.n_effective, fitted.seen.size, rank_was_asked=kept.was_asked,
         basis_is_full=n_blind is not None and n_basis == n_blind,
@@ -162,6 +158,13 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
         values, vectors, errors, choice, None, grounds, x_scales=seen, n_explored=seen.size,
         asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
         n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps)))
+
+
+def _n_visible(found: Estimate, n_pairs: int) -> int:
+    """Along how many axes of x the largest curvature found would be told from noise."""
+    left = float(np.sum((found.rows.y - found.rows.x @ found.free) ** 2))
+    noise = noise_variance(left, n_pairs, found.values.size)
+    return found.terms.n_visible(float(np.abs(found.values[0])), noise)
 
 
 def _directions(centred: Rows, n_basis: int, exact: Interpolation | None, n_blind: int | None,

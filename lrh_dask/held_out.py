@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrh_dask.interpolation import Interpolation, spanning_directions
-from lrh_dask.low_rank import Terms, gained_by_terms, terms_of
+from lrh_dask.low_rank import Terms, gained_by_terms, noise_variance, terms_of
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.solve import (
     Rows,
@@ -161,8 +161,7 @@ class OnFold:
         m = self.fit.axes @ self.m @ self.fit.axes.T
         left = np.sum(view.y_squares[:k]) + np.sum(m * (m @ view.s_xx[:k, :k]
                                                        - 2.0 * view.s_xy[:k, :k]))
-        free = view.n_train * k - k * (k + 1) / 2
-        return self.terms.n_beyond(float(left / free)) if free > 0 else k
+        return self.terms.n_beyond(noise_variance(float(left), view.n_train, k))
 
 
 def solved(views: list[View], candidate: Candidate) -> list[OnFold]:

@@ -8,8 +8,9 @@ those of M̂ (Sylvester's law of inertia). So
 
     H_r = D⁻¹ (D M̂ D)_r D⁻¹,   (·)_r: the r eigenpairs that are largest in magnitude
 
-which is M cut by magnitude where the scales of x are alike. Along directions that x hardly touches
-H_r is not what noise says there, but what a matrix of rank r must be, given the others.
+(S^-¼ (S^¼ M S^¼)_r S^-¼ in any axes, S = XᵀX), which is M cut by magnitude where the scales of x
+are alike. Along directions that x hardly touches H_r is not what noise says there, but what a
+matrix of rank r must be, given the others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from lrh_dask.solve import Rows, SymmetricFit, sorted_eigenpairs
 
-__all__ = ["Estimate", "Terms", "gained_by_terms", "terms_of"]
+__all__ = ["Estimate", "Terms", "gained_by_terms", "noise_variance", "terms_of"]
 
 SHORTEST = 1e-8
 """Scales of x below this share of the largest count as it."""
@@ -51,12 +52,12 @@ class Terms:
 
     def n_beyond(self, noise: float) -> int:
         """How many terms noise of that variance in every entry of Y has not made."""
-        edges = np.sqrt((self.inner**2).T @ self.reach**2 * max(noise, 0.0))
+        edges = np.sqrt((self.inner**2).T @ self.reach**2 * noise)
         return int(np.count_nonzero(np.abs(self.weights) > edges))
 
     def n_visible(self, size: float, noise: float) -> int:
         """Along how many axes of X curvature of that size would be told from noise."""
-        return int(np.count_nonzero(size * self.units**2 > self.reach * max(noise, 0.0) ** 0.5))
+        return int(np.count_nonzero(size * self.units**2 > self.reach * noise**0.5))
 
     def eigenpairs(self, n_terms: int) -> tuple[np.ndarray, np.ndarray]:
         """Eigenpairs (k,), (k, k) of H_r, the largest first, then those of M beside its range."""
@@ -73,7 +74,8 @@ class Terms:
         """C (k, r) for u in the range of H_r: uᵀH_r u moves as uᵀMu - cᵀMc, to first order.
 
         What changes D M̂ D beside its r leading eigenvectors V is cut away again:
-        c = D (I - V Vᵀ) D⁻¹ u, which is zero where the scales of x are alike.
+        c = D (I - V Vᵀ) D⁻¹ u, which is zero where the scales of x are alike. What is cut away
+        counts as small beside what is kept.
         """
         rest = self.inner[:, n_terms:]
         inside = rest.T @ ((self.axes.T @ vectors) / self.units[:, None])
@@ -103,6 +105,12 @@ class Estimate:
     values: np.ndarray
     vectors: np.ndarray
 
+    def unmoved(self) -> np.ndarray:
+        """C (k, k) for :attr:`vectors`, zero where they are none of the cut."""
+        c = self.terms.unmoved(self.vectors, self.n_terms)
+        c[:, self.n_terms:] = 0.0
+        return c
+
 
 def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = True,
              psd: bool = False) -> Terms:
@@ -126,7 +134,14 @@ def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = Tr
     held = both + 2.0 * ridge * fit.scale
     variance = np.outer(units, units) ** 2 * np.divide(
         both, held**2, out=np.zeros_like(both), where=held > 0)
-    return Terms(weights, inner, fit.axes, units, reach=2.0 * np.sqrt(variance.sum(axis=1)))
+    reach = 2.0 * np.sqrt(variance.sum(axis=1) + np.diag(variance))  # the diagonal varies twice
+    return Terms(weights, inner, fit.axes, units, reach)
+
+
+def noise_variance(left: float, n_pairs: float, k: int) -> float:
+    """Variance of noise in every entry of Y, from the squares that M (k, k) leaves of n pairs."""
+    free = n_pairs * k - k * (k + 1) / 2
+    return max(left, 0.0) / free if free > 0 else 0.0
 
 
 def gained_by_terms(weights: np.ndarray, directions: np.ndarray,

@@ -95,12 +95,11 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         free = total.n_pairs - (means is not None) - (n_basis + 1) / 2
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
-        sizes = [t.n_pairs for t in buckets.values()]
-        unmoved = found.terms.unmoved(inner, found.n_terms)
-        unmoved[:, found.n_terms:] = 0.0
-        jackknife = jackknife_errors(rows, sizes, inner, ridge, unmoved=unmoved, center=means is not None,
-                                     rounding=rounding) / np.sqrt(unevenness(rows, sizes, inner))
-        alike = np.diag(scatter) * cut_share(fit, inner, unmoved, ridge)
+        sizes, unmoved = [t.n_pairs for t in buckets.values()], found.unmoved()
+        jackknife = jackknife_errors(
+            rows, sizes, inner, ridge, center=means is not None, rounding=rounding,
+            unmoved=unmoved) / np.sqrt(unevenness(rows, sizes, inner))
+        alike = np.diag(scatter) * share_of_variance(fit, inner, unmoved, ridge)
         told = alike > 0
         growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
         standard = np.sqrt(alike * max(growth, 1.0))
@@ -176,15 +175,21 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
     return variance
 
 
-def cut_share(fit: SymmetricFit, vectors: np.ndarray, unmoved: np.ndarray,
-              ridge: float) -> np.ndarray:
-    """The variance of uᵀMu - cᵀMc over that of uᵀMu (r,), noise being alike in all directions."""
+def share_of_variance(fit: SymmetricFit, vectors: np.ndarray, unmoved: np.ndarray,
+                      ridge: float) -> np.ndarray:
+    """The variance of uᵀMu - cᵀMc, an eigenvalue of the cut, over that of uᵀMu (k,).
+
+    Noise being alike in all entries of Y, it is that of Σ_pq (a_p a_q - c_p c_q)² Var(M̂_pq).
+
+    Args:
+        vectors, unmoved: (k, k) u, and c of :meth:`lrh_dask.low_rank.Terms.unmoved`.
+    """
     square = fit.sigma**2
     both = square[:, None] + square[None, :]
     held = (both + 2.0 * ridge * fit.scale) ** 2
-    gain = np.divide(both, held, out=np.zeros_like(both), where=held > 0)
+    variance = np.divide(both, held, out=np.zeros_like(both), where=held > 0)
     a, c = fit.axes.T @ vectors, fit.axes.T @ unmoved
-    of_m, across, cut = (np.sum(left * (gain @ left), axis=0) for left in (a**2, a * c, c**2))
+    of_m, across, cut = (np.sum(b * (variance @ b), axis=0) for b in (a**2, a * c, c**2))
     return np.divide(of_m - 2.0 * across + cut, of_m, out=np.ones_like(of_m), where=of_m > 0)
 
 
@@ -238,8 +243,8 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
             xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
             xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
         m = fit_from_moments(xx, xy, rounding).solve(ridge)
-        return np.sum(vectors * (m @ vectors), axis=0) - (
-            0.0 if unmoved is None else np.sum(unmoved * (m @ unmoved), axis=0))
+        of_m = np.sum(vectors * (m @ vectors), axis=0)
+        return of_m if unmoved is None else of_m - np.sum(unmoved * (m @ unmoved), axis=0)
 
     everyone = np.ones(len(buckets), dtype=bool)
     full = eigenvalues(total_xx, total_xy, everyone)

@@ -88,6 +88,23 @@ def truncated(hessian, rank):
     return (vectors[:, kept] * values[kept]) @ vectors[:, kept].T
 
 
+def cut_in_units_of_noise(m, x, rank):
+    """S^-¼ (S^¼ M S^¼)_r S^-¼, S = XᵀX."""
+    squares, axes = np.linalg.eigh(x.T @ x)
+    there, back = (axes * squares**power @ axes.T for power in (0.25, -0.25))
+    return back @ truncated(there @ m @ there, rank) @ back
+
+
+def cut_by_rank(m, x, n_terms):
+    """H of rank 0..k: eigenpairs of the cut to so many terms, then those of M beside them."""
+    cut = cut_in_units_of_noise(m, x, n_terms)
+    values, vectors = np.linalg.eigh(cut)
+    beside = vectors[:, np.argsort(-np.abs(values))[n_terms:]]
+    rest = beside @ beside.T @ m @ beside @ beside.T
+    return [truncated(cut, rank) if rank <= n_terms else cut + truncated(rest, rank - n_terms)
+            for rank in range(len(m) + 1)]
+
+
 def ridge_fit(x, y, relative_ridge):
     """argmin ‖X M - Y‖² + λ‖M‖² with λ in units of tr(XᵀX)/k, by least_norm_fit on longer rows."""
     k = x.shape[1]

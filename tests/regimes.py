@@ -44,7 +44,13 @@ class Cell:
     @property
     def allowed(self) -> float:
         """How much worse than the oracle the product may be."""
-        return 3.0 if self.x == "ill-conditioned" else 1.5
+        return 3.0 if self.condition > 1 else 1.5
+
+    @property
+    def condition(self) -> float:
+        """Of the scales of x, where they are set."""
+        return {"ill-conditioned": 1e6, "condition 1e3": 1e3, "condition 100": 100.0}.get(
+            self.x, 1.0)
 
     @property
     def floor(self) -> float:
@@ -110,9 +116,9 @@ def _points(cell: Cell, rng: np.random.Generator, hessian: np.ndarray) -> np.nda
     if cell.x == "descents":
         return _trajectory(rng, hessian, n, n_steps=50, rate=0.1, drive=1e-3)
     x = rng.standard_normal((n, d))
-    if cell.x == "ill-conditioned":
+    if cell.condition > 1:
         axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
-        x = x * np.logspace(0.0, -6.0, d) @ axes
+        x = x * np.logspace(0.0, -np.log10(cell.condition), d) @ axes
     return x
 
 

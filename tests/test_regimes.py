@@ -100,7 +100,7 @@ SETTLED = [Cell("exact-indefinite", n, noise=0.1, x="descents", seed=seed)
            for n in (500, 1000) for seed in range(3)]
 NETWORK = (200, 1000, 5000)
 KRYLOV = [(decay, n) for decay in ("0.7^i", "0.75^i", "0.8^i", "1/i") for n in (20, 40)]
-KRYLOV_ALLOWED = {20: 1e-3, 40: 1e-10}
+KRYLOV_ALLOWED, N_KRYLOV = {20: 1e-3, 40: 1e-10}, 4
 RANKS = [
     Cell("exact-indefinite", 500, 60, noise=0.1), Cell("exact-indefinite", 500, 60, noise=1.0),
     Cell("exact-indefinite", 2000, 60, noise=1.0, dtype="float32"),
@@ -108,6 +108,16 @@ RANKS = [
     Cell("exact-indefinite", 5000, 60, noise=0.1, x="trajectory"),
     Cell("exact", 500, 1200, noise=0.5), Cell("exact-indefinite", 4000, 3000, noise=1.0,
                                               dtype="float32"),
+    Cell("exact-indefinite", 500, 60, noise=1.0, x="condition 100"),
+    Cell("exact", 1500, 40, noise=0.1, x="condition 100"),
+    Cell("exact", 1500, 40, noise=1.0, x="condition 100"),
+    Cell("exact-indefinite", 1000, 60, noise=0.1, x="condition 1e3"),
+    Cell("exact-indefinite", 5000, 60, noise=1.0, x="condition 1e3", dtype="float32"),
+    Cell("exact-indefinite", 500, 60, noise=0.1, x="ill-conditioned"),
+    Cell("exact", 5000, 100, noise=1.0, x="ill-conditioned"),
+    Cell("exact", 500, 1200, noise=1.0, x="condition 100"),
+    Cell("exact-indefinite", 5000, 60, noise=1.0, x="trajectory"),
+    Cell("exact-indefinite", 500, 60, noise=1.0, x="descents"),
 ]
 COVERED = [
     Cell("exact-indefinite", 2000, 30, noise=0.3),
@@ -124,7 +134,7 @@ AUTO = 1.25
 """Room for the choice of the rank, by which the oracle's figure is not worse."""
 N_STORES, N_INTERVALS = 200, 3
 COMPLETE = {"cells": len(CELLS), "settled": len(SETTLED), "network": len(NETWORK),
-            "krylov": 3 * len(KRYLOV), "rank": len(RANKS), "cover": len(COVERED)}
+            "krylov": N_KRYLOV * len(KRYLOV), "rank": len(RANKS), "cover": len(COVERED)}
 """Lines of every section; the page is written only when all are there."""
 ALWAYS = list({(group, cell.x): cell
                for group, cells in enumerate((WITHOUT_NOISE, NOISY, OFFSETS, WEIGHTS))
@@ -293,30 +303,41 @@ DECAYS = {"0.7^i": 0.7 ** np.arange(1500), "0.75^i": 0.75 ** np.arange(1500),
           "0.8^i": 0.8 ** np.arange(1500), "1/i": 1.0 / np.arange(1, 1501)}
 
 
-def best_in_span(x, y, values, seed):
-    """Eigenvalues of the true Hessian inside the span of all x and y: no pairs know more."""
+def another_that_explains_all(x, y, values, seed):
+    """Eigenvalues of H - (I - P) H (I - P), P onto the span of x: it has H x = y for every pair.
+
+    Any symmetric change beside the span of x would do: this one leaves nothing there.
+    """
     rng = np.random.default_rng(seed)
     u = np.linalg.qr(rng.standard_normal((x.shape[1], len(values))))[0]  # as `krylov` draws it
-    inside = np.linalg.qr(np.concatenate([x, y]).T)[0].T @ u
-    found = np.linalg.eigvalsh((inside * values) @ inside.T)
+    both = np.linalg.qr(np.concatenate([x, y]).T)[0]
+    hessian = (both.T @ u * values) @ (both.T @ u).T
+    probed = np.linalg.qr(both.T @ x.T)[0]
+    beside = np.eye(len(hessian)) - probed @ probed.T
+    found = np.linalg.eigvalsh(hessian - beside @ hessian @ beside)
     return found[np.argsort(-np.abs(found))]
 
 
 @pytest.mark.always
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(N_KRYLOV))
 @pytest.mark.parametrize(("decay", "n_pairs"), KRYLOV)
 def test_krylov_pairs_give_the_top_ten(decay, n_pairs, seed, page):
-    """Signs at random. What 20 pairs can tell depends on the decay; k, λ and verdict stay right."""
+    """Signs at random. What pairs leave open depends on decay and signs, and bounds every method.
+
+    Two Hessians explain all pairs: no answer is nearer to both than half of their difference.
+    """
     values = DECAYS[decay] * np.random.default_rng(seed).choice([-1.0, 1.0], 1500)
     x, y = krylov(values, n_pairs, seed)
-    known = top_ten_error(best_in_span(x, y, values, seed), values)
+    left_open = top_ten_error(another_that_explains_all(x, y, values, seed), values)
     asked, auto = (lrh_dask.fit(lrh_dask.Pairs(x, y), rank=rank) for rank in (RANK, "auto"))
     error = top_ten_error(asked.eigenvalues, values)
     page["krylov"][decay, n_pairs, seed] = (
-        known, error, asked.certificates.verdict.name, auto.rank, auto.certificates.verdict.name)
+        left_open, error, asked.certificates.verdict.name, auto.rank,
+        auto.certificates.verdict.name)
     assert asked.certificates.ridge == auto.certificates.ridge == 0.0
-    if known < 1e-4:  # else the pairs do not hold them, and the fit must say so
-        assert error <= max(KRYLOV_ALLOWED[n_pairs], 100.0 * known)
+    assert error <= max(KRYLOV_ALLOWED[n_pairs], 1.01 * left_open)
+    if decay == "0.7^i":  # there they leave little open
+        assert error <= KRYLOV_ALLOWED[n_pairs]
     if error > 0.01:
         assert asked.certificates.verdict is Verdict.underdetermined
     truth = values[np.argsort(-np.abs(values))][:auto.rank]
@@ -417,12 +438,14 @@ def written(sections):
         plain = ", ".join(f"{name} {value:.2g}" for name, value in errors.items())
         lines.append(f"| {n:,} | {plain} | {error:.2g} | {k} |")
     lines += ["", "## Krylov pairs", "", "Each x the orthonormalised last y, blocks of 4, "
-              "D = 1,500, signs at random. In the span: error of the true Hessian cut to the span "
-              "of all x and y.", "", "| eigenvalues | n | seed | in the span | top-10 error | "
+              "D = 1,500, signs at random. Left open: how far the top 10 of another Hessian that "
+              "explains every pair as well differ, so that no method is nearer than half of it to "
+              "both.", "", "| eigenvalues | n | seed | left open | top-10 error | "
               "verdict | rank, auto | verdict, auto |",
               "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- |"]
-    lines += [f"| ± {decay} | {n} | {seed} | {known:.1e} | {error:.1e} | {said} | {rank} | {auto} |"
-              for (decay, n, seed), (known, error, said, rank, auto) in sections["krylov"].items()]
+    for (decay, n, seed), (left_open, error, said, rank, auto) in sections["krylov"].items():
+        lines.append(f"| ± {decay} | {n} | {seed} | {left_open:.1e} | {error:.1e} | {said} "
+                     f"| {rank} | {auto} |")
     lines += ["", "## Settled descents", "", "Points of descents that have settled, 10 % "
               "noise: error of the rank-10 part without any ridge, in all of R^D, and of the "
               "product.", "", "| n | seed | no ridge | product | its λ |",
