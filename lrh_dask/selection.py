@@ -53,8 +53,8 @@ class Choice:
     Attributes:
         n_basis, ridge, rank, center: the choice; ``ridge`` is relative to tr(XᵀX)/k.
         held_out_residual: ‖Y - HX - b‖ / ‖Y‖ over held-out pairs, NaN where there were none.
-        residual_by_rank: (k+1,) the same for every rank 0..k of the chosen candidate. Where an
-            offset is fitted, rank 0 is what the offset alone leaves.
+        residual_by_rank: (k+1,) the same for every rank 0..k: eigenpairs of the cut, then of M
+            beside it. Where an offset is fitted, rank 0 is what the offset alone leaves.
         residual_by_rank_error: (k+1,) its standard error over buckets.
         chance: pairs without any Hessian could have made it gain as much.
         n_terms: the fit is cut to so many terms (:mod:`lrh_dask.low_rank`) before its ``rank``
