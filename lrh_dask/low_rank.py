@@ -70,17 +70,6 @@ class Terms:
         return (np.concatenate([values for values, _ in found]),
                 np.concatenate([vectors for _, vectors in found], axis=1))
 
-    def unmoved(self, vectors: np.ndarray, n_terms: int) -> np.ndarray:
-        """C (k, r) for u in the range of H_r: uᵀH_r u moves as uᵀMu - cᵀMc, to first order.
-
-        What changes D M̂ D beside its r leading eigenvectors V is cut away again:
-        c = D (I - V Vᵀ) D⁻¹ u, which is zero where the scales of x are alike. What is cut away
-        counts as small beside what is kept.
-        """
-        rest = self.inner[:, n_terms:]
-        inside = rest.T @ ((self.axes.T @ vectors) / self.units[:, None])
-        return np.asarray(self.axes @ (self.units[:, None] * (rest @ inside)))
-
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -104,12 +93,6 @@ class Estimate:
     n_terms: int
     values: np.ndarray
     vectors: np.ndarray
-
-    def unmoved(self) -> np.ndarray:
-        """C (k, k) for :attr:`vectors`, zero where they are none of the cut."""
-        c = self.terms.unmoved(self.vectors, self.n_terms)
-        c[:, self.n_terms:] = 0.0
-        return c
 
 
 def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = True,

@@ -44,8 +44,8 @@ class Errors:
 
     Attributes:
         standard: standard deviations, NaN where none is honest; ``note`` says why, or how.
-        bias: size of what the ridge shrinks and noise inflates, and of what the cut of the basis
-            leaves out, as far as halving it shows.
+        bias: size of what the ridge shrinks and noise inflates, of what the cut to low rank has
+            moved, and of what the cut of the basis leaves out, as far as halving it shows.
             Where no standard error is honest the part of noise is missing; where halving the
             basis takes an eigenvector away, that of the cut.
         outweigh: chance, ridge and noise may reach HALF of H, or half of it lies where the ridge
@@ -68,6 +68,9 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     how much all of them are too small. Alone it would be wild where few buckets hold most of
     what is known (the first steps of a descent); where it is FAR above for one eigenvalue it
     counts, since H itself may change along the rows.
+
+    They are errors of uᵀMu, where x is ill-conditioned more than those of the cut to low rank: that
+    H has low rank is no finding, and what was cut away may be curvature up to that size.
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
@@ -95,11 +98,10 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         free = total.n_pairs - (means is not None) - (n_basis + 1) / 2
         left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
         scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
-        sizes, unmoved = [t.n_pairs for t in buckets.values()], found.unmoved()
-        jackknife = jackknife_errors(
-            rows, sizes, inner, ridge, center=means is not None, rounding=rounding,
-            unmoved=unmoved) / np.sqrt(unevenness(rows, sizes, inner))
-        alike = np.diag(scatter) * share_of_variance(fit, inner, unmoved, ridge)
+        sizes = [t.n_pairs for t in buckets.values()]
+        jackknife = jackknife_errors(rows, sizes, inner, ridge, center=means is not None,
+                                     rounding=rounding) / np.sqrt(unevenness(rows, sizes, inner))
+        alike = np.diag(scatter)
         told = alike > 0
         growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
         standard = np.sqrt(alike * max(growth, 1.0))
@@ -116,7 +118,7 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     size = values[:rank] ** 2
     off = np.sum((2.0 * np.nan_to_num(standard)) ** 2 + bias**2)
     outweigh = bool(max(off, np.sum(size[by_ridge])) >= HALF**2 * np.sum(size) > 0)
-    bias = np.abs(bias)
+    bias = np.abs(bias) + np.abs(values[:rank] - np.sum(kept * (m @ kept), axis=0))
     if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
         bias = bias + basis_bias(found.rows, m, kept, ridge, rounding)
     return Errors(standard, note, bias, outweigh)
@@ -175,24 +177,6 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
     return variance
 
 
-def share_of_variance(fit: SymmetricFit, vectors: np.ndarray, unmoved: np.ndarray,
-                      ridge: float) -> np.ndarray:
-    """The variance of uᵀMu - cᵀMc, an eigenvalue of the cut, over that of uᵀMu (k,).
-
-    Noise being alike in all entries of Y, it is that of Σ_pq (a_p a_q - c_p c_q)² Var(M̂_pq).
-
-    Args:
-        vectors, unmoved: (k, k) u, and c of :meth:`lrh_dask.low_rank.Terms.unmoved`.
-    """
-    square = fit.sigma**2
-    both = square[:, None] + square[None, :]
-    held = (both + 2.0 * ridge * fit.scale) ** 2
-    variance = np.divide(both, held, out=np.zeros_like(both), where=held > 0)
-    a, c = fit.axes.T @ vectors, fit.axes.T @ unmoved
-    of_m, across, cut = (np.sum(b * (variance @ b), axis=0) for b in (a**2, a * c, c**2))
-    return np.divide(of_m - 2.0 * across + cut, of_m, out=np.ones_like(of_m), where=of_m > 0)
-
-
 def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
     """How far noise pushes each eigenvalue from the others (k,), signed, to second order.
 
@@ -215,8 +199,7 @@ def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
 
 
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
-                     *, center: bool, rounding: float = 0.0,
-                     unmoved: np.ndarray | None = None) -> np.ndarray:
+                     *, center: bool, rounding: float = 0.0) -> np.ndarray:
     """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
 
     The eigenvalue without bucket j is u_iᵀ M₍₋ⱼ₎ u_i: to first order the eigenvalue of M₍₋ⱼ₎,
@@ -243,8 +226,7 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
             xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
             xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
         m = fit_from_moments(xx, xy, rounding).solve(ridge)
-        of_m = np.sum(vectors * (m @ vectors), axis=0)
-        return of_m if unmoved is None else of_m - np.sum(unmoved * (m @ unmoved), axis=0)
+        return np.sum(vectors * (m @ vectors), axis=0)
 
     everyone = np.ones(len(buckets), dtype=bool)
     full = eigenvalues(total_xx, total_xy, everyone)
