@@ -31,6 +31,8 @@ def likely_ridge(s_xx: np.ndarray, s_xy: np.ndarray, y_energy: float, n_pairs: f
     """
     square, axes = np.linalg.eigh(s_xx)
     k, scale = square.size, float(np.mean(square))
+    if scale <= 0:
+        return 0.0
     seen = square > np.finfo(np.float64).eps * k * max(float(square[-1]), 0.0)
     square = np.where(seen, square, 0.0)
     cross = axes.T @ s_xy @ axes                       # cross_ij = σ_i B_ij

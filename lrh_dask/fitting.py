@@ -42,6 +42,8 @@ __all__ = ["Fit", "fit_exact", "fit_symmetric", "rotating_folds"]
 
 N_FOLDS = 5
 CONTRADICTED = 2.0
+SPARE = 1
+"""So many axes of x more than terms must be visible to show that there are no further terms."""
 UNSETTLED = ("the semidefinite fit has not settled, because x is ill-conditioned: its residual is "
              "right, weakly explored directions of it may not be")
 
@@ -108,7 +110,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
     # As many directions as x explores, and more to explore: H may do anything beyond.
     open_ended = lossless and ((exact and exact.rank) or n_basis) >= n_explored < total.sum_y.size
     if consistent is None and n_terms:
-        open_ended |= n_terms >= _n_visible(found, total.n_pairs) < total.sum_y.size
+        open_ended |= n_terms + SPARE >= _n_visible(found, total.n_pairs) < n_basis
     grounds = Grounds(
         total.n_effective, fitted.seen.size, rank_was_asked=kept.was_asked,
         basis_is_full=n_blind is not None and n_basis == n_blind,
@@ -153,6 +155,7 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
     errors = Errors(unknown, f"method '{method}' takes pairs as exact and has no error model",
                     unknown, outweigh=False)
     grounds = Grounds(total.n_effective, k, rank_was_asked=rank is not None,
+                      consistent=method == "seed",
                       undetermined=values.size >= seen.size < total.sum_y.size)
     return certified(buckets, total, Solution(
         values, vectors, errors, choice, None, grounds, x_scales=seen, n_explored=seen.size,
@@ -161,10 +164,10 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
 
 
 def _n_visible(found: Estimate, n_pairs: int) -> int:
-    """Along how many axes of x the largest curvature found would be told from noise."""
+    """Along how many axes of x curvature as large as was found would be told from noise."""
     left = float(np.sum((found.rows.y - found.rows.x @ found.free) ** 2))
     noise = noise_variance(left, n_pairs, found.values.size)
-    return found.terms.n_visible(float(np.abs(found.values[0])), noise)
+    return found.terms.n_visible(float(np.median(np.abs(found.values[:found.n_terms]))), noise)
 
 
 def _directions(centred: Rows, n_basis: int, exact: Interpolation | None, n_blind: int | None,

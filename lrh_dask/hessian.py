@@ -90,8 +90,12 @@ class LowRankHessian:
         margins = np.asarray(self.curves.get("sign_margins", np.full(self.rank, np.nan)))
         good = self.certificates.verdict in {Verdict.converged, Verdict.noisy,
                                              Verdict.rank_limited}
-        checked = good and not bool(np.isnan(margins).any())
-        said = curvature_sentence(self.eigenvalues, margins, self.n_features, certified=checked)
+        known = not bool(np.isnan(margins).any())
+        said = (curvature_sentence(
+                    self.eigenvalues, margins, self.n_features, certified=known,
+                    why="not all eigenvalues have a standard error")
+                if good else curvature_sentence(
+                    self.eigenvalues, margins, self.n_features, certified=False))
         settings = self.provenance.get("settings") or {}
         return f"{said}; negative curvature was ruled out by `psd`, not by the pairs" if (
             settings.get("psd")) else said

@@ -1,10 +1,12 @@
 """Cutting a fit to low rank, in units in which noise is alike in all directions.
 
 In the axes of X noise of variance v in every entry of Y reaches M̂_ij with variance
-v / (σ_i² + σ_j²). Along directions that x hardly touches that is large, and a cut by magnitude
-would keep what noise has made there before what pairs show elsewhere. With D = diag(√σ) the noise
-of D M̂ D has variance v σ_i σ_j / (σ_i² + σ_j²), nowhere above v / 2, and its rank and signs are
-those of M̂ (Sylvester's law of inertia). So
+v / (σ_i² + σ_j²), twice that on the diagonal. Along directions that x hardly touches it is large,
+and a cut by magnitude would keep what noise has made there before what pairs show elsewhere. With
+D = diag(√σ) the noise of D M̂ D has variance v σ_i σ_j / (σ_i² + σ_j²), at most v / 2 (v on the
+diagonal) however short x is, and its rank and signs are those of M̂ (Sylvester's law of inertia).
+What H leaves of the pairs weighs (H - M̂)_ij² by (σ_i² + σ_j²) / 2; D puts σ_i σ_j in its place,
+which makes the cut one eigendecomposition:
 
     H_r = D⁻¹ (D M̂ D)_r D⁻¹,   (·)_r: the r eigenpairs that are largest in magnitude
 
@@ -36,7 +38,7 @@ class Terms:
         inner: (k, k) its eigenvectors, orthonormal.
         axes, units: P (k, k) and the diagonal of D (k,).
         reach: (k,) how far noise of variance one in every entry of Y can push an eigenvalue along
-            each axis.
+            each axis; infinite where no x lies.
     """
 
     weights: np.ndarray
@@ -52,7 +54,8 @@ class Terms:
 
     def n_beyond(self, noise: float) -> int:
         """How many terms noise of that variance in every entry of Y has not made."""
-        edges = np.sqrt((self.inner**2).T @ self.reach**2 * noise)
+        reach = np.where(np.isfinite(self.reach), self.reach, 0.0)
+        edges = np.sqrt((self.inner**2).T @ reach**2 * noise)
         return int(np.count_nonzero(np.abs(self.weights) > edges))
 
     def n_visible(self, size: float, noise: float) -> int:
@@ -104,8 +107,9 @@ def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = Tr
         noisy: else D = I, and the terms are eigenpairs of M.
         psd: negative weights count as zero.
     Cost: one eigendecomposition of (k, k).
-    Source: Benaych-Georges & Nadakuditi 2011 (what stands out from noise); for its edge where
-        variances differ Bandeira & van Handel 2016.
+    Source: Benaych-Georges & Nadakuditi 2011 (what stands out from noise). Where variances differ
+        Bandeira & van Handel 2016 bound noise by the row that varies most; ``reach`` is that of
+        each row, and what a term may reach the mean over its rows: a heuristic.
     """
     square = fit.sigma**2
     units = np.ones(square.size)
@@ -118,6 +122,7 @@ def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = Tr
     variance = np.outer(units, units) ** 2 * np.divide(
         both, held**2, out=np.zeros_like(both), where=held > 0)
     reach = 2.0 * np.sqrt(variance.sum(axis=1) + np.diag(variance))  # the diagonal varies twice
+    reach[fit.sigma <= fit.floor] = np.inf
     return Terms(weights, inner, fit.axes, units, reach)
 
 

@@ -36,10 +36,10 @@ REGRESSED = 2 / 3
 """Above this share of columns to pairs what H does beside them is no noise to the likelihood."""
 LARGE, LARGE_FOLDS = 384, 2
 """Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all, of fewer ridges."""
-ALIKE, ALIKE_SHARE, LIKELY = 1.0, 0.01, 2.0
-"""Standard errors by which a candidate may be worse than the best and still count as good: one
-that is better at the asked rank (or worse by that share), and one whose smaller ridge the
-likelihood prefers."""
+LIKELY = 2.0
+"""Standard errors by which one whose smaller ridge the likelihood prefers may be worse."""
+LITTLE = 0.01
+"""Terms below the edge of noise must explain more than that share of what is left."""
 GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
@@ -85,7 +85,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
             the pairs that are judged on (a fitted basis); None: each fold finds its own directions.
         rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
         exact: how consistent pairs are interpolated: then only the rank is chosen.
-        noisy: where pairs are not, only the whole fit is judged, not what is cut from it.
+        noisy: the pairs are not free of noise, and a fit is cut accordingly.
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
     rank = asked.rank
@@ -116,13 +116,12 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         views = views_of(center, sizes[-1])
         scored = [v for v in scored if v.center == center]
         scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
-        judged_at = rank if noisy else None
-        best = _pick(scored, judged_at, energy)
+        best = min(scored, key=Candidate.loss)
         k = best.n_basis
         scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
-        best = _pick(scored, judged_at, energy)
+        best = min(scored, key=Candidate.loss)
         if 0 < k <= REGRESSED * n_train:
-            best = _likelier(best, views, energy, rank)
+            best = _likelier(best, views, energy)
     on_folds = solved(views, best)
     best = replace(best, squares=np.concatenate([fold.squares() for fold in on_folds]))
     chance = is_chance(best, on_folds, energy)
@@ -207,20 +206,7 @@ def _decide_center(scored: list[Candidate], n_pairs: int) -> bool:
     return bool(gain.sum() > noise)
 
 
-def _pick(scored: list[Candidate], rank: int | None, energy: float) -> Candidate:
-    """The least held-out residual; where a rank is asked, of those as good the best at that rank.
-
-    At the asked rank alone a fit that leaves everything else to chance would look as good.
-    """
-    best = min(scored, key=Candidate.loss)
-    if rank is None:
-        return best
-    slack = max(ALIKE_SHARE * best.loss(), 1e-14 * energy)
-    return min((v for v in scored if _is_as_good(v, best, None, ALIKE, slack)),
-               key=lambda v: v.loss(rank))
-
-
-def _likelier(best: Candidate, views: list[View], energy: float, rank: int | None) -> Candidate:
+def _likelier(best: Candidate, views: list[View], energy: float) -> Candidate:
     """The ridge of largest likelihood, where it is smaller and hardly worse on held-out pairs.
 
     A ridge shrinks eigenvalues, and held-out pairs do not mind where x has settled in the
@@ -229,16 +215,11 @@ def _likelier(best: Candidate, views: list[View], energy: float, rank: int | Non
     likely = _likely_ridge(views, best.n_basis)
     if likely >= best.ridge:
         return best
-    rank = _one_standard_error(best.squares, energy) if rank is None else rank
+    rank = _one_standard_error(best.squares, energy)
     smaller = score(views, [best.n_basis], (likely,))[0]
-    return smaller if _is_as_good(smaller, best, rank, LIKELY, 1e-14 * energy) else best
-
-
-def _is_as_good(candidate: Candidate, best: Candidate, rank: int | None, errors: float,
-                slack: float) -> bool:
-    """Whether it is worse by at most the slack, or so many standard errors of the difference."""
-    loss = candidate.at(rank) - best.at(rank)
-    return bool(loss.sum() <= max(errors * error_of_sum(loss), slack))
+    loss = smaller.at(rank) - best.at(rank)
+    as_good = loss.sum() <= max(LIKELY * error_of_sum(loss), 1e-14 * energy)
+    return smaller if as_good else best
 
 
 def _likely_ridge(views: list[View], k: int) -> float:
@@ -255,7 +236,7 @@ def _n_terms(best: Candidate, folds: list[OnFold], energy: float) -> int:
     """
     rank = _one_standard_error(best.squares, energy)
     beyond = int(np.median([fold.n_beyond_noise() for fold in folds]))
-    slack = ALIKE_SHARE * best.loss()
+    slack = LITTLE * best.loss()
     return beyond if beyond < rank and best.loss(beyond) - best.loss() <= slack else rank
 
 

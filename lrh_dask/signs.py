@@ -45,7 +45,8 @@ def noise_margins(noise: float, lengths: np.ndarray) -> np.ndarray:
 
 
 def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: int, *,
-                       certified: bool = True) -> str:
+                       certified: bool = True,
+                       why: str = "the fit could not be checked or failed its check") -> str:
     """What the signs of the eigenvalues prove, and what they cannot.
 
     A sign counts only where zero lies beyond its margin; where none is known signs are taken as
@@ -54,7 +55,7 @@ def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: 
     Args:
         halves: (r,) margins (:func:`sign_margins`), NaN where unknown, infinite where no x
             lies along the eigenvector.
-        certified: the fit was checked, so that its signs can prove something.
+        certified: the fit was checked, so that its signs can prove something; else ``why`` not.
     """
     known = ~np.isnan(halves)
     margin = np.where(known, halves, 0.0)
@@ -64,8 +65,7 @@ def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: 
     notes = [f"{unsure:,} within their error of zero"] * bool(unsure)
     notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
     if not certified:
-        notes.insert(0, "no sign is certified, because the fit could not be checked or failed its "
-                        "check")
+        notes.insert(0, f"no sign is certified, because {why}")
     notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
     if not certified:
         said = f"{_count(negative)} of negative and {positive:,} of positive curvature in the fit"

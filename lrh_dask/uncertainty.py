@@ -118,7 +118,13 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     size = values[:rank] ** 2
     off = np.sum((2.0 * np.nan_to_num(standard)) ** 2 + bias**2)
     outweigh = bool(max(off, np.sum(size[by_ridge])) >= HALF**2 * np.sum(size) > 0)
-    bias = np.abs(bias) + np.abs(values[:rank] - np.sum(kept * (m @ kept), axis=0))
+    if outweigh and np.isfinite(standard).any():
+        standard = np.full(rank, np.nan)
+        note = ("errors and bias reach half of H, or half of it lies where the ridge decides: no "
+                "standard error holds there")
+    bias = np.abs(bias)
+    if exact is None:
+        bias = bias + np.abs(values[:rank] - np.sum(kept * (m @ kept), axis=0))
     if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
         bias = bias + basis_bias(found.rows, m, kept, ridge, rounding)
     return Errors(standard, note, bias, outweigh)

@@ -14,7 +14,7 @@ __all__ = ["Grounds", "Verdict", "decide_verdict"]
 CONVERGED = 0.02
 """What is left over is little."""
 FEWEST_JUDGED = 20
-"""Fewer pairs cannot tell noise from curvature."""
+"""Fewer pairs with noise cannot tell it from curvature."""
 TWICE, LESS = 2.0, 1.2
 """Residuals that differ by a factor of two say different things; a rank that leaves so much more
 than the best one leaves out curvature."""
@@ -91,17 +91,15 @@ def decide_verdict(residual: float, choice: Choice, rank: int, grounds: Grounds)
         return Verdict.converged
     held_out = choice.held_out_residual / unexplained
     curve = choice.residual_by_rank / unexplained
-    few = grounds.n_pairs < FEWEST_JUDGED
+    few = grounds.n_pairs < FEWEST_JUDGED and not grounds.consistent
     if rank == 0 or choice.chance or held_out >= 1.0:
         return Verdict.underdetermined if grounds.consistent or few else Verdict.inconsistent
     if not residual / TWICE - floor <= held_out <= TWICE * residual + floor:
         return Verdict.underdetermined
-    if grounds.n_explored < choice.n_basis or grounds.undetermined:
+    if few or grounds.n_explored < choice.n_basis or grounds.undetermined:
         return Verdict.underdetermined
     if asked and curve.size and held_out > LESS * float(curve.min()) + floor:
         return Verdict.rank_limited
     if grounds.basis_is_full and rank >= choice.n_basis and held_out > floor:
         return Verdict.rank_limited
-    if held_out <= CONVERGED:
-        return Verdict.converged
-    return Verdict.underdetermined if few else Verdict.noisy
+    return Verdict.converged if held_out <= CONVERGED else Verdict.noisy

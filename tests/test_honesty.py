@@ -271,6 +271,56 @@ def test_what_noise_makes_where_x_is_ill_conditioned_does_not_count(noise, rank)
                 or "of negative curvature" not in found.curvature)
 
 
+@pytest.mark.parametrize(("condition", "noise"), [(100.0, 0.3), (1.0, 1.0)])
+def test_leading_eigenpairs_are_no_worse_for_asking_for_fewer(condition, noise):
+    """k and λ are those of the whole fit, whatever is cut from it."""
+    for seed in range(4):
+        pairs, _ = graded_pairs(seed, 40, 1500, condition, noise)
+        few, more = (fit(pairs, rank=rank) for rank in (3, 10))
+        np.testing.assert_allclose(few.eigenvalues, more.eigenvalues[:3], rtol=0.03)
+
+
+def test_where_x_shows_hardly_more_directions_than_there_are_terms_nothing_is_vouched_for():
+    """Noise of 1 % of y, which is 1 % of what x does where it is longest."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        u, axes = orthonormal(rng, 6, 5), orthonormal(rng, 6, 6)
+        x = rng.standard_normal((40, 6)) * np.logspace(0, -5, 6) @ axes
+        y = x @ u * [1.0, 0.9, 0.8, 0.7, 0.6] @ u.T
+        y += 0.01 * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        assert fit(Pairs(x, y)).certificates.verdict is Verdict.underdetermined
+
+
+def test_ten_pairs_with_noise_cannot_vouch_for_a_saddle():
+    """One descent in which a positive curvature is nearly all of y, with an offset."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        u = orthonormal(rng, 3, 3)
+        place, x = rng.standard_normal(3), np.empty((10, 3))
+        for t in range(10):
+            x[t] = place
+            place = place - 0.1 * place * [1.0, 0.0, 0.0] + 0.01 * rng.standard_normal(3)
+        y = x * [1.0, 0.0, 0.0] @ u.T
+        y += 1e-3 * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape) + 30.0
+        found = fit(Pairs(x @ u.T, y))
+        assert found.certificates.verdict is Verdict.underdetermined
+        assert "no sign is certified" in found.curvature
+
+
+def test_signs_without_errors_are_said_to_lack_them_and_not_a_check():
+    found = fit(Pairs(*noisy_pairs(0, 300, 200, [5.0, -4.0, 3.0, 2.0, 1.0], 0.1)))
+    assert found.certificates.verdict in SURE
+    assert np.isnan(found.standard_errors).any()
+    assert "because not all eigenvalues have a standard error" in found.curvature
+
+
+def test_x_that_lies_in_one_pair_alone_is_no_reason_for_warnings():
+    x = np.zeros((20, 2))
+    x[10] = [1.0, 0.5]
+    y = x * [1.0, -0.5] + 1e-6 * np.random.default_rng(0).standard_normal((20, 2))
+    assert fit(Pairs(x, y)).certificates.verdict in {Verdict.underdetermined, Verdict.inconsistent}
+
+
 def test_fewer_directions_than_there_are_where_x_shows_no_more_is_underdetermined():
     """x is a million times shorter in the last feature, and noise as large as the signal."""
     ranks = []

@@ -105,4 +105,24 @@ def test_terms_without_any_x_are_zero():
     fit, terms = solved(np.zeros((5, 3)), np.ones((5, 3)))
     assert np.all(terms.weights == 0)
     assert terms.n_beyond(1.0) == 0
-    assert terms.n_visible(1.0, 1.0) >= 0
+    assert terms.n_visible(1.0, 1.0) == 0
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.1])
+def test_curvature_is_visible_along_the_axes_where_it_stands_out_from_noise(noise):
+    """Of one curvature along one axis at a time: most often told from noise where it should be."""
+    scales = np.r_[np.logspace(0.0, -5.0, K - 2), 0.0, 0.0]
+    found, told = [], np.zeros(K)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((400, K)) * scales
+        for axis in range(K):
+            y = np.zeros_like(x)
+            y[:, axis] = x[:, axis]
+            y += noise * rng.standard_normal(x.shape)
+            terms = solved(x, y)[1]
+            found.append(terms.n_visible(1.0, noise**2))
+            told[axis] += terms.n_beyond(noise**2) > 0 and np.argmax(
+                np.abs(terms.directions[:, 0] * np.sqrt(np.abs(terms.weights[0])))) == axis
+    assert abs(np.mean(found) - np.count_nonzero(told > 10)) < 1.0
+    assert np.mean(found) < K - 2

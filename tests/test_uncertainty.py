@@ -114,6 +114,29 @@ def test_three_pairs_a_column_give_errors_of_the_right_size():
     assert 0.96 < ratio < 1.25, ratio
 
 
+def test_what_the_cut_to_low_rank_moves_is_in_the_bias():
+    """Of a spectrum that goes on, where x is ill-conditioned, it is as large as the noise."""
+    covered, shares = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        axes, u = (np.linalg.qr(rng.standard_normal((8, 8)))[0] for _ in range(2))
+        values = 1.0 / np.arange(1.0, 9.0)
+        x = rng.standard_normal((2000, 8)) * np.logspace(0, -2, 8) @ axes
+        y = x @ u * values @ u.T
+        y += 0.3 * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+        found = fit(Pairs(x, y), center=False)
+        m = symmetric_fit(x, y).solve(found.certificates.ridge)
+        moved = np.abs(found.eigenvalues - np.sum(
+            found.eigenvectors * (m @ found.eigenvectors), axis=0))
+        assert found.certificates.n_basis == 8
+        assert np.all(found.bias >= moved * (1.0 - 1e-9))
+        off = np.abs(found.eigenvalues[:3] - values[:3])
+        covered.append(off <= found.half_widths[:3] + found.bias[:3])
+        shares.append(moved[:3] / found.half_widths[:3])
+    assert np.mean(covered) >= 0.9
+    assert np.max(shares) > 0.5
+
+
 def test_a_jackknife_over_uneven_buckets_is_right_once_its_excess_is_taken_off():
     """One bucket of ten holds 60 % of what is known of a slope."""
     lengths = np.r_[np.sqrt(13.5), np.ones(9)]
