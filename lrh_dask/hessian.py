@@ -79,8 +79,8 @@ class LowRankHessian:
         """What may be missing from or added to each eigenvalue (r,), NaN where not known.
 
         How far it moves when the basis is halved (what the basis leaves out; nothing where it is
-        all of R^D), how far the ridge shrinks it, and how far noise pushes it away from the
-        others. Standard errors hold none of these.
+        all of R^D), how far the cut to low rank has moved it and the ridge shrunk it, and how far
+        noise pushes it away from the others. Standard errors hold none of these.
         """
         return np.asarray(self.curves.get("bias", np.full(self.rank, np.nan)), dtype=float)
 

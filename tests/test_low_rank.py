@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from lrh_dask.low_rank import gained_by_terms, terms_of
+from lrh_dask.low_rank import gained_by_terms, noise_variance, terms_of
 from lrh_dask.solve import symmetric_fit
 
 K = 12
@@ -99,6 +99,17 @@ def test_noise_alone_reaches_its_edge_and_not_far_beyond(condition):
     assert 0.9 < np.mean(farthest) < 1.0
     assert max(beyond) <= 2
     assert np.mean(beyond) < 0.5
+
+
+def test_the_variance_of_noise_counts_what_the_fit_has_taken_for_itself():
+    """At three pairs a column that is a sixth."""
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        x, y = rng.standard_normal((60, 20)), 3.0 * rng.standard_normal((60, 20))
+        left = np.sum((y - x @ symmetric_fit(x, y).solve()) ** 2)
+        found.append(noise_variance(left, 60, 20))
+    assert np.mean(found) == pytest.approx(9.0, rel=0.02)
 
 
 def test_terms_without_any_x_are_zero():
