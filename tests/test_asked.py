@@ -200,11 +200,8 @@ def test_a_row_that_drowns_all_others_is_named(make_pairs):
 def test_the_bias_of_a_cut_basis_is_told_and_all_of_the_space_has_none(make_pairs):
     """A slow spectrum beside few columns: what the basis leaves out moves the eigenvalues."""
     spectrum = 1.0 / np.arange(1, 121)
-    pairs = make_pairs(0, 2000, 120, spectrum, noise=0.05)
-    many = fit(pairs, rank=5)
-    # All of R^D, a ridge of 1e-4, little noise: what the ridge shrinks is less than the noise.
-    assert np.all(many.bias < 2e-4 * many.eigenvalues + 0.1 * many.standard_errors)
-    assert np.all(np.abs(many.eigenvalues - spectrum[:5]) <= many.half_widths + many.bias)
+    many = fit(make_pairs(0, 2000, 120, spectrum, noise=0.05), rank=5)
+    assert np.all(many.bias < 0.1 * many.standard_errors)  # no cut, no ridge, little noise
     few = fit(make_pairs(0, 60, 120, spectrum, noise=0.05), rank=5)
     truth = np.linalg.norm(few.eigenvalues - spectrum[:5])
     assert 0.3 * truth < np.linalg.norm(few.bias) < 10.0 * truth
