@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lrh_dask.biases import basis_bias, noise_bias, ridge_bias
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.low_rank import Estimate
 from lrh_dask.solve import (
@@ -13,13 +14,10 @@ from lrh_dask.solve import (
     SymmetricFit,
     center_rows,
     fit_from_moments,
-    own_of_moments,
-    symmetric_fit,
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Errors", "basis_bias", "errors_of", "jackknife_errors", "noise_bias", "ridge_bias",
-           "scatter_of", "unevenness"]
+__all__ = ["Errors", "errors_of", "jackknife_errors", "scatter_of", "unevenness"]
 
 MIN_BUCKETS = 5
 """Fewer buckets than that leave no error to estimate."""
@@ -32,8 +30,6 @@ FAR = 2.0
 """A jackknife so many times the scatter is no chance, but of two or three buckets."""
 WEAKLY, HALF = 0.25, 0.5
 """Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
-LINKED = 4.0
-"""Neighbours so many √V apart may have been one eigenvalue that noise has parted."""
 SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 
@@ -183,27 +179,6 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
     return variance
 
 
-def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
-    """How far noise pushes each eigenvalue from the others (k,), signed, to second order.
-
-    Σ_j V_ij / (s_i - s_j), each term kept below √V_ij where eigenvalues nearly meet. Within a
-    cluster, eigenvalues that noise alone may have parted, the gaps seen are those that the push
-    has made: of a semicircle that began in one point the sum gives half of it, so it counts twice.
-
-    Args:
-        values: (k,) eigenvalues; ``scatter``: V (k, k), see :func:`scatter_of`.
-    Source: Potters & Bouchaud 2020 (additive noise and the Hilbert transform of a spectrum).
-    """
-    gap = values[:, None] - values[None, :]
-    square = gap**2 + scatter
-    push = np.divide(scatter * gap, square, out=np.zeros_like(square), where=square > 0)
-    order = np.argsort(values)
-    parted = np.diff(values[order]) > LINKED * np.sqrt(scatter[order[:-1], order[1:]])
-    cluster = np.empty(values.size, dtype=int)
-    cluster[order] = np.concatenate([[0], np.cumsum(parted)])[:values.size]
-    return np.asarray((push * (1 + (cluster[:, None] == cluster))).sum(axis=1))
-
-
 def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
                      *, center: bool, rounding: float = 0.0) -> np.ndarray:
     """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
@@ -265,40 +240,3 @@ def unevenness(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray) -> 
     sizes = np.asarray(n_pairs, dtype=float)
     others = (sizes.sum() / sizes - 1.0)[:, None]
     return np.maximum((others * share / np.maximum(1.0 - share, 1e-9)).mean(axis=0), 1.0)
-
-
-def basis_bias(rows: Rows, m: np.ndarray, vectors: np.ndarray, ridge: float,
-               rounding: float) -> np.ndarray:
-    """How far each eigenvalue moves when the basis is halved: |uᵀ(M - M_half)u| (r,).
-
-    What a cut basis leaves out is gone from M in the same way as what the half leaves out: an
-    indication where the spectrum goes on, an excess where it ends before the basis does. Nothing
-    for an eigenvector that lies mostly outside of the half: its change tells of itself only.
-
-    Args:
-        rows: pairs in the basis, its columns sorted by dominance; ``m``: their fit (k, k).
-        vectors: (k, r) eigenvectors of m.
-    """
-    half = vectors.shape[0] // 2
-    if half == 0:
-        return np.full(vectors.shape[1], np.nan)
-    fit = symmetric_fit(rows.x[:, :half], rows.y[:, :half], rounding, own=own_of_moments(half))
-    kept = vectors[:half]
-    inside = np.sum(kept**2, axis=0) > 0.5
-    return inside * np.abs(np.einsum("ki,kl,li->i", vectors, m, vectors, optimize=True)
-                  - np.einsum("ki,kl,li->i", kept, fit.solve(ridge), kept, optimize=True))
-
-
-def ridge_bias(fit: SymmetricFit, m: np.ndarray, vectors: np.ndarray,
-               ridge: float) -> np.ndarray:
-    """How far the ridge has moved each eigenvalue: uᵀ(M - M at λ/100)u (r,), signed.
-
-    Without any ridge, directions that x hardly touches would drown the shrinkage in noise.
-
-    Args:
-        m: the fit (k, k) with the ridge; ``vectors``: (k, r) its eigenvectors.
-    """
-    if ridge == 0:
-        return np.zeros(vectors.shape[1])
-    change = m - fit.solve(ridge / 100.0)
-    return np.asarray(np.einsum("ki,kl,li->i", vectors, change, vectors, optimize=True))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lrh_dask import Pairs, Verdict, fit
+from lrh_dask.biases import noise_bias
 from lrh_dask.solve import Rows, symmetric_fit
-from lrh_dask.uncertainty import jackknife_errors, noise_bias, scatter_of, unevenness
+from lrh_dask.uncertainty import jackknife_errors, scatter_of, unevenness
 
 
 def variances_one_entry_at_a_time(x, vectors, ridge, noise):
