@@ -246,7 +246,7 @@ def test_one_descent_in_noise_as_large_as_the_signal_is_not_given_up(spectrum, n
         found = fit(Pairs(data.x, data.y), center=False)
         assert found.rank > 0
         errors.append(error_of(found.eigenvalues, found.eigenvectors, data.truth))
-    assert max(errors) < 1.0
+    assert max(errors) < 0.9
     assert np.mean(errors) < {100: 0.56, 300: 0.3}[n_pairs]
 
 

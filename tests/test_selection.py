@@ -31,12 +31,15 @@ def test_the_exact_rank_is_found_at_ten_percent_noise(make_pairs, make_buckets, 
     assert choice.held_out_residual == choice.residual_by_rank[5]
 
 
-def test_a_rank_that_helps_within_its_error_only_is_not_taken(make_pairs, make_buckets):
-    """On some of these stores the held-out residual is least at a rank above 5."""
+@pytest.mark.parametrize(("small", "above"), [(0.1, 0), (0.2, 1)])
+def test_a_rank_that_helps_within_its_error_only_is_not_taken(make_pairs, make_buckets, small,
+                                                              above):
+    """On some of these stores the held-out residual is least at a rank above 5; in one of the
+    second sixteen by two standard errors, and there one more is taken."""
     choices = [choose_from(make_buckets(pairs.x, pairs.y, 10)) for pairs in (
-        make_pairs(seed, 60, 12, [*FIVE, *[0.1] * 5], noise=0.5) for seed in range(8))]
-    assert max(np.argmin(c.residual_by_rank) for c in choices) > 5
-    assert [c.rank for c in choices] == [5] * 8
+        make_pairs(seed, 60, 12, [*FIVE, *[small] * 5], noise=0.5) for seed in range(16))]
+    assert sum(np.argmin(c.residual_by_rank) > 5 for c in choices) > above
+    assert sorted(c.rank for c in choices) == [5] * (16 - above) + [6] * above
 
 
 @pytest.mark.parametrize("seed", range(3))
