@@ -39,8 +39,7 @@ LARGE, LARGE_FOLDS = 384, 2
 LIKELY = 2.0
 """Standard errors by which one whose smaller ridge the likelihood prefers may be worse."""
 LITTLE = 0.01
-"""Terms below the edge of noise must explain more than that share of what is left; a candidate
-that leaves so much more is as good."""
+"""Terms below the edge of noise must explain more than that share of what is left."""
 GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
@@ -219,8 +218,7 @@ def _least_shrunk(scored: list[Candidate], rank: int | None, energy: float) -> C
     as_good = []
     for v in scored:
         loss = v.at(None) - best.at(None)
-        if v.ridge <= best.ridge and loss.sum() <= max(
-                error_of_sum(loss), LITTLE * best.loss(), 1e-14 * energy):
+        if v.ridge <= best.ridge and loss.sum() <= max(error_of_sum(loss), 1e-14 * energy):
             as_good.append(v)
     return min(as_good, key=lambda v: v.loss(rank))
 

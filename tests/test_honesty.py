@@ -280,6 +280,16 @@ def test_leading_eigenpairs_are_no_worse_for_asking_for_fewer(condition, noise):
         np.testing.assert_allclose(few.eigenvalues, more.eigenvalues[:3], rtol=0.03)
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_asking_for_fewer_does_not_let_noise_in_where_x_is_ill_conditioned(rank):
+    """Leading eigenpairs weigh little there on the ridge, which holds back all others."""
+    for seed in (7, 9, 11, 13, 14, 18):
+        data = make(Cell("exact-indefinite", 2000, 24, x="ill-conditioned", seed=seed))
+        found = fit(Pairs(data.x, data.y), rank=rank)
+        assert np.max(np.abs(found.eigenvalues)) < 2.0  # 1 is the truth, 4 to 500 was found
+        assert found.certificates.verdict in {Verdict.underdetermined, Verdict.rank_limited}
+
+
 def test_where_x_shows_hardly_more_directions_than_there_are_terms_nothing_is_vouched_for():
     """Noise of 1 % of y, which is 1 % of what x does where it is longest."""
     for seed in range(12):
