@@ -39,7 +39,8 @@ LARGE, LARGE_FOLDS = 384, 2
 LIKELY = 2.0
 """Standard errors by which one whose smaller ridge the likelihood prefers may be worse."""
 LITTLE = 0.01
-"""Terms below the edge of noise must explain more than that share of what is left."""
+"""Terms below the edge of noise must explain more than that share of what is left; a candidate
+that leaves so much more is as good."""
 GIVEN_UP = 0.05
 """The largest share of what the best rank explains that a smaller one may leave."""
 PAIRS_TO_CENTER = 8
@@ -119,7 +120,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         best = min(scored, key=Candidate.loss)
         k = best.n_basis
         scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
-        best = _least_shrunk(scored, rank, energy)
+        best = _least_shrunk(scored, rank, views, energy)
         if 0 < k <= REGRESSED * n_train:
             best = _likelier(best, views, energy)
     on_folds = solved(views, best)
@@ -206,21 +207,33 @@ def _decide_center(scored: list[Candidate], n_pairs: int) -> bool:
     return bool(gain.sum() > noise)
 
 
-def _least_shrunk(scored: list[Candidate], rank: int | None, energy: float) -> Candidate:
+def _least_shrunk(scored: list[Candidate], rank: int | None, views: list[View],
+                  energy: float) -> Candidate:
     """The least held-out residual; where a rank is asked, what serves it better with less ridge.
 
     The ridge that is best for all of H may shrink its largest eigenvalues more than noise blurs
     them. A larger one never: a fit that is cut short is better off shrunk, its eigenvalues are not.
+    A smaller one may cost a LITTLE only where it holds nothing back: where x hardly goes noise
+    would come in, and be the largest eigenvalue.
     """
     best = min(scored, key=Candidate.loss)
     if rank is None:
         return best
+    little = 0.0 if _holds_back(best, views) else LITTLE
     as_good = []
     for v in scored:
         loss = v.at(None) - best.at(None)
-        if v.ridge <= best.ridge and loss.sum() <= max(error_of_sum(loss), 1e-14 * energy):
+        if v.ridge <= best.ridge and loss.sum() <= max(
+                error_of_sum(loss), little * best.loss(), 1e-14 * energy):
             as_good.append(v)
     return min(as_good, key=lambda v: v.loss(rank))
+
+
+def _holds_back(candidate: Candidate, views: list[View]) -> bool:
+    """Whether there are directions in which the ridge decides, and not the pairs."""
+    k = candidate.n_basis
+    return any(np.linalg.eigvalsh(view.s_xx[:k, :k]).min(initial=np.inf)
+               <= candidate.ridge * np.trace(view.s_xx[:k, :k]) / k for view in views)
 
 
 def _likelier(best: Candidate, views: list[View], energy: float) -> Candidate:
