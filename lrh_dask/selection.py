@@ -5,6 +5,7 @@ Candidates are judged in :mod:`lrh_dask.held_out`; here is which are tried, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,20 +110,7 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         views = views_of(exact.center, exact.n_basis)
         best = score(views, sizes, (0.0,))[0]
     else:
-        # An offset shows at any basis size: it is decided on small ones.
-        small = [k for k in sizes if k <= max(64, sizes[0])]
-        centers = (False, True) if asked.center is None else (asked.center,)
-        scored = [v for c in centers for v in score(views_of(c, small[-1]), small, COARSE_RIDGES)]
-        center = _decide_center(scored, n_pairs)
-        views = views_of(center, sizes[-1])
-        scored = [v for v in scored if v.center == center]
-        scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
-        best = min(scored, key=Candidate.loss)
-        k = best.n_basis
-        scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
-        best = _least_shrunk(scored, rank, views, energy)
-        if 0 < k <= REGRESSED * n_train:
-            best = _likelier(best, views, energy)
+        views, best = _search(views_of, sizes, asked, n_pairs, n_train, energy)
     on_folds = solved(views, best)
     best = replace(best, squares=np.concatenate([fold.squares() for fold in on_folds]))
     chance = is_chance(best, on_folds, energy)
@@ -140,6 +128,30 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         held_out_residual=_ratio(by_rank[chosen], energy),
         residual_by_rank=np.sqrt(np.maximum(by_rank, 0.0) / energy),
         residual_by_rank_error=_root_error(squares, energy), chance=chance)
+
+
+def _search(views_of: Callable[[bool, int], list[View]], sizes: list[int], asked: Asked,
+            n_pairs: int, n_train: int, energy: float) -> tuple[list[View], Candidate]:
+    """Centring, then basis size, then ridge; and the folds in the coordinates of the winner.
+
+    Args:
+        views_of: folds centred or not, in at most so many directions.
+    """
+    # An offset shows at any basis size: it is decided on small ones.
+    small = [k for k in sizes if k <= max(64, sizes[0])]
+    centers = (False, True) if asked.center is None else (asked.center,)
+    scored = [v for c in centers for v in score(views_of(c, small[-1]), small, COARSE_RIDGES)]
+    center = _decide_center(scored, n_pairs)
+    views = views_of(center, sizes[-1])
+    scored = [v for v in scored if v.center == center]
+    scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
+    best = min(scored, key=Candidate.loss)
+    k = best.n_basis
+    scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
+    best = _least_shrunk(scored, asked.rank, views, energy)
+    if 0 < k <= REGRESSED * n_train:
+        best = _likelier(best, views, energy)
+    return views, best
 
 
 def _widest(buckets: dict[int, Triangle]) -> int:
