@@ -59,12 +59,6 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
               rounding: float, *, lossless: bool, exact: Interpolation | None) -> Errors:
     """Errors of the first ``rank`` eigenvalues.
 
-    The scatter of the residuals gives the standard error of each, taking noise to be alike in all
-    pairs. Noise that grows where x is large shows in the jackknife over buckets, which says by
-    how much all of them are too small. Alone it would be wild where few buckets hold most of
-    what is known (the first steps of a descent); where it is FAR above for one eigenvalue it
-    counts, since H itself may change along the rows.
-
     They are errors of uᵀMu, where x is ill-conditioned more than those of the cut to low rank: that
     H has low rank is no finding, and what was cut away may be curvature up to that size.
 
@@ -91,17 +85,9 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         note = ("what x is beside the basis goes along with what it is inside, so that the "
                 "curvature there cannot be told apart: no error can be estimated")
     if note is None:
-        free = total.n_pairs - (means is not None) - (n_basis + 1) / 2
-        left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
-        scatter = scatter_of(fit, inner, ridge, np.sum(left**2, axis=0) / free)
-        sizes = [t.n_pairs for t in buckets.values()]
-        jackknife = jackknife_errors(rows, sizes, inner, ridge, center=means is not None,
-                                     rounding=rounding) / np.sqrt(unevenness(rows, sizes, inner))
-        alike = np.diag(scatter)
-        told = alike > 0
-        growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
-        standard = np.sqrt(alike * max(growth, 1.0))
-        standard = np.where(jackknife > FAR * standard, jackknife, standard)[:rank]
+        standard, scatter = _by_chance(rows, [t.n_pairs for t in buckets.values()], found,
+                                       center=means is not None, rounding=rounding)
+        standard = standard[:rank]
         bias = bias + noise_bias(values, scatter)[:rank]  # the two often undo each other
         note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
                 "that is not alike in all pairs; conditional on the basis; intervals by "
@@ -124,6 +110,32 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
         bias = bias + basis_bias(found.rows, m, kept, ridge, rounding)
     return Errors(standard, note, bias, outweigh)
+
+
+def _by_chance(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center: bool,
+               rounding: float) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors (k,) of all eigenvalues, and :func:`scatter_of` (k, k).
+
+    The scatter of the residuals gives the standard error of each, taking noise to be alike in all
+    pairs. Noise that grows where x is large shows in the jackknife over buckets, which says by
+    how much all of them are too small. Alone it would be wild where few buckets hold most of
+    what is known (the first steps of a descent); where it is FAR above for one eigenvalue it
+    counts, since H itself may change along the rows.
+
+    Args:
+        rows: of each bucket, in the basis, means taken off where ``center``; n_pairs: in each.
+    """
+    inner, m, ridge = found.vectors, found.free, found.ridge
+    free = sum(n_pairs) - center - (inner.shape[0] + 1) / 2
+    left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
+    scatter = scatter_of(found.fit, inner, ridge, np.sum(left**2, axis=0) / free)
+    jackknife = jackknife_errors(rows, n_pairs, inner, ridge, center=center,
+                                 rounding=rounding) / np.sqrt(unevenness(rows, n_pairs, inner))
+    alike = np.diag(scatter)
+    told = alike > 0
+    growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
+    standard = np.sqrt(alike * max(growth, 1.0))
+    return np.where(jackknife > FAR * standard, jackknife, standard), scatter
 
 
 def _goes_along(x: np.ndarray, directions: np.ndarray) -> float:
