@@ -102,6 +102,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
                      terms, n_terms, *terms.eigenpairs(n_terms))
     notices = _about_psd(asked, projected, free, m, settled)
     kept = kept_rank(asked, found, choice, exact, total, rounding, judged=bool(folds))
+    found = found.by_size(kept.rank)
     errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
                        exact=exact)
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)

@@ -17,7 +17,7 @@ matrix of rank r must be, given the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,6 +96,12 @@ class Estimate:
     n_terms: int
     values: np.ndarray
     vectors: np.ndarray
+
+    def by_size(self, rank: int) -> Estimate:
+        """The same, the first ``rank`` eigenpairs sorted: one beside the cut may be the larger."""
+        order = np.argsort(-np.abs(self.values[:rank]), kind="stable")
+        order = np.concatenate([order, np.arange(order.size, self.values.size)])
+        return replace(self, values=self.values[order], vectors=self.vectors[:, order])
 
 
 def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = True,

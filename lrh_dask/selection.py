@@ -29,7 +29,7 @@ from lrh_dask.triangle import Triangle
 __all__ = ["Choice", "choose"]
 
 COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
-RIDGES = (1e-10, *(10.0 ** (e / 2) for e in range(-14, 1)))
+FINE_RIDGES = (1e-10, 1e-7, 1e-6, 1e-4, 1.0, *(10.0 ** (e / 2) for e in range(-13, 0, 2)))
 """Tried at every basis size; and beside those at the chosen one (near the best, if LARGE)."""
 SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
 """Basis sizes, as shares of the pairs, where pairs are few."""
@@ -191,9 +191,9 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
 def _finer(best: Candidate) -> tuple[float, ...]:
     """Ridges to try beside the coarse ones, at one basis size."""
     if best.n_basis <= LARGE:
-        return RIDGES
+        return FINE_RIDGES
     low, high = (best.ridge / 32.0, best.ridge * 32.0) if best.ridge else (0.0, COARSE_RIDGES[1])
-    return tuple(ridge for ridge in RIDGES if low <= ridge < high)
+    return tuple(ridge for ridge in FINE_RIDGES if low <= ridge < high)
 
 
 def _decide_center(scored: list[Candidate], n_pairs: int) -> bool:

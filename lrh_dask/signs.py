@@ -66,7 +66,8 @@ def curvature_sentence(eigenvalues: np.ndarray, halves: np.ndarray, n_features: 
     notes += ["signs without known errors"] * bool(eigenvalues.size and not known.all())
     if not certified:
         notes.insert(0, f"no sign is certified, because {why}")
-    notes.append(f"{n_features - eigenvalues.size:,} of {_count(n_features)} unexplored")
+    beside = n_features - eigenvalues.size
+    notes += [f"nothing is claimed of the other {_count(beside)}"] * bool(beside)
     if not certified:
         said = f"{_count(negative)} of negative and {positive:,} of positive curvature in the fit"
     elif negative and positive:

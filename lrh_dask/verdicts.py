@@ -42,8 +42,9 @@ class Verdict(Enum):
         "elsewhere. Record more pairs, with x in more directions.")
     inconsistent = (
         "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
-        "H = 0. Check that y are gradient differences (or Hessian products) of the very x in "
-        "the same row, taken on the same batch.")
+        "H = 0, or than chance or an antisymmetric matrix would. Check that y are gradient "
+        "differences (or Hessian products) of the very x in the same row, "
+        "taken on the same batch.")
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,16 @@ def test_leading_eigenpairs_are_no_worse_for_asking_for_fewer(condition, noise):
         np.testing.assert_allclose(few.eigenvalues, more.eigenvalues[:3], rtol=0.03)
 
 
+def test_eigenvalues_beyond_the_cut_are_sorted_with_the_others():
+    data = make(Cell("exact", 100, 20, noise=0.3, x="trajectory", seed=1))
+    pairs = Pairs(data.x, data.y)
+    auto = fit(pairs, center=False)
+    within = float(np.min(auto.curves["residual_by_rank"])) * (1 + 1e-7)
+    found = fit(pairs, center=False, rtol=within)
+    assert found.rank > auto.rank
+    np.testing.assert_array_equal(np.argsort(-np.abs(found.eigenvalues)), np.arange(found.rank))
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_asking_for_fewer_does_not_let_noise_in_where_x_is_ill_conditioned(rank):
     """Leading eigenpairs weigh little there on the ridge, which holds back all others."""
