@@ -280,6 +280,14 @@ def test_leading_eigenpairs_are_no_worse_for_asking_for_fewer(condition, noise):
         np.testing.assert_allclose(few.eigenvalues, more.eigenvalues[:3], rtol=0.03)
 
 
+def test_no_interval_is_given_where_x_beside_the_basis_goes_along_with_x_inside():
+    data = make(Cell("fast", 400, 200, x="trajectory"))
+    found = fit(Pairs(data.x, data.y))
+    assert found.certificates.n_basis < 200
+    assert np.isnan(found.standard_errors).all()
+    assert "goes along with" in found.certificates.standard_error_note
+
+
 def test_eigenvalues_beyond_the_cut_are_sorted_with_the_others():
     data = make(Cell("exact", 100, 20, noise=0.3, x="trajectory", seed=1))
     pairs = Pairs(data.x, data.y)
