@@ -94,7 +94,7 @@ class Screen:
                 ("x explores", f"{c.n_explored:,} of {hessian.n_features:,} directions"
                  + f", as far as the {c.n_basis:,} columns of the basis show"
                  * (c.n_explored <= c.n_basis < hessian.n_features)),
-                ("bias", f"up to {figure(100 * bias)} % of a shown eigenvalue (basis halved, "
+                ("bias", f"up to {figure(100 * bias)} % of a shown eigenvalue (basis halved, cut, "
                  "ridge, noise)" if np.isfinite(bias) else "-"),
                 ("seconds", ", ".join(f"{k} {seconds[k]:.1f}"
                                       for k in ("total", "basis", "fit", "solve"))

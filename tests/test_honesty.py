@@ -273,7 +273,7 @@ def test_what_noise_makes_where_x_is_ill_conditioned_does_not_count(noise, rank)
 
 @pytest.mark.parametrize(("condition", "noise"), [(100.0, 0.3), (1.0, 1.0)])
 def test_leading_eigenpairs_are_no_worse_for_asking_for_fewer(condition, noise):
-    """k and λ are those of the whole fit, whatever is cut from it."""
+    """k is that of the whole fit, whatever is cut from it, and λ at most that."""
     for seed in range(4):
         pairs, _ = graded_pairs(seed, 40, 1500, condition, noise)
         few, more = (fit(pairs, rank=rank) for rank in (3, 10))
