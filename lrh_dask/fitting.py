@@ -102,9 +102,9 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
                      terms, n_terms, *terms.eigenpairs(n_terms))
     notices = _about_psd(asked, projected, free, m, settled)
     kept = kept_rank(asked, found, choice, exact, total, rounding, judged=bool(folds))
-    found = found.by_size(kept.rank)
     errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
                        exact=exact)
+    by_size = np.argsort(-np.abs(found.values[:kept.rank]), kind="stable")  # some beside the cut
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
     if n_explored is None:
         n_explored = rank_of(rows.x, rounding)
@@ -120,8 +120,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         # Projections are taken in the stored dtype, and what lies outside is a difference.
         floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5))
     return certified(buckets, total, Solution(
-        found.values[:kept.rank], directions @ found.vectors[:, :kept.rank], errors, choice, means,
-        grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
+        found.values[by_size], directions @ found.vectors[:, by_size], errors.of(by_size), choice,
+        means, grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
         captured=float(np.sum(projected.y**2)), lossless=lossless, tail=tail,
         n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps),
         notices=kept.notices + notices))

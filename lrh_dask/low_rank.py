@@ -17,7 +17,7 @@ matrix of rank r must be, given the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,6 +62,17 @@ class Terms:
         """Along how many axes of X curvature of that size would be told from noise."""
         return int(np.count_nonzero(size * self.units**2 > self.reach * noise**0.5))
 
+    def unmoved(self, vectors: np.ndarray, n_terms: int) -> np.ndarray:
+        """C (k, r) for u in the range of H_r: uᵀH_r u moves as uᵀMu - cᵀMc, to first order.
+
+        What changes D M̂ D beside its r leading eigenvectors V is cut away again:
+        c = D (I - V Vᵀ) D⁻¹ u, which is zero where the scales of x are alike. What is cut away
+        counts as small beside what is kept.
+        """
+        rest = self.inner[:, n_terms:]
+        inside = rest.T @ ((self.axes.T @ vectors) / self.units[:, None])
+        return np.asarray(self.axes @ (self.units[:, None] * (rest @ inside)))
+
     def eigenpairs(self, n_terms: int) -> tuple[np.ndarray, np.ndarray]:
         """Eigenpairs (k,), (k, k) of H_r, the largest first, then those of M beside its range."""
         q, r = np.linalg.qr(self.directions)
@@ -84,7 +95,7 @@ class Estimate:
         fit, ridge: the factors, and the ridge relative to tr(XᵀX)/k.
         free: (k, k) M without constraints.
         terms, n_terms: of M as it is constrained, and to how many it is cut.
-        values, vectors: (k,), (k, k) :meth:`Terms.eigenpairs`.
+        values, vectors: (k,), (k, k) :meth:`Terms.eigenpairs`, those of the cut first.
     """
 
     directions: np.ndarray
@@ -97,11 +108,27 @@ class Estimate:
     values: np.ndarray
     vectors: np.ndarray
 
-    def by_size(self, rank: int) -> Estimate:
-        """The same, the first ``rank`` eigenpairs sorted: one beside the cut may be the larger."""
-        order = np.argsort(-np.abs(self.values[:rank]), kind="stable")
-        order = np.concatenate([order, np.arange(order.size, self.values.size)])
-        return replace(self, values=self.values[order], vectors=self.vectors[:, order])
+    def share_of_variance(self) -> np.ndarray:
+        """The variance of each eigenvalue over that of uᵀMu (k,): 1 beside the cut.
+
+        Noise being alike in all entries of Y, they are those of Σ_pq (a_p a_q - c_p c_q) M̂_pq and
+        of Σ_pq a_p a_q M̂_pq, a and c being u and :meth:`Terms.unmoved` in the axes of X.
+        """
+        variance = variance_in_axes(self.fit, self.ridge)
+        cut = self.vectors[:, :self.n_terms]
+        a, c = (self.fit.axes.T @ v for v in (cut, self.terms.unmoved(cut, self.n_terms)))
+        of_m, across, off = (np.sum(b * (variance @ b), axis=0) for b in (a**2, a * c, c**2))
+        share = np.ones(self.values.size)
+        np.divide(of_m - 2.0 * across + off, of_m, out=share[:self.n_terms], where=of_m > 0)
+        return share
+
+
+def variance_in_axes(fit: SymmetricFit, ridge: float) -> np.ndarray:
+    """Variance of M̂_pq (k, k) where that of Y is one in every entry; on the diagonal half of it."""
+    square = fit.sigma**2
+    both = square[:, None] + square[None, :]
+    held = both + 2.0 * ridge * fit.scale
+    return np.divide(both, held**2, out=np.zeros_like(both), where=held > 0)
 
 
 def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = True,
@@ -117,16 +144,12 @@ def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = Tr
         Bandeira & van Handel 2016 bound noise by the row that varies most; ``reach`` is that of
         each row, and what a term may reach the mean over its rows: a heuristic.
     """
-    square = fit.sigma**2
-    units = np.ones(square.size)
-    if noisy and np.any(square):
+    units = np.ones(fit.sigma.size)
+    if noisy and np.any(fit.sigma):
         units = np.sqrt(np.maximum(fit.sigma, SHORTEST * fit.sigma.max()))
     values, vectors = np.linalg.eigh(units[:, None] * m * units)
     weights, inner = sorted_eigenpairs(np.maximum(values, 0.0) if psd else values, vectors)
-    both = square[:, None] + square[None, :]
-    held = both + 2.0 * ridge * fit.scale
-    variance = np.outer(units, units) ** 2 * np.divide(
-        both, held**2, out=np.zeros_like(both), where=held > 0)
+    variance = np.outer(units, units) ** 2 * variance_in_axes(fit, ridge)
     reach = 2.0 * np.sqrt(variance.sum(axis=1) + np.diag(variance))  # the diagonal varies twice
     reach[fit.sigma <= fit.floor] = np.inf
     return Terms(weights, inner, fit.axes, units, reach)

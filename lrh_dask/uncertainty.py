@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,19 +17,21 @@ from lrh_dask.solve import (
 )
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Errors", "errors_of", "jackknife_errors", "scatter_of", "unevenness"]
+__all__ = ["Errors", "errors_of", "errors_of_cut", "jackknife_errors", "scatter_of", "unevenness"]
 
 MIN_BUCKETS = 5
 """Fewer buckets than that leave no error to estimate."""
 PAIRS_PER_COLUMN = 3
 """Below this many pairs per basis column a jackknife over buckets is not honest."""
 GOES_ALONG = 0.5
-"""Above this share of x beside a cut basis that x inside predicts, the cut biases the fit; of
+"""Above this share of x beside a cut basis that x inside predicts, the cut may bias the fit; of
 independent features 1/3 at most is predicted, by chance."""
 FAR = 2.0
 """A jackknife so many times the scatter is no chance, but of two or three buckets."""
 WEAKLY, HALF = 0.25, 0.5
 """Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
+DROWNED = 2.0
+"""Standard errors that are drowned in a bias of so many of them say nothing."""
 SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 
@@ -53,14 +55,15 @@ class Errors:
     bias: np.ndarray
     outweigh: bool
 
+    def of(self, which: np.ndarray) -> Errors:
+        """Those of some eigenvalues, in that order."""
+        return replace(self, standard=self.standard[which], bias=self.bias[which])
+
 
 def errors_of(buckets: dict[int, Triangle], total: Triangle,
               means: tuple[np.ndarray, np.ndarray] | None, found: Estimate, rank: int,
               rounding: float, *, lossless: bool, exact: Interpolation | None) -> Errors:
     """Errors of the first ``rank`` eigenvalues.
-
-    They are errors of uᵀMu, where x is ill-conditioned more than those of the cut to low rank: that
-    H has low rank is no finding, and what was cut away may be curvature up to that size.
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
@@ -77,39 +80,61 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     whole = Rows.stack(rows)
     rows = [r.project(directions) for r in rows]
     kept = inner[:, :rank]
-    bias = ridge_bias(fit, m, kept, ridge)
-    standard = np.full(rank, np.nan)
+    shrunk = ridge_bias(fit, m, kept, ridge)
+    moved = values[:rank] - np.sum(kept * (m @ kept), axis=0)
+    by_noise, by_basis, of_m = np.zeros(rank), np.zeros(rank), np.full(rank, np.nan)
+    if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
+        by_basis = basis_bias(found.rows, m, kept, ridge, rounding)
     note = _why_none(len(buckets), total, n_basis, fit.seen.size, exact=exact is not None)
-    if note is None and lossless and n_basis < whole.x.shape[1] and _goes_along(
-            whole.x, directions) > GOES_ALONG:
-        note = ("what x is beside the basis goes along with what it is inside, so that the "
-                "curvature there cannot be told apart: no error can be estimated")
     if note is None:
-        standard, scatter = _by_chance(rows, [t.n_pairs for t in buckets.values()], found,
-                                       center=means is not None, rounding=rounding)
-        standard = standard[:rank]
-        bias = bias + noise_bias(values, scatter)[:rank]  # the two often undo each other
+        of_m, scatter = _by_chance(rows, [t.n_pairs for t in buckets.values()], found,
+                                   center=means is not None, rounding=rounding)
+        of_m, by_noise = of_m[:rank], noise_bias(values, scatter)[:rank]
         note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
                 "that is not alike in all pairs; conditional on the basis; intervals by "
                 "Student's t")
     decided = fit.sigma**2 <= ridge * fit.scale if ridge else np.zeros(n_basis, dtype=bool)
     by_ridge = np.sum((fit.axes.T @ kept)[decided] ** 2, axis=0) > WEAKLY
     if by_ridge.any():
-        standard = np.where(by_ridge, np.nan, standard)
+        of_m = np.where(by_ridge, np.nan, of_m)
         note += "; none for eigenvectors that lie where the ridge decides and not the pairs"
-    size = values[:rank] ** 2
-    off = np.sum((2.0 * np.nan_to_num(standard)) ** 2 + bias**2)
+    size, bias = values[:rank] ** 2, np.abs(shrunk + by_noise)  # the two often undo each other
+    off = np.sum((2.0 * np.nan_to_num(of_m)) ** 2 + bias**2)
     outweigh = bool(max(off, np.sum(size[by_ridge])) >= HALF**2 * np.sum(size) > 0)
-    if outweigh and np.isfinite(standard).any():
-        standard = np.full(rank, np.nan)
+    if outweigh and np.isfinite(of_m).any():
+        of_m = np.full(rank, np.nan)
         note = ("errors and bias reach half of H, or half of it lies where the ridge decides: no "
                 "standard error holds there")
-    bias = np.abs(bias)
-    if exact is None:
-        bias = bias + np.abs(values[:rank] - np.sum(kept * (m @ kept), axis=0))
-    if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
-        bias = bias + basis_bias(found.rows, m, kept, ridge, rounding)
+    bias = bias + by_basis + (np.abs(moved) if exact is None else 0.0)
+    if np.isnan(of_m).all():
+        return Errors(of_m, note, bias, outweigh)
+    drawn, by = np.abs(shrunk), "the ridge moves"
+    if lossless and n_basis < whole.x.shape[1] and _goes_along(whole.x, directions) > GOES_ALONG:
+        drawn, by = drawn + by_basis, ("x beside the basis goes along with x inside, and basis and "
+                                       "ridge move")
+    standard = errors_of_cut(of_m, found.share_of_variance()[:rank], moved, shrunk)
+    drowned = ~(drawn <= DROWNED * of_m) & np.isfinite(of_m)
+    if drowned.any():
+        standard = np.where(drowned, np.nan, standard)
+        note += f"; none where {by} an eigenvalue further than noise does"
     return Errors(standard, note, bias, outweigh)
+
+
+def errors_of_cut(of_m: np.ndarray, share: np.ndarray, moved: np.ndarray,
+                  shrunk: np.ndarray) -> np.ndarray:
+    """Root mean square errors of the eigenvalues of the cut (r,), at most those of uᵀMu.
+
+    If H has low rank the cut varies less, and s - uᵀMu by the difference of both variances. What
+    it is beyond that is bias, for what was cut away is curvature; the ridge's comes on top.
+
+    Args:
+        of_m: standard errors of uᵀMu; ``share``: :meth:`Estimate.share_of_variance`.
+        moved: s - uᵀMu; ``shrunk``: by the ridge.
+    Source: Hausman 1978 (an efficient estimate against one that is right anyway).
+    """
+    own = share * of_m**2
+    beyond = np.maximum(moved**2 - (of_m**2 - own), 0.0)
+    return np.sqrt(np.minimum(of_m**2, own + beyond + shrunk**2))
 
 
 def _by_chance(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center: bool,

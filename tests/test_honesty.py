@@ -280,12 +280,48 @@ def test_leading_eigenpairs_are_no_worse_for_asking_for_fewer(condition, noise):
         np.testing.assert_allclose(few.eigenvalues, more.eigenvalues[:3], rtol=0.03)
 
 
-def test_no_interval_is_given_where_x_beside_the_basis_goes_along_with_x_inside():
+def neighbourly(seed, n, d, noise):
+    """Features like their neighbours (AR 0.95), 1/i: what a basis leaves out goes along."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d))
+    for i in range(1, d):
+        x[:, i] = 0.95 * x[:, i - 1] + np.sqrt(1.0 - 0.95**2) * x[:, i]
+    u = orthonormal(rng, d, d)
+    y = x @ u / np.arange(1.0, d + 1.0) @ u.T
+    return Pairs(x, y + noise * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape))
+
+
+def test_no_interval_is_given_where_what_a_basis_leaves_out_goes_along_and_is_large():
+    for seed in range(3):  # interval and bias together cover two thirds of these
+        found = fit(neighbourly(seed, 400, 100, noise=0.5))
+        assert found.certificates.n_basis < 100
+        assert np.isnan(found.standard_errors[:3]).all()
+        assert "goes along with x inside" in found.certificates.standard_error_note
+
+
+def test_what_goes_along_with_the_basis_does_not_take_the_interval_if_little_was_left_out():
     data = make(Cell("fast", 400, 200, x="trajectory"))
     found = fit(Pairs(data.x, data.y))
     assert found.certificates.n_basis < 200
-    assert np.isnan(found.standard_errors).all()
-    assert "goes along with" in found.certificates.standard_error_note
+    off = np.abs(found.eigenvalues[:3] - 0.7 ** np.arange(3))
+    assert np.all(off <= found.half_widths[:3])  # so they are given
+    assert np.isnan(found.standard_errors).any()
+    assert "goes along with x inside" in found.certificates.standard_error_note
+
+
+def test_no_interval_is_given_where_the_ridge_moves_more_than_noise():
+    """x long where H is: the ridge that weak directions need shrinks the leading eigenvalues."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        u, sizes = orthonormal(rng, 60, 60), 1.0 / np.arange(1.0, 61.0)
+        x = rng.standard_normal((300, 60)) * np.logspace(0, -2, 60) @ orthonormal(rng, 60, 60)
+        y = x @ u * sizes @ u.T
+        found = fit(Pairs(x, y + 0.1 * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)))
+        off = np.abs(found.eigenvalues[:3] - sizes[:3])
+        assert np.all(off <= 2.0 * found.bias[:3])
+        drowned = np.isnan(found.standard_errors[:3])
+        assert drowned.any()
+        assert "where the ridge moves" in found.certificates.standard_error_note
 
 
 def test_eigenvalues_beyond_the_cut_are_sorted_with_the_others():

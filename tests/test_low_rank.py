@@ -1,4 +1,4 @@
-"""The cut to low rank, against dense matrices and noise drawn at random."""
+"""The cut to low rank, against dense matrices, differences and noise drawn at random."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from lrh_dask.low_rank import gained_by_terms, noise_variance, terms_of
-from lrh_dask.solve import symmetric_fit
+from lrh_dask.low_rank import Estimate, gained_by_terms, noise_variance, terms_of
+from lrh_dask.solve import Rows, symmetric_fit
 
 K = 12
 
@@ -83,6 +83,44 @@ def test_gains_are_what_each_cut_takes_off_the_squares_of_other_pairs(condition)
         for rank in range(K + 1):
             h = terms.directions[:, :rank] * terms.weights[:rank] @ terms.directions[:, :rank].T
             assert of_set[rank] == pytest.approx(np.sum(y**2) - np.sum((y - x @ h) ** 2), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n_terms", "noise"), [(4, 0.0), (K, 0.1)])
+def test_to_first_order_eigenvalues_of_the_cut_move_as_they_are_said_to(n_terms, noise):
+    x, y = graded(6, 30.0, noise=noise)
+    fit, terms = solved(x, y)
+    m, step = fit.solve_in_axes(), 1e-6
+    change = np.random.default_rng(0).standard_normal((K, K))
+    change += change.T
+    values, vectors = terms.eigenpairs(n_terms)
+    there, back = (np.sort(terms_of(fit, m + sign * step * change, 0.0).eigenpairs(
+        n_terms)[0][:n_terms]) for sign in (1.0, -1.0))
+    u, c = (fit.axes.T @ v[:, :n_terms] for v in (vectors, terms.unmoved(vectors, n_terms)))
+    found = np.sum(u * (change @ u), axis=0) - np.sum(c * (change @ c), axis=0)
+    order = np.argsort(values[:n_terms])
+    np.testing.assert_allclose(found[order], (there - back) / (2.0 * step), rtol=1e-5, atol=1e-5)
+    if n_terms < K:  # and not as those of M would
+        assert np.max(np.abs(c)) > 0.01
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.001])
+def test_the_variance_of_an_eigenvalue_of_the_cut_is_that_over_stores(ridge):
+    """Noise alone differs. Of M itself they would vary by up to twice as much."""
+    rng = np.random.default_rng(7)
+    x, clean = graded(7, 30.0, 400, noise=0.0)
+    fit, terms = solved(x, clean, ridge)
+    values, vectors = terms.eigenpairs(4)
+    share = Estimate(np.eye(K), Rows(np.ones(len(x)), x, clean), fit, ridge, fit.solve(ridge),
+                     terms, 4, values, vectors).share_of_variance()
+    of_m, of_cut = [], []
+    for _ in range(600):
+        fit, terms = solved(x, clean + 0.01 * rng.standard_normal(clean.shape), ridge)
+        m = fit.solve(ridge)
+        of_m.append(np.sum(vectors[:, :4] * (m @ vectors[:, :4]), axis=0))
+        of_cut.append(terms.eigenpairs(4)[0][:4])
+    np.testing.assert_allclose(np.var(of_cut, axis=0) / np.var(of_m, axis=0), share[:4], rtol=0.1)
+    assert share[:4].min() < 0.6
+    assert np.all(share[4:] == 1.0)
 
 
 @pytest.mark.parametrize("condition", [1.0, 100.0, 1e6])

@@ -139,8 +139,8 @@ COVERED = [
 COVERED_IF_GIVEN = [Cell("exact-indefinite", 2000, 24, x="condition 100"),
                     Cell("fast-indefinite", 2000, 24, x="condition 100"),
                     Cell("exact-indefinite", 2000, 24, x="condition 1e3")]
-"""Where the ridge decides along some eigenvectors there is no interval for them; the others may
-be too wide."""
+"""Where the ridge decides along some eigenvectors, or moves them more than noise, there is no
+interval for them."""
 AUTO = 1.25
 """Room for the choice of the rank, by which the oracle's figure is not worse."""
 N_STORES, N_INTERVALS = 200, 3
@@ -441,11 +441,10 @@ def test_intervals_cover_the_truth(cell, page):
     page["cover"][cell] = (given, covered, bias / spread)
     assert np.all(bias < spread)
     assert np.all(covered >= 0.90), covered
-    if cell in COVERED_IF_GIVEN:
-        assert given.mean() > 0.1
-    else:
-        assert given.mean() >= 0.98
-        assert covered.mean() <= 0.98, covered
+    assert given.mean() >= (0.35 if cell in COVERED_IF_GIVEN else 0.98)
+    n_given = N_STORES * given.sum()
+    by_chance = 2.0 * np.sqrt(0.98 * 0.02 / n_given) if cell in COVERED_IF_GIVEN else 0.0
+    assert covered.mean() <= 0.98 + by_chance, covered
 
 
 def written(sections):
@@ -512,8 +511,8 @@ def written(sections):
     lines += ["", "## Coverage of 95 % intervals", "",
               f"Top {N_INTERVALS} eigenvalues, {N_STORES} stores each; bias in units of the "
               f"spread over stores. In the last {len(COVERED_IF_GIVEN)} the ridge decides along "
-              "some eigenvectors, which then have no interval: covered are so many of those given, "
-              "at least 90 %, and more than 98 % where they are wider than they need be.",
+              "some eigenvectors, or moves them more than noise: these have no interval, and "
+              "covered are so many of those given.",
               "", "| spectrum | n | D | noise | x | dtype | offset | weights | given | covered | "
               "bias |",
               "| --- | ---: | ---: | ---: | --- | --- | ---: | --- | ---: | --- | --- |"]

@@ -8,7 +8,7 @@ import pytest
 from lrh_dask import Pairs, Verdict, fit
 from lrh_dask.biases import noise_bias
 from lrh_dask.solve import Rows, symmetric_fit
-from lrh_dask.uncertainty import jackknife_errors, scatter_of, unevenness
+from lrh_dask.uncertainty import errors_of_cut, jackknife_errors, scatter_of, unevenness
 
 
 def variances_one_entry_at_a_time(x, vectors, ridge, noise):
@@ -136,6 +136,33 @@ def test_what_the_cut_to_low_rank_moves_is_in_the_bias():
         shares.append(moved[:3] / found.half_widths[:3])
     assert np.mean(covered) >= 0.9
     assert np.max(shares) > 0.5
+
+
+def test_errors_are_those_of_the_cut_where_x_is_ill_conditioned():
+    """Those of M would be 2.2 times what the eigenvalues vary by."""
+    ratios = []
+    for seed in (3, 4, 5):
+        rng = np.random.default_rng(seed)
+        axes = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+        u = np.linalg.qr(rng.standard_normal((8, 2)))[0]
+        x = rng.standard_normal((200, 8)) * np.logspace(0, -1.5, 8) @ axes
+        clean = x @ u * [2.0, -1.5] @ u.T
+        size = 0.1 * np.sqrt(np.mean(clean**2))
+        found = [fit(Pairs(x, clean + size * rng.standard_normal(x.shape)), rank=2, center=False)
+                 for _ in range(25)]
+        ratios.append(np.sqrt(np.mean([h.standard_errors**2 for h in found], axis=0)) / np.std(
+            [h.eigenvalues for h in found], axis=0))
+    assert 0.8 < np.mean(ratios) < 1.6, ratios
+
+
+def test_errors_of_a_cut_grow_with_what_it_moves_beyond_chance_up_to_those_of_all():
+    """Standard errors of uᵀMu are 5, of the cut 3: a move of 4 is what chance does."""
+    def errors(moved, shrunk):
+        return errors_of_cut(np.full(len(moved), 5.0), np.full(len(moved), 9.0 / 25.0),
+                             np.array(moved), np.array(shrunk))
+    np.testing.assert_allclose(errors([0.0, -4.0, 4.5, -9.0], np.zeros(4)),
+                               [3.0, 3.0, np.sqrt(9.0 + 4.5**2 - 16.0), 5.0])
+    np.testing.assert_allclose(errors([0.0, 0.0], [-2.0, 6.0]), [np.sqrt(13.0), 5.0])
 
 
 def test_a_jackknife_over_uneven_buckets_is_right_once_its_excess_is_taken_off():
