@@ -68,16 +68,16 @@ def draw_eigenvalues(axes: Axes, h: np.ndarray) -> None:
     counts = [50 * 2**i for i in range(8)]
     for noise, color, marker in zip((3.0, 0.3, 0.03), ("0.0", "0.35", "0.6"), "os^", strict=True):
         wrong, said, shrunk = zip(*(top_three(h, n, noise) for n in counts), strict=True)
-        axes.loglog(counts, said, "--", color=color, lw=1.2)
+        axes.loglog(counts, said, "--_", color=color, lw=1.2)
         line_with_marks(axes, counts, wrong, shrunk, color, marker, 6)
         axes.text(counts[-1] * 1.2, wrong[-1], f"noise\n{100 * noise:.0f} %", va="center",
                   color=color)
     axes.text(0.97, 0.97, "solid: true error\ndashed: reported 95 % half width\n"
-              "hollow: a ridge above 0.01 was chosen,\nthe interval does not count its bias",
+              "hollow: a ridge above 0.01 was chosen,\nno interval where it outdoes noise",
               transform=axes.transAxes, ha="right", va="top")
     axes.set(xlabel="number of pairs n", xlim=(40, 18000), ylim=(0.003, 900),
              ylabel="error of the largest three eigenvalues (%)",
-             title="Without a ridge the interval covers the error")
+             title="Where an interval is given it covers the error")
 
 
 def draw_ranks(axes: Axes, h: np.ndarray) -> None:
