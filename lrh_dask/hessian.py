@@ -80,7 +80,8 @@ class LowRankHessian:
 
         How far it moves when the basis is halved (what the basis leaves out; nothing where it is
         all of R^D), how far the cut to low rank has moved it and the ridge shrunk it, and how far
-        noise pushes it away from the others. Standard errors hold none of these.
+        noise pushes it away from the others. Standard errors hold none of these, but where x is
+        ill-conditioned some of what cut and ridge moved.
         """
         return np.asarray(self.curves.get("bias", np.full(self.rank, np.nan)), dtype=float)
 

@@ -63,7 +63,11 @@ class Errors:
 def errors_of(buckets: dict[int, Triangle], total: Triangle,
               means: tuple[np.ndarray, np.ndarray] | None, found: Estimate, rank: int,
               rounding: float, *, lossless: bool, exact: Interpolation | None) -> Errors:
-    """Errors of the first ``rank`` eigenvalues.
+    """Errors of the first ``rank`` eigenvalues: of uᵀMu by chance, then of the cut.
+
+    There is none where pairs are too few, where the ridge decides and not the pairs, where errors
+    outweigh H, and where bias drowns them: the ridge's, and where x beside a cut basis goes along
+    with x inside (which moves eigenvalues as halving the basis does, or further) that of the basis.
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
