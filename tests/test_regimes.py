@@ -434,17 +434,18 @@ def test_intervals_cover_the_truth(cell, page):
     halves = np.array([h for _, h in found])
     given = np.isfinite(halves).mean(axis=0)
     covered = np.mean(np.abs(values - truth) <= halves, axis=0)  # no interval covers nothing
+    of_given = covered / given
     if cell in COVERED_IF_GIVEN:
-        covered /= given
+        covered = of_given
     bias = np.abs(np.mean(values, axis=0) - truth)
     spread = np.std(values, axis=0)
     page["cover"][cell] = (given, covered, bias / spread)
     assert np.all(bias < spread)
     assert np.all(covered >= 0.90), covered
-    assert given.mean() >= (0.35 if cell in COVERED_IF_GIVEN else 0.98)
+    assert given.mean() >= (0.35 if cell in COVERED_IF_GIVEN else 0.9)
     n_given = N_STORES * given.sum()
     by_chance = 2.0 * np.sqrt(0.98 * 0.02 / n_given) if cell in COVERED_IF_GIVEN else 0.0
-    assert covered.mean() <= 0.98 + by_chance, covered
+    assert of_given.mean() <= 0.98 + by_chance, of_given
 
 
 def written(sections):
