@@ -513,7 +513,7 @@ def written(sections):
               f"Top {N_INTERVALS} eigenvalues, {N_STORES} stores each; bias in units of the "
               f"spread over stores. In the last {len(COVERED_IF_GIVEN)} the ridge decides along "
               "some eigenvectors, or moves them more than noise: these have no interval, and "
-              "covered are so many of those given.",
+              "covered are so many of those given; elsewhere one that is missing covers nothing.",
               "", "| spectrum | n | D | noise | x | dtype | offset | weights | given | covered | "
               "bias |",
               "| --- | ---: | ---: | ---: | --- | --- | ---: | --- | ---: | --- | --- |"]
