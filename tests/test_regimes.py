@@ -442,7 +442,7 @@ def test_intervals_cover_the_truth(cell, page):
     page["cover"][cell] = (given, covered, bias / spread)
     assert np.all(bias < spread)
     assert np.all(covered >= 0.90), covered
-    assert given.mean() >= (0.35 if cell in COVERED_IF_GIVEN else 0.9)
+    assert given.mean() >= (0.35 if cell in COVERED_IF_GIVEN else 0.98)
     n_given = N_STORES * given.sum()
     by_chance = 2.0 * np.sqrt(0.98 * 0.02 / n_given) if cell in COVERED_IF_GIVEN else 0.0
     assert of_given.mean() <= 0.98 + by_chance, of_given
