@@ -14,6 +14,9 @@ import xarray as xr
 import zarr
 
 from lrh_dask import LowRankHessian, __version__, write_pairs
+from lrh_dask.cluster import connect
+from lrh_dask.config import ClusterSettings
+from lrh_dask.errors import RunFailed
 
 LRH = Path(sys.executable).with_name("lrh")
 RNG = np.random.default_rng(0)
@@ -230,13 +233,17 @@ def test_an_unknown_setting_in_a_file_exits_with_2(store, tmp_path):
     assert "rnak: unknown setting" in done.stderr
 
 
-def test_a_dead_scheduler_is_told_within_15_seconds(store, tmp_path):
-    started = time.monotonic()
+def test_a_dead_scheduler_is_told_after_the_ten_seconds_it_names(store, tmp_path):
+    """Not after the 30 s that distributed would wait by itself."""
     done = lrh("run", store.name, "--scheduler", "tcp://127.0.0.1:9", cwd=tmp_path)
-    assert time.monotonic() - started < 15
     assert done.returncode == 4
     assert "connect to scheduler tcp://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "within 10 seconds" in done.stderr
+    started = time.monotonic()  # without what a process takes to start on a busy machine
+    with pytest.raises(RunFailed), connect(ClusterSettings(kind="address", address="tcp://127.0.0.1:9")):
+        pass
+    assert 9 < time.monotonic() - started < 25
 
 
 def test_a_run_killed_midway_leaves_no_result(tmp_path):
