@@ -66,8 +66,8 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     """Errors of the first ``rank`` eigenvalues: of uᵀMu by chance, then of the cut.
 
     There is none where pairs are too few, where the ridge decides and not the pairs, where errors
-    outweigh H, and where bias drowns them: the ridge's, and where x beside a cut basis goes along
-    with x inside (which moves eigenvalues as halving the basis does, or further) that of the basis.
+    outweigh H, and where x beside a cut basis goes along with x inside (which moves eigenvalues as
+    halving the basis does, or further) and bias drowns them.
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
@@ -112,24 +112,25 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     bias = bias + by_basis + (np.abs(moved) if exact is None else 0.0)
     if np.isnan(of_m).all():
         return Errors(of_m, note, bias, outweigh)
-    drawn, by = np.abs(shrunk), "the ridge moves"
-    if lossless and n_basis < whole.x.shape[1] and _goes_along(whole.x, directions) > GOES_ALONG:
-        drawn, by = drawn + by_basis, ("x beside the basis goes along with x inside, and basis and "
-                                       "ridge move")
     standard = errors_of_cut(of_m, found.share_of_variance()[:rank], moved, shrunk)
-    drowned = ~(drawn <= DROWNED * of_m) & np.isfinite(of_m)
-    if drowned.any():
-        standard = np.where(drowned, np.nan, standard)
-        note += f"; none where {by} an eigenvalue further than noise does"
+    if (np.abs(shrunk) > of_m).any():
+        note += "; what the ridge moves counts where it is more than noise does"
+    if lossless and n_basis < whole.x.shape[1] and _goes_along(whole.x, directions) > GOES_ALONG:
+        drowned = ~(by_basis + np.abs(shrunk) <= DROWNED * of_m) & np.isfinite(of_m)
+        if drowned.any():
+            standard = np.where(drowned, np.nan, standard)
+            note += ("; none where x beside the basis goes along with x inside, and basis and "
+                     "ridge move an eigenvalue further than noise does")
     return Errors(standard, note, bias, outweigh)
 
 
 def errors_of_cut(of_m: np.ndarray, share: np.ndarray, moved: np.ndarray,
                   shrunk: np.ndarray) -> np.ndarray:
-    """Root mean square errors of the eigenvalues of the cut (r,), at most those of uᵀMu.
+    """Root mean square errors of the eigenvalues of the cut (r,).
 
     If H has low rank the cut varies less, and s - uᵀMu by the difference of both variances. What
-    it is beyond that is bias, for what was cut away is curvature; the ridge's comes on top.
+    it is beyond that is bias, for what was cut away is curvature; the ridge's comes on top. They
+    are at most those of uᵀMu by chance, but never less than what the ridge has moved.
 
     Args:
         of_m: standard errors of uᵀMu; ``share``: :meth:`Estimate.share_of_variance`.
@@ -138,7 +139,7 @@ def errors_of_cut(of_m: np.ndarray, share: np.ndarray, moved: np.ndarray,
     """
     own = share * of_m**2
     beyond = np.maximum(moved**2 - (of_m**2 - own), 0.0)
-    return np.sqrt(np.minimum(of_m**2, own + beyond + shrunk**2))
+    return np.maximum(np.sqrt(np.minimum(of_m**2, own + beyond + shrunk**2)), np.abs(shrunk))
 
 
 def _by_chance(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center: bool,

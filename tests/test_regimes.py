@@ -139,8 +139,7 @@ COVERED = [
 COVERED_IF_GIVEN = [Cell("exact-indefinite", 2000, 24, x="condition 100"),
                     Cell("fast-indefinite", 2000, 24, x="condition 100"),
                     Cell("exact-indefinite", 2000, 24, x="condition 1e3")]
-"""Where the ridge decides along some eigenvectors, or moves them more than noise, there is no
-interval for them."""
+"""Where the ridge decides along some eigenvectors there is no interval for them."""
 AUTO = 1.25
 """Room for the choice of the rank, by which the oracle's figure is not worse."""
 N_STORES, N_INTERVALS = 200, 3
@@ -512,9 +511,9 @@ def written(sections):
     lines += ["", "## Coverage of 95 % intervals", "",
               f"Top {N_INTERVALS} eigenvalues, {N_STORES} stores each; bias in units of the "
               f"spread over stores. In the last {len(COVERED_IF_GIVEN)} the ridge decides along "
-              "some eigenvectors, or moves them more than noise: these have no interval, and "
-              "covered are so many of those given; elsewhere one that is missing covers nothing.",
-              "", "| spectrum | n | D | noise | x | dtype | offset | weights | given | covered | "
+              "some eigenvectors: these have no interval, and covered are so many of those given; "
+              "elsewhere one that is missing covers nothing.", "",
+              "| spectrum | n | D | noise | x | dtype | offset | weights | given | covered | "
               "bias |",
               "| --- | ---: | ---: | ---: | --- | --- | ---: | --- | ---: | --- | --- |"]
     lines += [f"| {c.spectrum} | {c.n_pairs:,} | {c.n_features} | {c.noise:g} | {c.x} | {c.dtype} "

@@ -155,14 +155,15 @@ def test_errors_are_those_of_the_cut_where_x_is_ill_conditioned():
     assert 0.8 < np.mean(ratios) < 1.6, ratios
 
 
-def test_errors_of_a_cut_grow_with_what_it_moves_beyond_chance_up_to_those_of_all():
+def test_errors_of_a_cut_grow_with_what_it_and_the_ridge_move_beyond_chance():
     """Standard errors of uᵀMu are 5, of the cut 3: a move of 4 is what chance does."""
     def errors(moved, shrunk):
         return errors_of_cut(np.full(len(moved), 5.0), np.full(len(moved), 9.0 / 25.0),
                              np.array(moved), np.array(shrunk))
     np.testing.assert_allclose(errors([0.0, -4.0, 4.5, -9.0], np.zeros(4)),
                                [3.0, 3.0, np.sqrt(9.0 + 4.5**2 - 16.0), 5.0])
-    np.testing.assert_allclose(errors([0.0, 0.0], [-2.0, 6.0]), [np.sqrt(13.0), 5.0])
+    np.testing.assert_allclose(errors([0.0, 0.0, 0.0], [-2.0, 4.5, -6.0]),
+                               [np.sqrt(13.0), 5.0, 6.0])
 
 
 def test_a_jackknife_over_uneven_buckets_is_right_once_its_excess_is_taken_off():

@@ -73,7 +73,7 @@ def draw_eigenvalues(axes: Axes, h: np.ndarray) -> None:
         axes.text(counts[-1] * 1.2, wrong[-1], f"noise\n{100 * noise:.0f} %", va="center",
                   color=color)
     axes.text(0.97, 0.97, "solid: true error\ndashed: reported 95 % half width\n"
-              "hollow: a ridge above 0.01 was chosen,\nno interval where it outdoes noise",
+              "hollow: a ridge above 0.01 was chosen",
               transform=axes.transAxes, ha="right", va="top")
     axes.set(xlabel="number of pairs n", xlim=(40, 18000), ylim=(0.003, 900),
              ylabel="error of the largest three eigenvalues (%)",
