@@ -67,5 +67,5 @@ def check_rows(name: str, start: int, rows: np.ndarray, least: float = -np.inf) 
             got=f"NaN{', ' if bounded else ' or '}Inf{' or less' * bounded} in {bad.size} rows "
                 f"({shown})",
             consequence="They would make the whole Hessian NaN",
-            fix="Remove these rows from the store and run again; `lrh inspect --all` names all "
-                "bad rows"))
+            fix="Remove these rows from the store and run again; `lrh inspect --all` looks at "
+                "every row"))

@@ -39,7 +39,7 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
     sample = _Sample()
     for start in starts:
         sample.read(pairs, start, min(start + rows, pairs.n_pairs))
-    if every_row and sample.zeros["x"] == sample.n_rows:
+    if every_row and not sample.faults and sample.zeros["x"] == sample.n_rows:
         sample.faults.append(explain(
             f"inspect {pairs.name}/x", expected="points or steps that differ from zero",
             got=f"x = 0 in all {sample.n_rows} rows", consequence="A run refuses them",

@@ -106,7 +106,9 @@ def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
     certificates, provenance = hessian.certificates, hessian.provenance
     document = {
         "eigenvalues": hessian.eigenvalues.tolist(),
-        "standard_errors": hessian.standard_errors.tolist(), "bias": hessian.bias.tolist(),
+        "standard_errors": hessian.standard_errors.tolist(),
+        "half_widths": hessian.half_widths.tolist(), "bias": hessian.bias.tolist(),
+        "standard_error_note": certificates.standard_error_note,
         "rank": hessian.rank, "method": provenance["settings"]["method"],
         "n_pairs": hessian.n_pairs, "n_features": hessian.n_features,
         "residual": certificates.residual, "held_out_residual": certificates.held_out_residual,

@@ -267,4 +267,7 @@ def test_the_command_line_takes_them_and_its_json_has_every_certificate(make_pai
         "residual", "held_out_residual", "captured_energy", "tail", "asymmetry", "condition",
         "n_explored", "n_features", "n_duplicates", "n_zero_x", "n_zero_y", "bucket_residuals",
         "outlier_buckets", "bias", "n_effective", "verdict"}
+    np.testing.assert_allclose(np.array(told["half_widths"]) / told["standard_errors"], 2.093,
+                               rtol=1e-3)  # Student's t, 20 buckets
+    assert told["standard_error_note"].startswith("scatter of the residuals")
     assert lrh_dask.LowRankHessian.load(told["result"]).provenance["settings"]["rtol"] == 0.3

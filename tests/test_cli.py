@@ -112,6 +112,8 @@ def test_inspect_says_what_a_store_holds(store, tmp_path):
     assert done.returncode == 3
     assert "(31)" in done.stderr
     assert "(95)" in done.stderr
+    raw_store(tmp_path / "none.zarr", np.full_like(X, np.nan), Y)
+    assert "x = 0" not in lrh("inspect", "none.zarr", "--all", cwd=tmp_path).stderr
 
 
 def test_version_and_help(tmp_path):
