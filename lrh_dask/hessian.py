@@ -29,7 +29,7 @@ class LowRankHessian:
 
     Attributes:
         eigenvalues: s (r,), signed, the largest in magnitude first.
-        standard_errors: (r,), one standard deviation; NaN where none is honest (the reason is
+        standard_errors: (r,), root mean square errors; NaN where none is honest (the reason is
             ``certificates.standard_error_note``).
         eigenvectors: U (D, r), orthonormal columns.
         offset: b (D,) of y = H x + b where one was fitted, else None.
@@ -80,8 +80,8 @@ class LowRankHessian:
 
         How far it moves when the basis is halved (what the basis leaves out; nothing where it is
         all of R^D), how far the cut to low rank has moved it and the ridge shrunk it, and how far
-        noise pushes it away from the others. Standard errors hold none of these, but where x is
-        ill-conditioned some of what cut and ridge moved.
+        noise pushes it away from the others. Standard errors hold what the ridge has shrunk and
+        what the cut has moved beyond chance, but not what the basis leaves out or noise pushes.
         """
         return np.asarray(self.curves.get("bias", np.full(self.rank, np.nan)), dtype=float)
 

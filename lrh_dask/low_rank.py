@@ -109,10 +109,11 @@ class Estimate:
     vectors: np.ndarray
 
     def share_of_variance(self) -> np.ndarray:
-        """The variance of each eigenvalue over that of uᵀMu (k,): 1 beside the cut.
+        """The variance of each eigenvalue over that of uᵀMu (k,), to first order: 1 beside the cut.
 
-        Noise being alike in all entries of Y, they are those of Σ_pq (a_p a_q - c_p c_q) M̂_pq and
-        of Σ_pq a_p a_q M̂_pq, a and c being u and :meth:`Terms.unmoved` in the axes of X.
+        Too small where the spectrum goes on, since what is cut away counts as nothing. Noise
+        being alike in all entries of Y, they are those of Σ_pq (a_p a_q - c_p c_q) M̂_pq and of
+        Σ_pq a_p a_q M̂_pq, a and c being u and :meth:`Terms.unmoved` in the axes of X.
         """
         variance = variance_in_axes(self.fit, self.ridge)
         cut = self.vectors[:, :self.n_terms]

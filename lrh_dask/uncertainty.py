@@ -1,4 +1,4 @@
-"""How far an eigenvalue may be off: standard errors, and the bias that they do not hold."""
+"""How far an eigenvalue may be off: standard errors, and bias."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAR = 2.0
 WEAKLY, HALF = 0.25, 0.5
 """Of |u|² so much may lie where the ridge decides; errors may reach so much of H."""
 DROWNED = 2.0
-"""Standard errors that are drowned in a bias of so many of them say nothing."""
+"""Noise that is drowned in a bias of so many of its standard errors says nothing."""
 SPREAD = 0.6
 """Effective pairs a pair of normally spread points, at least: lengths differ even there."""
 
@@ -41,7 +41,8 @@ class Errors:
     """How far each eigenvalue may be off (r,): by chance, and by bias that no chance explains.
 
     Attributes:
-        standard: standard deviations, NaN where none is honest; ``note`` says why, or how.
+        standard: root mean square errors by :func:`errors_of_cut`, NaN where none is honest;
+            ``note`` says why, or how.
         bias: size of what the ridge shrinks and noise inflates, of what the cut to low rank has
             moved, and of what the cut of the basis leaves out, as far as halving it shows.
             Where no standard error is honest the part of noise is missing; where halving the
@@ -66,12 +67,11 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     """Errors of the first ``rank`` eigenvalues: of uᵀMu by chance, then of the cut.
 
     There is none where pairs are too few, where the ridge decides and not the pairs, where errors
-    outweigh H, and where x beside a cut basis goes along with x inside (which moves eigenvalues as
-    halving the basis does, or further) and bias drowns them.
+    outweigh H, and where a cut basis may have moved eigenvalues far (:func:`_drowned`).
 
     Args:
         means: what was taken off x and y, where an offset was fitted.
-        found: the fit; where H is taken to be semidefinite the errors are of the one that is not.
+        found: the fit; where H is taken to be semidefinite M is the one that is not.
         lossless: the rows hold all of x and y.
         exact: how the pairs were interpolated, if so.
     """
@@ -89,13 +89,14 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     by_noise, by_basis, of_m = np.zeros(rank), np.zeros(rank), np.full(rank, np.nan)
     if n_basis < total.sum_y.size and (exact is None or exact.rank is None):
         by_basis = basis_bias(found.rows, m, kept, ridge, rounding)
-    note = _why_none(len(buckets), total, n_basis, fit.seen.size, exact=exact is not None)
+    note = _why_none(len(buckets), total, n_basis, fit.seen.size, rank, exact=exact is not None)
     if note is None:
         of_m, scatter = _by_chance(rows, [t.n_pairs for t in buckets.values()], found,
                                    center=means is not None, rounding=rounding)
         of_m, by_noise = of_m[:rank], noise_bias(values, scatter)[:rank]
         note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
-                "that is not alike in all pairs; conditional on the basis; intervals by "
+                "that is not alike in all pairs; what the ridge moves counts, and what the cut "
+                "to low rank moves beyond chance; conditional on the basis; intervals by "
                 "Student's t")
     decided = fit.sigma**2 <= ridge * fit.scale if ridge else np.zeros(n_basis, dtype=bool)
     by_ridge = np.sum((fit.axes.T @ kept)[decided] ** 2, axis=0) > WEAKLY
@@ -107,20 +108,18 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     outweigh = bool(max(off, np.sum(size[by_ridge])) >= HALF**2 * np.sum(size) > 0)
     if outweigh and np.isfinite(of_m).any():
         of_m = np.full(rank, np.nan)
-        note = ("errors and bias reach half of H, or half of it lies where the ridge decides: no "
-                "standard error holds there")
+        note = ("noise and bias may reach half of H, or half of it lies where the ridge decides: "
+                "no standard error holds there")
     bias = bias + by_basis + (np.abs(moved) if exact is None else 0.0)
     if np.isnan(of_m).all():
         return Errors(of_m, note, bias, outweigh)
     standard = errors_of_cut(of_m, found.share_of_variance()[:rank], moved, shrunk)
-    if (np.abs(shrunk) > of_m).any():
-        note += "; what the ridge moves counts where it is more than noise does"
-    if lossless and n_basis < whole.x.shape[1] and _goes_along(whole.x, directions) > GOES_ALONG:
-        drowned = ~(by_basis + np.abs(shrunk) <= DROWNED * of_m) & np.isfinite(of_m)
+    if lossless and n_basis < whole.x.shape[1]:
+        drowned = _drowned(whole.x, directions, of_m, by_basis + np.abs(shrunk))
+        standard = np.where(drowned, np.nan, standard)
         if drowned.any():
-            standard = np.where(drowned, np.nan, standard)
             note += ("; none where x beside the basis goes along with x inside, and basis and "
-                     "ridge move an eigenvalue further than noise does")
+                     f"ridge move an eigenvalue over {DROWNED:g} times as far as noise does")
     return Errors(standard, note, bias, outweigh)
 
 
@@ -129,17 +128,16 @@ def errors_of_cut(of_m: np.ndarray, share: np.ndarray, moved: np.ndarray,
     """Root mean square errors of the eigenvalues of the cut (r,).
 
     If H has low rank the cut varies less, and s - uᵀMu by the difference of both variances. What
-    it is beyond that is bias, for what was cut away is curvature; the ridge's comes on top. They
-    are at most those of uᵀMu by chance, but never less than what the ridge has moved.
+    it is beyond that is bias, for what was cut away is curvature; the ridge's comes on top.
 
     Args:
         of_m: standard errors of uᵀMu; ``share``: :meth:`Estimate.share_of_variance`.
         moved: s - uᵀMu; ``shrunk``: by the ridge.
     Source: Hausman 1978 (an efficient estimate against one that is right anyway).
     """
-    own = share * of_m**2
+    own = np.minimum(share, 1.0) * of_m**2
     beyond = np.maximum(moved**2 - (of_m**2 - own), 0.0)
-    return np.maximum(np.sqrt(np.minimum(of_m**2, own + beyond + shrunk**2)), np.abs(shrunk))
+    return np.sqrt(own + beyond + shrunk**2)
 
 
 def _by_chance(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center: bool,
@@ -148,9 +146,11 @@ def _by_chance(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center:
 
     The scatter of the residuals gives the standard error of each, taking noise to be alike in all
     pairs. Noise that grows where x is large shows in the jackknife over buckets, which says by
-    how much all of them are too small. Alone it would be wild where few buckets hold most of
-    what is known (the first steps of a descent); where it is FAR above for one eigenvalue it
-    counts, since H itself may change along the rows.
+    how much all of them are too small: by its median, where each eigenvector counts as the noise
+    along it (where there is hardly any, what leaks in from others is no growth). Alone the
+    jackknife would be wild where few buckets hold most of what is known (the first steps of a
+    descent); where it is FAR above for one eigenvalue it counts, since H itself may change along
+    the rows.
 
     Args:
         rows: of each bucket, in the basis, means taken off where ``center``; n_pairs: in each.
@@ -158,28 +158,48 @@ def _by_chance(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center:
     inner, m, ridge = found.vectors, found.free, found.ridge
     free = sum(n_pairs) - center - (inner.shape[0] + 1) / 2
     left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
-    scatter = scatter_of(found.fit, inner, ridge, np.sum(left**2, axis=0) / free)
+    noise = np.sum(left**2, axis=0) / free
+    scatter = scatter_of(found.fit, inner, ridge, noise)
     jackknife = jackknife_errors(rows, n_pairs, inner, ridge, center=center,
                                  rounding=rounding) / np.sqrt(unevenness(rows, n_pairs, inner))
     alike = np.diag(scatter)
     told = alike > 0
-    growth = np.median(jackknife[told]**2 / alike[told]) if told.any() else 1.0
+    growth = _median(jackknife[told]**2 / alike[told], noise[told]) if told.any() else 1.0
     standard = np.sqrt(alike * max(growth, 1.0))
     return np.where(jackknife > FAR * standard, jackknife, standard), scatter
 
 
-def _goes_along(x: np.ndarray, directions: np.ndarray) -> float:
-    """Share of the squares of x (q, p) beside a basis that x inside of it predicts."""
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """The one of some values (k,) below which half of their weights (k,) lie."""
+    order = np.argsort(values)
+    up_to = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(up_to, up_to[-1] / 2.0)])
+
+
+def _drowned(x: np.ndarray, directions: np.ndarray, of_m: np.ndarray,
+             bias: np.ndarray) -> np.ndarray:
+    """Where a cut basis may have moved an eigenvalue far more than noise does (r,).
+
+    If x inside predicts x beside, M takes up the curvature that the basis leaves out: eigenvalues
+    then move as they do when it is halved, or further.
+
+    Args:
+        x: (q, p) rows, not projected; ``directions``: (p, k) the basis.
+        of_m: standard errors of uᵀMu; ``bias``: by basis and ridge.
+    """
     inside = x @ directions
     beside = x - inside @ directions.T
     predicted = np.linalg.qr(inside)[0].T @ beside
-    total = float(np.sum(beside**2))
-    return float(np.sum(predicted**2)) / total if total > 0 else 0.0
+    if np.sum(predicted**2) <= GOES_ALONG * np.sum(beside**2):
+        return np.zeros(of_m.shape, dtype=bool)
+    return np.asarray(~(bias <= DROWNED * of_m) & np.isfinite(of_m))
 
 
-def _why_none(n_buckets: int, total: Triangle, n_basis: int, n_explored: int, *,
+def _why_none(n_buckets: int, total: Triangle, n_basis: int, n_explored: int, rank: int, *,
               exact: bool) -> str | None:
     """Why there can be no honest standard error, if so."""
+    if rank == 0:
+        return "rank 0: there is no eigenvalue to be in error"
     if n_buckets < MIN_BUCKETS:
         return f"fewer than {MIN_BUCKETS} buckets of pairs: no error can be estimated"
     if exact:

@@ -44,7 +44,7 @@ class Verdict(Enum):
         "Nothing recoverable: no low-rank symmetric H predicts held-out gradients better than "
         "H = 0, or than chance or an antisymmetric matrix would. Check that y are gradient "
         "differences (or Hessian products) of the very x in the same row, "
-        "taken on the same batch.")
+        "taken on the same batch; for gradients at points, leave `center` at auto.")
 
 
 @dataclass(frozen=True)
