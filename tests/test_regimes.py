@@ -513,8 +513,8 @@ def written(sections):
               f"Top {N_INTERVALS} eigenvalues, {N_STORES} stores each; bias in units of the "
               f"spread over stores. In the last {len(COVERED_IF_GIVEN)} the ridge decides along "
               "some eigenvectors: these have no interval, and covered are so many of those given; "
-              "elsewhere one that is missing covers nothing. Judged: each at least 90 %, the mean of "
-              "those given at most 98 % (and two sampling errors where few are).", "",
+              "elsewhere one that is missing covers nothing. Judged: each at least 90 %, the mean "
+              "of those given at most 98 % (and two sampling errors where few are).", "",
               "| spectrum | n | D | noise | x | dtype | offset | weights | given | covered | "
               "bias |",
               "| --- | ---: | ---: | ---: | --- | --- | ---: | --- | ---: | --- | --- |"]
