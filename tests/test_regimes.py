@@ -7,6 +7,7 @@ each kind run always.
 from __future__ import annotations
 
 import platform
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from network import network_hessian
 from regimes import LARGEST, RANK, Cell, best_with_truth, error_of, make, spectrum_of
+from threadpoolctl import threadpool_limits
 
 import lrh_dask
 from lrh_dask import Verdict
@@ -224,10 +226,30 @@ def page():
         PAGE.write_text(written(sections), encoding="utf-8")
 
 
+def two_processes():
+    """Of one BLAS thread each, where a warning is an error as it is here."""
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=start_process)
+
+
+def start_process():
+    threadpool_limits(1)
+    warnings.simplefilter("error")
+
+
+@pytest.fixture(scope="module")
+def measured(request):
+    """Outcomes of every cell that was selected: the next are measured while one is judged."""
+    cells = [item.callspec.params["cell"] for item in request.session.items
+             if item.function is test_the_table]
+    pool = two_processes()
+    yield {cell: pool.submit(measure, cell) for cell in cells}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_the_table(cell, page):
-    page["cells"][cell] = outcomes = measure(cell)
+def test_the_table(cell, measured, page):
+    page["cells"][cell] = outcomes = measured[cell].result()
     judge(cell, outcomes)
 
 
@@ -427,7 +449,7 @@ def leading_intervals(cell):
 def test_intervals_cover_the_truth(cell, page):
     truth = spectrum_of(cell.spectrum, cell.n_features)
     truth = truth[np.argsort(-np.abs(truth))][:N_INTERVALS]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with two_processes() as pool:
         stores = [replace(cell, seed=seed) for seed in range(N_STORES)]
         found = list(pool.map(leading_intervals, stores, chunksize=10))
     values = np.array([v for v, _ in found])
