@@ -20,7 +20,7 @@ def noise_bias(values: np.ndarray, scatter: np.ndarray) -> np.ndarray:
     has made: of a semicircle that began in one point the sum gives half of it, so it counts twice.
 
     Args:
-        values: (k,) eigenvalues; ``scatter``: V (k, k), :func:`lrh_dask.uncertainty.scatter_of`.
+        values: (k,) eigenvalues; ``scatter``: V (k, k), :func:`lrh_dask.sampling.scatter_of`.
     Source: Potters & Bouchaud 2020 (additive noise and the Hilbert transform of a spectrum).
     """
     gap = values[:, None] - values[None, :]

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import distributed  # noqa: F401  connect imports it, and a busy machine takes long over it
 import numpy as np
 import pytest
 import xarray as xr
@@ -245,7 +246,7 @@ def test_a_dead_scheduler_is_told_after_the_ten_seconds_it_names(store, tmp_path
     started = time.monotonic()  # without what a process takes to start on a busy machine
     with pytest.raises(RunFailed), connect(ClusterSettings(kind="address", address="tcp://127.0.0.1:9")):
         pass
-    assert 9 < time.monotonic() - started < 25
+    assert 9 < time.monotonic() - started < 15
 
 
 def test_a_run_killed_midway_leaves_no_result(tmp_path):

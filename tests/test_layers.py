@@ -9,7 +9,7 @@ LAYERS = [
     {"errors"}, {"asked", "arrays", "process", "progress", "signs"},
     {"reduced_pairs", "triangle", "duplicates"},
     {"solve"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
-    {"held_out", "scree", "uncertainty"}, {"chance"}, {"selection"},
+    {"held_out", "scree", "sampling"}, {"chance", "uncertainty"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
@@ -20,7 +20,7 @@ LAYERS = [
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
                "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts",
-               "chance", "low_rank", "biases"}
+               "chance", "low_rank", "biases", "sampling"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

@@ -7,8 +7,9 @@ import pytest
 
 from lrh_dask import Pairs, Verdict, fit
 from lrh_dask.biases import noise_bias
+from lrh_dask.sampling import jackknife_errors, scatter_of, unevenness
 from lrh_dask.solve import Rows, symmetric_fit
-from lrh_dask.uncertainty import errors_of_cut, jackknife_errors, scatter_of, unevenness
+from lrh_dask.uncertainty import errors_of_cut
 
 
 def variances_one_entry_at_a_time(x, vectors, ridge, noise):
