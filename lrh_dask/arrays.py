@@ -17,8 +17,8 @@ import numpy as np
 
 from lrh_dask.errors import SettingsError, explain
 
-__all__ = ["CPU", "Array", "Device", "device_of", "like", "namespace", "pick_device", "to_host",
-           "triangular_factor"]
+__all__ = ["CPU", "Array", "Device", "device_of", "like", "lower_factor", "namespace",
+           "pick_device", "row_squares", "to_host", "triangular_factor"]
 
 Array = Any
 """An array of any library that follows the array API standard."""
@@ -53,6 +53,45 @@ def device_of(array: Array) -> Any:
 def like(reference: Array, block: np.ndarray) -> Array:
     """A host array as an array of the library and on the device of ``reference``."""
     return namespace(reference).asarray(block, device=device_of(reference))
+
+
+def row_squares(rows: Array) -> Array:
+    """‖row‖² of every row of (m, D), float64 (m,).
+
+    The products are taken in the dtype of the rows; where they may have left its range they are
+    taken again in float64, so that the result is not finite exactly where a row is not, and 0
+    exactly where a row is (rows of float64 of a size beyond 1e154 or below 1e-154 excepted).
+    """
+    xp = namespace(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = xp.astype(xp.vecdot(rows, rows), xp.float64)
+        least = 2.0**30 * float(xp.finfo(rows.dtype).smallest_normal)
+        doubtful = ~((squares >= least) & (squares < np.inf))
+        if bool(xp.any(doubtful)):
+            which = xp.nonzero(doubtful)[0]
+            again = xp.astype(xp.take(rows, which, axis=0), xp.float64)
+            squares[doubtful] = xp.vecdot(again, again)
+    return squares
+
+
+def lower_factor(gram: Array, least: float) -> Array | None:
+    """L with L Lᵀ = gram (c, c), or None where a relative pivot is below ``least``.
+
+    A pivot is relative to its own diagonal entry: the share of a column's square that the
+    columns before it do not explain.
+    """
+    xp = namespace(gram)
+    square = xp.linalg.diagonal(gram)
+    if not bool(xp.all(square > 0)):  # not a number included
+        return None
+    scale = xp.sqrt(square)
+    try:
+        factor = xp.linalg.cholesky(gram / scale[:, None] / scale[None, :])
+    except np.linalg.LinAlgError:
+        return None
+    if not bool(xp.all(xp.linalg.diagonal(factor) ** 2 >= least)):  # CuPy gives NaN
+        return None
+    return factor * scale[:, None]
 
 
 def triangular_factor(rows: Array) -> Array:

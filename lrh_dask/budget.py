@@ -21,8 +21,10 @@ __all__ = ["Plan", "Route", "plan_run"]
 MIB = 2**20
 IDLE_BYTES = 260 * MIB
 """A worker process with NumPy, Dask and Zarr imported."""
-SLAB_BYTES = 16 * MIB
-"""Rows are computed on in slabs of about this size, whatever the block."""
+SLAB_BYTES = 32 * MIB
+"""Rows are computed on in slabs of about this size, x and y together, whatever the block."""
+CACHED_BYTES = 4 * MIB
+"""The same where a slab is gone over more than once and had better stay in a processor's cache."""
 ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024
 SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
@@ -32,6 +34,8 @@ LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
 MAX_FLOPS = 1e13
 """Above this the basis shrinks to SMALL_BASIS: some minutes of one core."""
+MAX_FLOPS_OF_ALL = 1e12
+"""Above this the products over all of R^D cost more than reading, and a fitted basis less."""
 
 
 class Route(Enum):
@@ -118,7 +122,8 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
 def _route(n_pairs: int, n_features: int, rank: int | None, *, exact: bool) -> tuple[Route, int]:
     """The way that loses least of those that cost no more than they may."""
     def fits(route: Route, basis: int) -> bool:
-        return _flops(route, n_pairs, n_features, basis) <= MAX_FLOPS
+        return _flops(route, n_pairs, n_features, basis) <= MAX_FLOPS and (
+            route is Route.whole_pairs or 4.0 * n_pairs * n_features**2 <= MAX_FLOPS_OF_ALL)
 
     if exact:
         return Route.whole_pairs, min(n_features, 2 * n_pairs)
@@ -142,9 +147,9 @@ def _fitted_basis(n_pairs: int, n_features: int, rank: int | None) -> int:
 
 
 def _flops(route: Route, n_pairs: int, n_features: int, basis: int) -> float:
-    """Operations of a run, about: factor, choice and solve, and where needed the basis."""
+    """Operations of a run, about: products, choice and solve, and where needed the basis."""
     columns = 2 * basis + 1
-    flops = 2.0 * n_pairs * columns**2 + 60.0 * columns**3
+    flops = 1.0 * n_pairs * columns**2 + 60.0 * columns**3
     return flops + 14.0 * n_pairs * n_features * basis * (route is Route.fitted_basis)
 
 

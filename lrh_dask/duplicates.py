@@ -1,7 +1,8 @@
 """How many rows occur more than once: a mergeable sample of hashes of rows.
 
 The hashes kept are the smallest ones, so whichever rows a hash belongs to, all of its copies
-are counted or none. With fewer different rows than are kept the count is exact.
+are counted or none. With fewer different rows than are kept the count is exact. Where rows are
+many, only those are hashed whose key, a cheap hash of the same row, is small.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["RowHashes"]
+__all__ = ["KEPT", "RowHashes"]
 
 KEPT = 2**15
 ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -28,7 +29,7 @@ class RowHashes:
 
     Attributes:
         hashes: (m,) uint64, sorted, different; ``counts``: (m,) uint64.
-        n_rows: rows that were hashed.
+        n_rows: rows that were offered.
     """
 
     hashes: np.ndarray = field(default_factory=_nothing)
@@ -36,24 +37,21 @@ class RowHashes:
     n_rows: int = 0
 
     @staticmethod
-    def of(*arrays: np.ndarray) -> RowHashes:
+    def of(*arrays: np.ndarray, keys: tuple[np.ndarray, ...] = (),
+           share: float = 1.0) -> RowHashes:
         """Hashes of the rows of arrays (m, ...) side by side; equal rows have equal hashes.
 
-        Cost: one pass over the rows in cache-sized slabs.
+        Args:
+            keys: (m,) float64 each, such as lengths of rows: equal for equal rows.
+            share: about this share of the rows is hashed, chosen by their keys.
+        Cost: one pass over the rows that are hashed, in cache-sized slabs.
         """
-        total = np.zeros(len(arrays[0]), dtype=np.uint64)
-        for a in arrays:
-            words = _words(a)
-            factors = np.random.default_rng(words.shape[1]).integers(
-                0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-            slab = max(1, 2**15 // words.shape[1])
-            for start in range(0, len(words), slab):
-                part = words[start:start + slab].astype(np.uint64)
-                mixed = (part ^ (part >> np.uint64(29))) * factors
-                total[start:start + slab] += mixed.sum(axis=1)
-            total = (total ^ (total >> np.uint64(32))) * ODD
-        return RowHashes(*_kept(*np.unique(total ^ (total >> np.uint64(29)), return_counts=True)),
-                         n_rows=len(total))
+        n_rows = len(arrays[0])
+        if share < 1.0:
+            small = _mixed(keys) < np.uint64(share * 2.0**64)
+            arrays = tuple(a[small] for a in arrays)
+        hashes, counts = np.unique(_mixed(arrays), return_counts=True)
+        return RowHashes(*_kept(hashes, counts), n_rows=n_rows)
 
     def merge(self, other: RowHashes) -> RowHashes:
         """The sample of the rows of both."""
@@ -64,11 +62,9 @@ class RowHashes:
 
     @property
     def n_duplicates(self) -> int:
-        """Rows that repeat an earlier one: exact up to KEPT different rows, else an estimate."""
-        if self.hashes.size < KEPT:
-            return self.n_rows - self.hashes.size
+        """Rows that repeat an earlier one: exact where all were hashed and kept, else estimated."""
         seen = int(self.counts.sum())
-        return round(self.n_rows * (1.0 - self.hashes.size / seen))
+        return round(self.n_rows * (1.0 - self.hashes.size / seen)) if seen else 0
 
     def __eq__(self, other: object) -> bool:
         """Whether both sampled the same rows."""
@@ -78,6 +74,22 @@ class RowHashes:
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
         return 200 + self.hashes.nbytes + self.counts.nbytes
+
+
+def _mixed(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+    """A hash (m,) of the rows of arrays (m, ...) side by side."""
+    total = np.zeros(len(arrays[0]), dtype=np.uint64)
+    for a in arrays:
+        words = _words(a)
+        factors = np.random.default_rng(words.shape[1]).integers(
+            0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        slab = max(1, 2**15 // words.shape[1])
+        for start in range(0, len(words), slab):
+            part = words[start:start + slab].astype(np.uint64)
+            mixed = (part ^ (part >> np.uint64(29))) * factors
+            total[start:start + slab] += mixed.sum(axis=1)
+        total = (total ^ (total >> np.uint64(32))) * ODD
+    return total ^ (total >> np.uint64(29))
 
 
 def _kept(hashes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

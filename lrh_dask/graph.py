@@ -1,94 +1,157 @@
-"""The Dask graph of a run: which task reads what, and which waits for which."""
+"""The Dask graphs of a run: which task reads what, and which waits for which."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dask._task_spec import Task, TaskRef
+from dask._task_spec import DataNode, Task, TaskRef
 
-from lrh_dask.budget import Route
+from lrh_dask.basis import Outlook, find_basis, outlook
+from lrh_dask.leaves import basis_leaf, fit_leaf, merge_partials
 from lrh_dask.pairs import Pairs, is_dask, slice_in_memory
-from lrh_dask.shards import Partition
-from lrh_dask.tasks import (
-    Spec,
-    basis_leaf,
-    finish_basis,
-    fit_leaf,
-    merge_partials,
-    solve_buckets,
-    solve_whole,
-)
-from lrh_dask.tree import Partial, producer, tree_reduce
+from lrh_dask.shards import Run
+from lrh_dask.spec import Spec
+from lrh_dask.tasks import Short, Solved, solve_buckets, solve_whole
+from lrh_dask.tree import Partial, ReadStats, producer, tree_reduce
 
-__all__ = ["run_graph"]
+__all__ = ["Stages"]
 
 
-def run_graph(pairs: Pairs, split: Partition, spec: Spec,
-              client: Any) -> tuple[dict[Any, Any], str]:
-    """The whole run as one graph; the name of its last task."""
-    name = uuid.uuid4().hex
-    graph: dict[Any, Any] = {}
-    # Runs of one bucket are neighbours in the tree, so that they merge early; the order, and
-    # with it the bits, depends on the partition alone.
-    order = sorted(split.runs, key=lambda run: (run.pieces[0].bucket, run.index))
-    shipped = None if is_dask(pairs.x) else _shipped(pairs, split, client)
+class Stages:
+    """The stages of one run, each a graph that is carried out before the next is made.
 
-    def stage(kind: str, leaf: Callable[..., Partial], *extra: Any) -> str:
-        keys = []
-        source = _dask_blocks(pairs, split, graph) if shipped is None else shipped
-        for run in order:
-            key = f"lrh-{kind}-{name}-{run.index}"
-            graph[key] = producer(key, leaf, source[run.index], run, spec, *extra)
-            keys.append(key)
-        merges, root = tree_reduce(keys, merge_partials, f"lrh-merge-{name}-{kind}")
-        graph.update(merges)
-        return root
+    What a stage leaves on the cluster is named by its key and goes into later graphs by it.
 
-    solve = f"lrh-solve-{name}"
-    if spec.route is Route.all_features:
-        root = stage("fit", fit_leaf, None)
-        graph[solve] = Task(solve, solve_buckets, TaskRef(root), None, spec)
-        return graph, solve
-    root = stage("basis", basis_leaf)
-    if spec.route is Route.whole_pairs:
-        graph[solve] = Task(solve, solve_whole, TaskRef(root), spec)
-        return graph, solve
-    basis = f"lrh-orth-{name}"
-    graph[basis] = Task(basis, finish_basis, TaskRef(root), spec)
-    root = stage("fit", fit_leaf, TaskRef(basis))
-    graph[solve] = Task(solve, solve_buckets, TaskRef(root), TaskRef(basis), spec)
-    return graph, solve
-
-
-def _shipped(pairs: Pairs, split: Partition, client: Any) -> dict[int, Any]:
-    """What each run is given to read from: the store's address, or a slice of arrays in memory."""
-    parts = [pairs.part(run.blocks[0][0], run.blocks[-1][1]) for run in split.runs]
-    if client is not None and pairs.in_memory:
-        parts = client.scatter(parts, hash=False)
-    return {run.index: part for run, part in zip(split.runs, parts, strict=True)}
-
-
-def _dask_blocks(pairs: Pairs, split: Partition, graph: dict[Any, Any]) -> dict[int, Any]:
-    """Blocks of dask arrays, under keys of their own for each stage.
-
-    A second pass computes them again: kept from the first, they would fill the workers.
+    Args:
+        client: a Dask client; None carries the stages out in this process.
     """
-    from dask.graph_manipulation import clone
 
-    arrays = clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))
-    sources = {}
-    for run in split.runs:
-        start, stop = run.blocks[0][0], run.blocks[-1][1]
-        cuts = [a[start:stop].rechunk(-1) for a in arrays]
-        for cut in cuts:
-            graph.update(cut.__dask_graph__())
-        keys = [_first(cut.__dask_keys__()) for cut in cuts]
-        key = f"lrh-block-{uuid.uuid4().hex}"
-        graph[key] = Task(key, slice_in_memory, pairs.name, start, *(TaskRef(k) for k in keys))
-        sources[run.index] = TaskRef(key)
-    return sources
+    def __init__(self, pairs: Pairs, client: Any) -> None:
+        self._pairs, self._client = pairs, client
+        self._name = uuid.uuid4().hex
+        self._n_stages = self.n_tasks = 0
+        self._kept: dict[str, Any] = {}  # by key: a future, or here in this process the value
+        self._parts: dict[tuple[int, int], Any] = {}
+
+    def find_basis(self, runs: Sequence[Run], spec: Spec, before: tuple[str, str] | None, *,
+                   complete: bool, spent: ReadStats) -> tuple[tuple[str, str], Outlook]:
+        """Reduce more runs; the keys of all reduced pairs so far and of their basis.
+
+        Args:
+            before: those keys of the rounds before; None for the first round.
+            complete, spent: see :func:`lrh_dask.basis.find_basis`.
+        """
+        graph, newest = self._tree("basis", basis_leaf, runs, spec)
+        found, seen = self._key("orth"), self._key("outlook")
+        reduced, basis = newest, None
+        if before is not None:
+            reduced, basis = self._key("merge"), TaskRef(before[1])
+            graph[reduced] = Task(reduced, merge_partials, TaskRef(before[0]), TaskRef(newest))
+        graph[found] = Task(found, find_basis, TaskRef(reduced), TaskRef(newest), basis, spec,
+                            complete=complete, spent=spent)
+        graph[seen] = Task(seen, outlook, TaskRef(found))
+        known: Outlook = self._carry_out(graph, seen, keep=(reduced, found))
+        if before is not None:
+            self._forget(before)
+        return (reduced, found), known
+
+    def solve(self, runs: Sequence[Run], spec: Spec, basis: str | None) -> Solved | Short:
+        """Fit over a basis (its key), or over all of R^D, and solve."""
+        held = None if basis is None else TaskRef(basis)
+        graph, root = self._tree("fit", fit_leaf, runs, spec, held)
+        last = self._key("solve")
+        graph[last] = Task(last, solve_buckets, TaskRef(root), held, spec)
+        solved: Solved | Short = self._carry_out(graph, last)
+        return solved
+
+    def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
+        """Bring all pairs to one worker and solve there."""
+        graph, root = self._tree("basis", basis_leaf, runs, spec)
+        last = self._key("solve")
+        graph[last] = Task(last, solve_whole, TaskRef(root), spec)
+        solved: Solved = self._carry_out(graph, last)
+        return solved
+
+    def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
+              *extra: Any) -> tuple[dict[Any, Any], str]:
+        """Leaves over runs and the merges above them; the key of the root."""
+        self._n_stages += 1
+        graph: dict[Any, Any] = {}
+        source = self._sources(runs, graph)
+        # Runs of one bucket are neighbours in the tree, so that they merge early; the order, and
+        # with it the bits, depends on the partition alone.
+        keys = []
+        for run in sorted(runs, key=lambda run: (run.pieces[0].bucket, run.index)):
+            key = f"{self._key(kind)}-{run.index}"
+            graph[key] = producer(key, leaf, source[run.index], run, *extra)
+            keys.append(key)
+        merges, root = tree_reduce(keys, merge_partials, self._key(f"merge-{kind}"))
+        graph.update(merges)
+        return graph, root
+
+    def _key(self, kind: str) -> str:
+        return f"lrh-{kind}-{self._name}-{self._n_stages}"
+
+    def _carry_out(self, graph: dict[Any, Any], key: str, keep: tuple[str, ...] = ()) -> Any:
+        """Compute a graph; the value of one key, while those to keep stay where they are."""
+        self.n_tasks += len(graph)
+        wanted = [key, *keep]
+        if self._client is None:
+            from dask.local import get_sync
+            from threadpoolctl import threadpool_limits
+
+            graph.update({k: DataNode(k, value) for k, value in self._kept.items()})
+            with threadpool_limits(1, user_api="blas"):
+                found = get_sync(graph, wanted)
+            self._kept.update(zip(keep, found[1:], strict=True))
+            return found[0]
+        last, *futures = self._client.get(graph, wanted, sync=False)
+        try:
+            found = last.result()
+        finally:
+            last.release()
+        self._kept.update(zip(keep, futures, strict=True))
+        return found
+
+    def _forget(self, keys: Sequence[str]) -> None:
+        """Let the cluster drop what no later stage needs."""
+        for key in keys:
+            self._kept.pop(key)
+
+    def _sources(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
+        """What each run is given to read from: the store's address, or its rows."""
+        if is_dask(self._pairs.x):
+            return self._dask_blocks(runs, graph)
+        spans = {run.index: (run.blocks[0][0], run.blocks[-1][1]) for run in runs}
+        missing = [span for span in spans.values() if span not in self._parts]
+        parts = [self._pairs.part(*span) for span in missing]
+        if parts and self._client is not None and self._pairs.in_memory:
+            parts = self._client.scatter(parts, hash=False)
+        self._parts.update(zip(missing, parts, strict=True))
+        return {index: self._parts[span] for index, span in spans.items()}
+
+    def _dask_blocks(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
+        """Blocks of dask arrays, under keys of their own for each stage.
+
+        A second pass computes them again: kept from the first, they would fill the workers.
+        """
+        from dask.graph_manipulation import clone
+
+        pairs = self._pairs
+        arrays = clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))
+        sources = {}
+        for run in runs:
+            start, stop = run.blocks[0][0], run.blocks[-1][1]
+            cuts = [a[start:stop].rechunk(-1) for a in arrays]
+            for cut in cuts:
+                graph.update(cut.__dask_graph__())
+            keys = [_first(cut.__dask_keys__()) for cut in cuts]
+            key = f"lrh-block-{uuid.uuid4().hex}"
+            graph[key] = Task(key, slice_in_memory, pairs.name, start, *(TaskRef(k) for k in keys))
+            sources[run.index] = TaskRef(key)
+        return sources
 
 
 def _first(keys: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lrh_dask.arrays import row_squares
 from lrh_dask.checks import check_array, check_rows, working_dtype
 from lrh_dask.chunks import is_zarr, missing_chunks, public_name, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, SettingsError, explain
@@ -22,15 +23,27 @@ from lrh_dask.errors import BadPairs, SettingsError, explain
 __all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
 
 CHUNK_BYTES = 16 * 2**20
+BLOCK_BYTES = 16 * 2**20
+"""Smaller chunks are read together, so that a badly chunked store costs little more."""
+REMOTE_AHEAD = 4
+LEAST_BLOCKS = 80
+"""So many blocks are left, for buckets and workers to share."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive pairs in memory: x, y (m, D) of one floating dtype, weight (m,) or None."""
+    """Consecutive pairs in memory: x, y (m, D) of one floating dtype, weight (m,) or None.
+
+    Attributes:
+        start: number of the first row in the whole store.
+        x_squares, y_squares: (m,) float64, ‖x‖² and ‖y‖² of every row, finite.
+    """
 
     start: int
     x: np.ndarray
     y: np.ndarray
+    x_squares: np.ndarray
+    y_squares: np.ndarray
     weight: np.ndarray | None
     n_bytes: int = 0
     seconds: float = 0.0
@@ -38,7 +51,7 @@ class Block:
     def rows(self, start: int, stop: int) -> Block:
         """Rows ``start`` to ``stop`` of the whole store, as a view; read costs are not divided."""
         part = slice(start - self.start, stop - self.start)
-        return Block(start, self.x[part], self.y[part],
+        return Block(start, self.x[part], self.y[part], self.x_squares[part], self.y_squares[part],
                      None if self.weight is None else self.weight[part])
 
 
@@ -123,6 +136,22 @@ class Pairs:
         return max(1, CHUNK_BYTES // max(self.row_bytes, 1))
 
     @property
+    def block_rows(self) -> int:
+        """Rows that a task reads at once: one row chunk, or several where small ones are many."""
+        n_chunks = -(-self.n_pairs // self.chunk_rows)
+        at_once = min(BLOCK_BYTES // (self.chunk_rows * self.row_bytes), n_chunks // LEAST_BLOCKS)
+        return self.chunk_rows * max(1, at_once)
+
+    @property
+    def n_ahead(self) -> int:
+        """Blocks that are read ahead: several where every request waits for a network."""
+        from zarr.storage import LocalStore, MemoryStore
+
+        if not is_zarr(self.x) or isinstance(self.x.store, (LocalStore, MemoryStore)):
+            return 1
+        return REMOTE_AHEAD
+
+    @property
     def in_memory(self) -> bool:
         """Whether the pairs are NumPy arrays, which travel with the tasks."""
         return not (is_dask(self.x) or is_zarr(self.x))
@@ -194,13 +223,16 @@ class Pairs:
         weight = None if self.weight is None else self._rows(
             "weight", self.weight, start, stop).astype(np.float64)
         n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
-        block = Block(start, np.asarray(x, self.dtype), np.asarray(y, self.dtype), weight,
-                      n_bytes, time.perf_counter() - begin)
-        for label, rows in (("x", block.x), ("y", block.y)):
-            check_rows(f"{self.name}/{label}", start, rows)
+        seconds = time.perf_counter() - begin
         if weight is not None:
             check_rows(f"{self.name}/weight", start, weight, least=0.0)
-        return block
+        x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
+        squares = []
+        for label, rows in (("x", x), ("y", y)):
+            squares.append(row_squares(rows))
+            if not np.isfinite(squares[-1]).all():
+                check_rows(f"{self.name}/{label}", start, rows)
+        return Block(start, x, y, *squares, weight, n_bytes, seconds)
 
     def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
         if not is_zarr(array):

@@ -1,6 +1,6 @@
-"""One run: pairs -> basis -> tree -> triangle -> tree -> solve, as one Dask graph.
+"""One run: pairs -> basis -> tree -> triangle -> tree -> solve, a Dask graph a stage.
 
-Tasks read their own rows; only states travel. The same graph runs on a cluster (a Dask client
+Tasks read their own rows; only states travel. The same graphs run on a cluster (a Dask client
 is current) or in this process.
 """
 
@@ -24,11 +24,13 @@ from lrh_dask import process, progress
 from lrh_dask.asked import asked_of
 from lrh_dask.budget import Plan, Route, plan_run
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
-from lrh_dask.graph import run_graph
+from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.pairs import Pairs, is_dask
+from lrh_dask.rounds import fit_in_basis
 from lrh_dask.shards import Partition, partition
-from lrh_dask.tasks import Solved, Spec
+from lrh_dask.spec import Spec
+from lrh_dask.tasks import Short, Solved
 from lrh_dask.verdicts import Verdict
 
 __all__ = ["Method", "fit", "price"]
@@ -79,14 +81,15 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     spec = Spec(run_id, method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
                 weighting=weighting)
-    graph, root = run_graph(pairs, split, spec, client)
+    stages = Stages(pairs, client)
     with progress.watch(client, run_id, on_event):
         try:
-            solved = _compute(client, graph, root)
+            solved = _carry_out(stages, pairs, split, spec)
         except LrhError:
             raise
         except Exception as error:
             raise _explained(error) from error
+    plan = replace(plan, n_tasks=stages.n_tasks)
     return _assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device})
@@ -101,7 +104,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
     Raises:
         SettingsError: see :func:`lrh_dask.budget.plan_run`.
     """
-    split = partition(pairs.n_pairs, pairs.chunk_rows, pairs.row_bytes,
+    split = partition(pairs.n_pairs, pairs.block_rows, pairs.row_bytes,
                       **({"run_bytes": 1} if is_dask(pairs.x) else {}))
     held_bytes = 0
     if client is not None:
@@ -113,7 +116,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
             held_bytes = pairs.n_pairs * pairs.row_bytes
     elif worker_bytes is None:
         worker_bytes = MEMORY_LIMIT
-    plan = plan_run(pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.chunk_rows,
+    plan = plan_run(pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
                     split, method=method, rank=rank, threads=threads, worker_bytes=worker_bytes,
                     held_bytes=held_bytes)
     return plan, split
@@ -135,19 +138,13 @@ def _current_client() -> Any:
     return None if client.status in {"closing", "closed"} else client
 
 
-def _compute(client: Any, graph: dict[Any, Any], root: str) -> Solved:
-    if client is None:
-        from dask.local import get_sync
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(1, user_api="blas"):
-            solved: Solved = get_sync(graph, root)
-        return solved
-    future = client.get(graph, root, sync=False)
-    try:
-        solved = future.result()
-    finally:
-        future.release()
+def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
+    if spec.route is Route.whole_pairs:
+        return stages.solve_whole(split.runs, spec)
+    if spec.route is Route.fitted_basis:
+        return fit_in_basis(stages, pairs, split, spec)
+    solved = stages.solve(split.runs, spec, None)
+    assert not isinstance(solved, Short)
     return solved
 
 
@@ -191,7 +188,8 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
                "fit": max(times["fit"] - times["basis"], 0.0)
                if plan.route is not Route.all_features else max(times["fit"] - started, 0.0),
                "solve": max(times["solve"] - times["fit"], 0.0)}
-    notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(outcome.notices)
+    notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(
+        solved.notices + outcome.notices)
     if counted < pairs.n_pairs:
         notices.append(f"{pairs.n_pairs - counted} of {pairs.n_pairs} rows have weight 0 and do "
                        "not count")

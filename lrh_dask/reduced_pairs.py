@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lrh_dask.arrays import Array, device_of, like, namespace, to_host
+from lrh_dask.arrays import Array, device_of, like, namespace, row_squares, to_host
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["ReducedPairs", "reduce_pairs"]
+__all__ = ["ReducedPairs", "Reducing", "reduce_pairs"]
 
 EXACT_ROWS = 4
 """Blocks of up to EXACT_ROWS * max_rank rows are cut exactly, taller ones after a sketch."""
@@ -135,9 +135,27 @@ def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: i
     return _cut(ReducedPairs(x, y, one, max_rank, n_pairs=int(x.shape[0]), energy=_squares(y)))
 
 
+class Reducing:
+    """Reduces blocks of pairs, one after another, and ends as the state that stands for all."""
+
+    def __init__(self, max_rank: int) -> None:
+        self._max_rank = max_rank
+        self._state: ReducedPairs | None = None
+
+    def add(self, x: Array, y: Array, weight: Array | None = None) -> None:
+        """Count a block: see :func:`reduce_pairs`."""
+        state = reduce_pairs(x, y, weight, max_rank=self._max_rank)
+        self._state = state if self._state is None else self._state.merge(state)
+
+    def state(self) -> ReducedPairs:
+        """Reduced pairs of all blocks so far (there must be one)."""
+        if self._state is None:
+            raise ValueError("no block was added")
+        return self._state
+
+
 def _squares(a: Array) -> float:
-    xp = namespace(a)
-    return float(xp.sum(xp.square(xp.astype(a, xp.float64))))
+    return float(namespace(a).sum(row_squares(a)))
 
 
 def _cut(state: ReducedPairs) -> ReducedPairs:

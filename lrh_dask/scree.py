@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lrh_dask.arrays import Array, like, namespace, to_host
 from lrh_dask.reduced_pairs import ReducedPairs
 
-__all__ = ["basis_size"]
+__all__ = ["Scree", "scree"]
 
 ABOVE_FLOOR = 1.5
 WINDOW = 8
 
 
-def basis_size(q: Array, held_out: ReducedPairs, *, rank: int | None) -> int:
+@dataclass(frozen=True, eq=False)
+class Scree:
+    """What held-out gradients say of a basis.
+
+    Attributes:
+        n_columns: columns worth fitting.
+        is_full: the signal does not end before the columns do.
+        energy: (k,) what the kept columns capture of the held-out gradients, in squares of y.
+        floor: what a random direction would.
+        outside: what no kept column captures.
+    """
+
+    n_columns: int
+    is_full: bool
+    energy: np.ndarray
+    floor: float
+    outside: float
+
+
+def scree(q: Array, held_out: ReducedPairs, *, rank: int | None) -> Scree:
     """Columns of Q (D, k) worth fitting.
 
     A column that captures more of the *held-out* gradients than ABOVE_FLOOR times what a random
@@ -27,15 +48,16 @@ def basis_size(q: Array, held_out: ReducedPairs, *, rank: int | None) -> int:
     """
     n_features, k = q.shape
     if held_out.n_pairs == 0 or k == 0:
-        return int(k)
+        return Scree(int(k), True, np.zeros(int(k)), 0.0, held_out.energy)
     xp = namespace(q)
     seen = xp.astype(like(q, to_host(held_out.y)), q.dtype) @ q
     energy = to_host(xp.sum(seen * seen, axis=0))
-    outside = max(held_out.energy - float(energy.sum()), 0.0)
-    floor = outside / max(n_features - k, 1)
+    floor = max(held_out.energy - float(energy.sum()), 0.0) / max(n_features - k, 1)
     window = np.ones(min(WINDOW, k))
     smooth = np.convolve(energy, window, "same") / np.convolve(np.ones(k), window, "same")
     signal = np.flatnonzero(smooth > ABOVE_FLOOR * floor)
     last = int(signal[-1]) + 1 if signal.size else 0
     wanted = max(last + max(8, last // 2), 0 if rank is None else rank + 8)
-    return min(int(k), wanted)
+    kept = energy[:min(int(k), wanted)]
+    return Scree(kept.size, wanted > k, kept, floor,
+                 max(held_out.energy - float(kept.sum()), 0.0))

@@ -8,9 +8,10 @@ store's shape alone, never on the cluster, so that any cluster gives the same bi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-__all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "partition"]
+__all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 
 N_BUCKETS = 20
 RUN_BYTES = 256 * 2**20
@@ -52,6 +53,25 @@ class Partition:
         """The buckets that hold rows."""
         return sorted({piece.bucket for run in self.runs for piece in run.pieces})
 
+    def spread(self, is_held_out: Callable[[int], bool]) -> tuple[Run, ...]:
+        """Every block as a run of its own, in an order whose every beginning is spread evenly.
+
+        Among any first blocks about a fifth is held out, where the store has enough of them.
+        """
+        by_group: dict[bool, list[Run]] = {False: [], True: []}
+        for run in self.runs:
+            for block in run.blocks:
+                pieces = tuple(
+                    Piece(max(p.start, block[0]), min(p.stop, block[1]), p.bucket)
+                    for p in run.pieces if p.start < block[1] and p.stop > block[0])
+                by_group[all(is_held_out(p.bucket) for p in pieces)].append(
+                    Run(0, (block,), pieces))
+        ordered: list[Run] = []
+        train, held_out = (_bit_reversed(by_group[group]) for group in (False, True))
+        for i in range(max(-(-len(train) // 4), len(held_out))):
+            ordered += [*train[4 * i:4 * i + 2], *held_out[i:i + 1], *train[4 * i + 2:4 * i + 4]]
+        return tuple(replace(run, index=i) for i, run in enumerate(ordered))
+
     def rows_of(self, bucket: int) -> list[tuple[int, int]]:
         """First and last row of every piece of a bucket."""
         return [(piece.start, piece.stop - 1) for run in self.runs for piece in run.pieces
@@ -81,6 +101,24 @@ def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
     return Partition(n_pairs, tuple(
         Run(i, tuple(blocks[a:b]), (Piece(blocks[a][0], blocks[b - 1][1], i % N_BUCKETS),))
         for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))))
+
+
+def gathered(blocks: Sequence[Run], row_bytes: int, *, run_bytes: int) -> tuple[Run, ...]:
+    """Runs of one block each, some of them joined: about ``run_bytes`` a run."""
+    runs: list[Run] = []
+    for block in blocks:
+        if runs and (runs[-1].n_pairs + block.n_pairs) * row_bytes <= run_bytes:
+            last = runs.pop()
+            block = Run(last.index, last.blocks + block.blocks, last.pieces + block.pieces)
+        runs.append(block)
+    return tuple(runs)
+
+
+def _bit_reversed(items: list[Run]) -> list[Run]:
+    """The items in the order of their index read backwards in binary (van der Corput)."""
+    bits = max(len(items) - 1, 1).bit_length()
+    order = sorted(range(len(items)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
+    return [items[i] for i in order]
 
 
 def _split_block(index: int, block: tuple[int, int], n_pairs: int) -> Run:

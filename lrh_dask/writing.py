@@ -17,7 +17,8 @@ import numpy as np
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.pairs import CHUNK_BYTES, Pairs
 
-__all__ = ["attributes_of", "refuse_existing", "refuse_unwritable", "write_pairs", "written_aside"]
+__all__ = ["attributes_of", "pairs_group", "refuse_existing", "refuse_unwritable", "write_pairs",
+           "written_aside"]
 
 
 def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
@@ -34,22 +35,47 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
         SettingsError: ``path`` exists and ``overwrite`` is False.
         BadPairs: the arrays are no pairs.
     """
+    Pairs(x, y, weight)
+    rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
+    arrays = {"x": x, "y": y} | ({} if weight is None else {"weight": weight})
+    with written_aside(path, overwrite=overwrite, is_ours=_is_pairs) as aside:
+        group = _new_group(aside)
+        for label, array in arrays.items():
+            _new_array(group, label, array.shape, array.dtype, rows)[...] = array
+    return Path(path)
+
+
+@contextlib.contextmanager
+def pairs_group(path: str | Path, shape: tuple[int, int], dtype: np.dtype, *,
+                chunk_rows: int) -> Iterator[Any]:
+    """A new group with arrays x and y of a shape, to be filled in the block by whole chunks.
+
+    Raises:
+        SettingsError: ``path`` exists, or cannot be written.
+    """
+    with written_aside(path, overwrite=False, is_ours=_is_pairs) as aside:
+        group = _new_group(aside)
+        for label in ("x", "y"):
+            _new_array(group, label, shape, dtype, chunk_rows)
+        yield group
+
+
+def _new_group(aside: Path) -> Any:
     import zarr
+
+    group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+    group.attrs["lrh_dask_pairs"] = 1
+    return group
+
+
+def _new_array(group: Any, label: str, shape: tuple[int, ...], dtype: np.dtype,
+               chunk_rows: int) -> Any:
     from zarr.codecs import Crc32cCodec
 
-    Pairs(x, y, weight)
-    with written_aside(path, overwrite=overwrite, is_ours=_is_pairs) as aside:
-        group = zarr.open_group(str(aside), mode="w", zarr_format=3)
-        group.attrs["lrh_dask_pairs"] = 1
-        rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
-        for label, array in (("x", x), ("y", y), ("weight", weight)):
-            if array is not None:
-                chunks = (min(rows, array.shape[0]), *array.shape[1:])
-                group.create_array(
-                    label, data=np.ascontiguousarray(array), chunks=chunks,
-                    compressors=(Crc32cCodec(),), config={"write_empty_chunks": True},
-                    dimension_names=("pair", "feature")[:array.ndim])
-    return Path(path)
+    return group.create_array(
+        label, shape=shape, dtype=dtype, chunks=(min(chunk_rows, shape[0]), *shape[1:]),
+        compressors=(Crc32cCodec(),), config={"write_empty_chunks": True},
+        dimension_names=("pair", "feature")[:len(shape)])
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrh_dask import duplicates
+from lrh_dask.arrays import row_squares
 from lrh_dask.duplicates import RowHashes
 
 
@@ -45,6 +46,25 @@ def test_beyond_the_sample_the_share_is_estimated(monkeypatch):
         found = found.merge(RowHashes.of(rows(seed, 5000)))
     assert found.hashes.size == 1000
     assert found.n_duplicates == pytest.approx(5000, rel=0.1)
+
+
+def test_rows_chosen_by_their_keys_give_the_same_share():
+    found = RowHashes()
+    for seed in (0, 1, 2, 0):
+        x, y = rows(seed, 5000), rows(seed + 9, 5000)
+        found = found.merge(RowHashes.of(x, y, keys=(np.vecdot(x, x), np.vecdot(y, y)), share=0.1))
+    assert found.hashes.size == pytest.approx(1500, rel=0.1)
+    assert found.n_rows == 20_000
+    assert found.n_duplicates == pytest.approx(5000, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_features", [1, 7, 1001])
+def test_equal_rows_have_lengths_of_the_same_bits_wherever_they_lie(dtype, n_features):
+    row = rows(0, 1, n_features, dtype)
+    block = np.concatenate([rows(1, 13, n_features, dtype), np.repeat(row, 5, axis=0)])
+    for start in range(8):
+        assert set(row_squares(block[start:])[-5:]) == set(row_squares(row))
 
 
 def test_merge_writes_no_input_and_has_an_identity():

@@ -14,8 +14,9 @@ LAYERS = [
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
-    {"refusals"}, {"tasks"}, {"graph"}, {"pipeline", "cluster", "figures"},
-    {"report", "screen", "demo"}, {"jobs"}, {"cli"},
+    {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds"},
+    {"pipeline", "cluster", "figures"}, {"report", "screen", "demo", "synthetic"}, {"jobs"},
+    {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.scree import basis_size
+from lrh_dask.scree import scree
 
 
 def stage(spectrum, noise, kept=60, n=600, d=300):
@@ -20,14 +20,14 @@ def stage(spectrum, noise, kept=60, n=600, d=300):
 @pytest.mark.parametrize("noise", [0.05, 0.3])
 def test_a_noise_floor_ends_the_basis_a_little_above_the_rank(noise):
     q, held_out = stage(np.linspace(2, 1, 10), noise)
-    assert 10 < basis_size(q, held_out, rank=None) <= 24
+    assert 10 < scree(q, held_out, rank=None).n_columns <= 24
 
 
 def test_a_long_tail_keeps_every_column():
     q, held_out = stage(1 / np.arange(1.0, 301.0), 0.0)
-    assert basis_size(q, held_out, rank=None) == 60
+    assert scree(q, held_out, rank=None).n_columns == 60
 
 
 def test_the_asked_rank_fits_in():
     q, held_out = stage(np.linspace(2, 1, 10), 0.3)
-    assert basis_size(q, held_out, rank=40) == 48
+    assert scree(q, held_out, rank=40).n_columns == 48

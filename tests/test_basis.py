@@ -3,9 +3,10 @@
 import numpy as np
 
 from lrh_dask.asked import Asked
+from lrh_dask.basis import find_basis
 from lrh_dask.budget import Route
 from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.tasks import HELD_OUT, TRAIN, Spec, finish_basis
+from lrh_dask.spec import HELD_OUT, TRAIN, Spec
 from lrh_dask.tree import Partial, ReadStats
 
 
@@ -18,7 +19,8 @@ def test_tail_bounds_what_the_cut_basis_leaves_of_its_own_pairs():
               for group, part in ((TRAIN, train), (HELD_OUT, held_out))}
     spec = Spec("run", "symmetric", Asked(), Route.fitted_basis, 50, "cpu", "float64", 400,
                 watched=False)
-    basis = finish_basis(Partial(states, ReadStats()), spec)
+    read = Partial(states, ReadStats())
+    basis = find_basis(read, read, None, spec, complete=True, spent=ReadStats())
     assert basis.n_blind < 50
     outside = np.sum(train**2) - np.sum((train @ basis.q[:, :basis.n_blind]) ** 2)
     assert outside <= basis.tail * np.sum(train**2) * (1 + 1e-12) <= 1.2 * outside

@@ -1,0 +1,150 @@
+"""The fitted basis: what a task makes of reduced pairs, and whether enough of them were read.
+
+A basis needs far fewer pairs than a fit. It is found from a first round of blocks that are spread
+over the store, and further rounds follow until two things hold:
+
+* of the gradients last read, held out of the basis, the basis before them had captured as much as
+  the basis after them: the energy it left was larger by no more than MISSED;
+* what the basis still misses moves eigenvalues by less than noise does in the fit of all n pairs.
+  With noise of variance f in each direction of y and a signal of variance g_i along direction i,
+  N pairs leave an angle θ_i² = (D - k) f / (N g_i) and an eigenvalue short by λ_i θ_i², while the
+  fit knows it to λ_i √(f / (g_i n)): so N >= (D - k) √(n f / g_i).
+
+The fit then measures what the basis captures of *all* pairs; where that is less than the held-out
+pairs of the sample had promised, the basis goes on with the blocks it has not seen.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrh_dask import process
+from lrh_dask.budget import FEW_PAIRS
+from lrh_dask.interpolation import beside
+from lrh_dask.reduced_pairs import ReducedPairs
+from lrh_dask.refusals import refuse_empty
+from lrh_dask.scree import Scree, scree
+from lrh_dask.spec import HELD_OUT, TRAIN, Spec
+from lrh_dask.tree import Partial, ReadStats
+
+__all__ = ["Basis", "Outlook", "find_basis", "outlook"]
+
+MISSED = 0.01
+"""Share of the energy beside the basis by which the one before it may be worse."""
+WEAKEST = 0.05
+"""Eigenvalues below that share of the largest may be moved by more than noise moves them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """What the basis stage hands to the fit stage.
+
+    Attributes:
+        q: (D, p) orthonormal columns.
+        n_blind: so many first columns have not seen the held-out buckets.
+        tail: share of ‖Y‖² of the training pairs read that may lie outside Q.
+        outside: share of ‖Y‖² of the held-out pairs read that lies outside Q, about.
+        complete: every pair was read.
+        stats: what reading cost, in all rounds.
+        outlook: whether to go on.
+        finished: time of day.
+    """
+
+    q: np.ndarray
+    n_blind: int
+    tail: float
+    outside: float
+    complete: bool
+    stats: ReadStats
+    outlook: Outlook
+    finished: float
+
+    def __sizeof__(self) -> int:
+        return 200 + self.q.nbytes
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the driver must know of a basis to decide how to go on.
+
+    Attributes:
+        enough: neither more pairs nor more columns are called for.
+        is_full: the spectrum does not end within the columns that were looked for.
+        n_pairs: so many pairs are called for, as far as those read tell.
+        stats: what reading cost so far.
+    """
+
+    enough: bool
+    is_full: bool
+    n_pairs: int
+    stats: ReadStats
+
+
+def outlook(basis: Basis) -> Outlook:
+    """The small part of a basis that travels to the driver."""
+    return basis.outlook
+
+
+def find_basis(partial: Partial, newest: Partial, before: Basis | None, spec: Spec, *,
+               complete: bool, spent: ReadStats) -> Basis:
+    """Q from the training group, cut to the size that held-out gradients reward.
+
+    Where pairs are few, the final fit should use them all: the directions that all pairs
+    together would choose are appended, for it alone.
+
+    Args:
+        partial: reduced pairs of all rounds; ``newest``: those of the last one.
+        before: the basis of the rounds before it.
+        complete: there is no pair that was not read.
+        spent: what reading cost that led to no state.
+    """
+    process.pin_blas_threads()
+    if complete:
+        refuse_empty(partial.stats)
+    train = partial.states.get(TRAIN) or _none_of(partial, spec)
+    q, scales = train.basis()
+    held_out = partial.states.get(HELD_OUT) or _none_of(partial, spec)
+    found = scree(q, held_out, rank=spec.asked.rank)
+    k = found.n_columns
+    cut = train.tail + float(np.sum(scales[k:] ** 2))
+    q = q[:, :k]
+    judged = newest.states.get(HELD_OUT)
+    next_step = Outlook(
+        enough=complete or (before is not None and judged is not None
+                            and _captured_before(q, before, judged)),
+        is_full=found.is_full and k == spec.max_basis,
+        n_pairs=_pairs_for(found, spec.n_pairs, train.x.shape[1]),
+        stats=partial.stats)
+    n_read = train.n_pairs + held_out.n_pairs
+    if complete and held_out.n_pairs and n_read < FEW_PAIRS * k:
+        everyone = train.merge(held_out).basis()[0][:, :k]
+        q = np.concatenate([q, beside(everyone.T, q, np.dtype(np.float64))], axis=1)
+    return Basis(np.ascontiguousarray(q), k, cut / train.energy if train.energy else 0.0,
+                 found.outside / held_out.energy if held_out.energy else 0.0, complete,
+                 partial.stats.merge(spent), next_step, time.time())
+
+
+def _none_of(partial: Partial, spec: Spec) -> ReducedPairs:
+    like = next(iter(partial.states.values()))
+    return ReducedPairs.empty(like.x, spec.max_basis)
+
+
+def _captured_before(q: np.ndarray, before: Basis, judged: ReducedPairs) -> bool:
+    """Whether the basis before had captured as much of held-out pairs as Q (D, k) does."""
+    now, earlier = (float(np.sum((judged.y @ basis.astype(judged.y.dtype)) ** 2, dtype=np.float64))
+                    for basis in (q, before.q))
+    rounding = 10.0 * float(np.finfo(judged.y.dtype).eps)
+    return now - earlier <= MISSED * max(judged.energy - now, 0.0) + rounding * judged.energy
+
+
+def _pairs_for(found: Scree, n_pairs: int, n_features: int) -> int:
+    """Pairs by which eigenvalues lose less to the basis than to noise."""
+    signal = found.energy - found.floor
+    signal = signal[signal > WEAKEST**2 * signal.max(initial=0.0)]
+    if not signal.size or found.floor <= 0:
+        return 0
+    ratio = float(np.sqrt(n_pairs * found.floor / signal.min()))
+    return min(round((n_features - found.n_columns) * ratio), n_pairs)

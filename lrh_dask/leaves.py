@@ -1,0 +1,129 @@
+"""Leaves of the tree: a task reads a run of shards and folds its rows into one state a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from typing import Any, Protocol
+
+import numpy as np
+
+from lrh_dask import process, progress
+from lrh_dask.arrays import CPU, Array, Device, pick_device
+from lrh_dask.basis import Basis
+from lrh_dask.budget import CACHED_BYTES, SLAB_BYTES, Route
+from lrh_dask.duplicates import KEPT, RowHashes
+from lrh_dask.pairs import Block, Pairs
+from lrh_dask.reduced_pairs import Reducing
+from lrh_dask.shards import Run
+from lrh_dask.spec import Spec, group_of
+from lrh_dask.tree import Partial, ReadStats
+from lrh_dask.triangle import Gathering
+
+__all__ = ["basis_leaf", "fit_leaf", "merge_partials"]
+
+
+class Fold(Protocol):
+    """What takes blocks of pairs one after another and ends as a mergeable state."""
+
+    def add(self, x: Array, y: Array, weight: Array | None) -> None:
+        """Count a block."""
+
+    def state(self) -> Any:
+        """What was counted."""
+
+
+def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
+    """Reduced pairs of a run: by group (a fitted basis), or by bucket and uncut (few pairs)."""
+    device = _device(spec)
+    whole = spec.route is Route.whole_pairs
+    max_rank = spec.n_pairs if whole else spec.max_basis
+    return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
+                 lambda: Reducing(max_rank), (lambda b: b) if whole else group_of, device)
+
+
+def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
+    """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
+    device = _device(spec)
+    q = None if basis is None else device.put(basis.q.astype(pairs.dtype, copy=False))
+    in_cache = q is not None and device is CPU  # a slab is gone over five times
+    return _fold(pairs, run, spec, "fit",
+                 max(64, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
+                 lambda: Gathering(q), lambda b: b, device)
+
+
+def merge_partials(*partials: Partial) -> Partial:
+    """A node of the tree."""
+    process.pin_blas_threads()
+    return reduce(Partial.merge, partials)
+
+
+def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
+          new: Callable[[], Fold], bucket_of: Callable[[int], int], device: Device) -> Partial:
+    """Read a run block by block and fold its rows, slab by slab, into one state a bucket."""
+    folds: dict[int, Fold] = {}
+    stats = ReadStats()
+    hashed = stage == "fit" or spec.route is Route.whole_pairs
+    for block in _read_ahead(pairs, run):
+        no_weight, end = 0, block.start + len(block.x)
+        for piece in run.pieces:
+            first, last = max(piece.start, block.start), min(piece.stop, end)
+            for start in range(first, last, slab_rows):
+                slab = block.rows(start, min(start + slab_rows, last))
+                rows = _counted(slab, spec)
+                no_weight += len(slab.x) - len(rows[0])
+                bucket = bucket_of(piece.bucket)
+                if bucket not in folds:
+                    folds[bucket] = new()
+                folds[bucket].add(*(None if a is None else device.put(a) for a in rows))
+        stats = stats.merge(ReadStats(
+            len(block.x), block.n_bytes, block.seconds,
+            int(np.count_nonzero(block.x_squares == 0)),
+            int(np.count_nonzero(block.y_squares == 0)), no_weight, process.peak_bytes(),
+            _hashes(block, spec.n_pairs) if hashed else RowHashes()))
+    if spec.watched:
+        progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
+    return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
+
+
+def _read_ahead(pairs: Pairs, run: Run) -> Iterator[Block]:
+    """The blocks of a run, the next ones being read while this one is computed on."""
+    with ThreadPoolExecutor(pairs.n_ahead, thread_name_prefix="lrh-read") as pool:
+        pending = [pool.submit(pairs.read, *block) for block in run.blocks[:pairs.n_ahead]]
+        for following in (*run.blocks[pairs.n_ahead:], *[None] * len(pending)):
+            block = pending.pop(0).result()
+            if following is not None:
+                pending.append(pool.submit(pairs.read, *following))
+            yield block
+
+
+def _counted(slab: Block, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """x, y and weight of the rows that count; for noise that grows with ‖x‖ divided by ‖x‖².
+
+    Rows of weight zero are left out here, so that no number of pairs has them in it.
+    """
+    weight = slab.weight
+    if spec.weighting == "step":
+        by_step = np.divide(1.0, slab.x_squares, out=np.zeros_like(slab.x_squares),
+                            where=slab.x_squares > 0)
+        weight = by_step if weight is None else weight * by_step
+    if weight is None:
+        return slab.x, slab.y, None
+    counts = weight > 0
+    return slab.x[counts], slab.y[counts], weight[counts]
+
+
+def _hashes(block: Block, n_pairs: int) -> RowHashes:
+    """Of rows that say something: padding, of no weight or with x = 0, repeats nothing."""
+    told = block.x_squares > 0
+    if block.weight is not None:
+        told &= block.weight > 0
+    arrays = (block.x, block.y, block.x_squares, block.y_squares)
+    x, y, *keys = arrays if told.all() else (a[told] for a in arrays)
+    return RowHashes.of(x, y, keys=tuple(keys), share=2 * KEPT / n_pairs)
+
+
+def _device(spec: Spec) -> Device:
+    process.pin_blas_threads()
+    return pick_device(spec.device)

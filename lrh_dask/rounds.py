@@ -1,0 +1,106 @@
+"""A fit in a fitted basis: rounds of reading until the basis is enough, then one pass to fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lrh_dask.basis import Outlook
+from lrh_dask.graph import Stages
+from lrh_dask.pairs import Pairs, is_zarr
+from lrh_dask.shards import RUN_BYTES, Partition, gathered
+from lrh_dask.spec import HELD_OUT, Spec, group_of
+from lrh_dask.tasks import Short, Solved
+from lrh_dask.tree import ReadStats
+
+__all__ = ["fit_in_basis"]
+
+FIRST_COLUMNS = 64
+"""Columns that are looked for at first, where pairs are many."""
+FIRST_ROWS = 8192
+"""Pairs of the first round; it reads all where they are fewer than LEAST_ROUNDS times that."""
+LEAST_ROUNDS = 8
+LARGEST_SAMPLE = 4
+"""More than the LARGEST_SAMPLE-th part of the pairs is called for by nothing but missed energy."""
+
+
+def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
+    """Find a basis from as few pairs as it needs, fit all pairs in it, and solve.
+
+    Where the basis captures less of all pairs than it had promised, it goes on with the pairs it
+    has not seen, and all are fitted again; the outcome says so.
+    """
+    if spec.n_pairs < LEAST_ROUNDS * FIRST_ROWS:
+        keys, _ = stages.find_basis(split.runs, spec, None, complete=True, spent=ReadStats())
+        return _settled(stages.solve(split.runs, spec, keys[1]))
+    rounds = _Rounds(stages, pairs, split, spec)
+    rounds.until_enough()
+    solved = stages.solve(split.runs, spec, rounds.basis)
+    if isinstance(solved, Short):
+        rounds.spend(solved.stats)
+        rounds.read(spec.n_pairs)
+        notice = (f"{100 * solved.outside:.3g} % of y² lay outside the basis of a sample that had "
+                  f"promised {100 * solved.promised:.3g} %, so all pairs were read for it and "
+                  "then once more for the fit")
+        solved = _settled(stages.solve(split.runs, spec, rounds.basis))
+        return replace(solved, notices=(notice,))
+    return solved
+
+
+class _Rounds:
+    """Blocks in an order of which every beginning is spread over the store."""
+
+    def __init__(self, stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> None:
+        self._stages, self._pairs = stages, pairs
+        self._blocks = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
+        first = max(FIRST_COLUMNS, 2 * (spec.asked.rank or 0) + 16)
+        self._spec = replace(spec, max_basis=min(first, spec.max_basis))
+        self._most_columns = spec.max_basis
+        self._n_seen = 0  # blocks
+        self._keys: tuple[str, str] | None = None
+        self._spent = ReadStats()
+
+    @property
+    def basis(self) -> str:
+        """Key of the basis of all rounds so far."""
+        assert self._keys is not None
+        return self._keys[1]
+
+    def spend(self, stats: ReadStats) -> None:
+        """Count what was read to no avail."""
+        self._spent = self._spent.merge(ReadStats(n_bytes=stats.n_bytes,
+                                                  read_seconds=stats.read_seconds))
+
+    def until_enough(self) -> None:
+        """Read rounds, each at least as large as all before, until the basis is enough."""
+        known = self.read(FIRST_ROWS)
+        if known.is_full and self._spec.max_basis < self._most_columns:
+            self.spend(known.stats)
+            self._spec = replace(self._spec, max_basis=self._most_columns)
+            self._n_seen, self._keys = 0, None
+            known = self.read(FIRST_ROWS)
+        while not known.enough:
+            called_for = min(known.n_pairs, self._spec.n_pairs // LARGEST_SAMPLE)
+            known = self.read(max(2 * known.stats.n_pairs, called_for))
+
+    def read(self, n_pairs: int) -> Outlook:
+        """Read on until that many pairs are in the basis, or all where that is nearly all."""
+        seen = sum(run.n_pairs for run in self._blocks[:self._n_seen])
+        stop = self._n_seen
+        while stop < len(self._blocks) and seen < n_pairs:
+            seen += self._blocks[stop].n_pairs
+            stop += 1
+        if 2 * seen > self._spec.n_pairs:
+            stop = len(self._blocks)
+        blocks = self._blocks[self._n_seen:stop]
+        # Rows in memory are handed over as one slice a task.
+        size = RUN_BYTES // 4 if is_zarr(self._pairs.x) else 0
+        self._keys, known = self._stages.find_basis(
+            gathered(blocks, self._pairs.row_bytes, run_bytes=size), self._spec, self._keys,
+            complete=stop == len(self._blocks), spent=self._spent)
+        self._n_seen = stop
+        return known
+
+
+def _settled(solved: Solved | Short) -> Solved:
+    assert isinstance(solved, Solved)
+    return solved

@@ -1,0 +1,35 @@
+"""What every task of a run is told, and which of its pairs judge a fitted basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lrh_dask.asked import Asked
+from lrh_dask.budget import Route
+
+__all__ = ["HELD_OUT", "TRAIN", "Spec", "group_of"]
+
+HELD_OUT_EVERY = 5
+"""Every fifth bucket is held out of a fitted basis."""
+TRAIN, HELD_OUT = 0, 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What every task of a run is told."""
+
+    run_id: str
+    method: str
+    asked: Asked
+    route: Route
+    max_basis: int
+    device: str
+    dtype: str
+    n_pairs: int
+    watched: bool
+    weighting: str = "stored"
+
+
+def group_of(bucket: int) -> int:
+    """Whether a basis may see the pairs of a bucket, or is judged on them."""
+    return HELD_OUT if bucket % HELD_OUT_EVERY == 0 else TRAIN
