@@ -74,12 +74,14 @@ class Outlook:
         enough: neither more pairs nor more columns are called for.
         is_full: the spectrum does not end within the columns that were looked for.
         n_pairs: so many pairs are called for, as far as those read tell.
+        n_columns: columns worth fitting.
         stats: what reading cost so far.
     """
 
     enough: bool
     is_full: bool
     n_pairs: int
+    n_columns: int
     stats: ReadStats
 
 
@@ -117,7 +119,7 @@ def find_basis(partial: Partial, newest: Partial, before: Basis | None, spec: Sp
                             and _captured_before(q, before, judged)),
         is_full=found.is_full and k == spec.max_basis,
         n_pairs=_pairs_for(found, spec.n_pairs, train.x.shape[1]),
-        stats=partial.stats)
+        n_columns=k, stats=partial.stats)
     n_read = train.n_pairs + held_out.n_pairs
     if complete and held_out.n_pairs and n_read < FEW_PAIRS * k:
         everyone = train.merge(held_out).basis()[0][:, :k]

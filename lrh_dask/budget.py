@@ -23,7 +23,7 @@ IDLE_BYTES = 260 * MIB
 """A worker process with NumPy, Dask and Zarr imported."""
 SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
-CACHED_BYTES = 4 * MIB
+CACHED_BYTES = 8 * MIB
 """The same where a slab is gone over more than once and had better stay in a processor's cache."""
 ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024

@@ -121,7 +121,7 @@ def _hashes(block: Block, n_pairs: int) -> RowHashes:
         told &= block.weight > 0
     arrays = (block.x, block.y, block.x_squares, block.y_squares)
     x, y, *keys = arrays if told.all() else (a[told] for a in arrays)
-    return RowHashes.of(x, y, keys=tuple(keys), share=2 * KEPT / n_pairs)
+    return RowHashes.of(x, y, keys=tuple(keys), share=KEPT / (2 * n_pairs))
 
 
 def _device(spec: Spec) -> Device:

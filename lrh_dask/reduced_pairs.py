@@ -163,16 +163,13 @@ def _cut(state: ReducedPairs) -> ReducedPairs:
     rows, k = state.y.shape[0], state.max_rank
     if rows <= k:
         return state
-    v = _leading(state.y, k)
-    xp = namespace(state.y)
-    v = xp.astype(v, state.y.dtype)
-    y = v.T @ state.y
+    v, y = _leading(state.y, k)
     cut = max(_squares(state.y) - _squares(y), 0.0)
     return replace(state, x=v.T @ state.x, y=y, one=v.T @ state.one, tail=state.tail + cut)
 
 
-def _leading(y: Array, k: int) -> Array:
-    """The k leading left singular vectors V (m, k) of y (m, D), float64.
+def _leading(y: Array, k: int) -> tuple[Array, Array]:
+    """The k leading left singular vectors V (m, k) of y (m, D), and Vᵀy, in the dtype of y.
 
     Up to 4 k rows: eigenvectors of Y Yᵀ. Above, the row space is first found by a sketch with
     one power step, Z = Y orth(Yᵀ Ω) (Halko, Martinsson & Tropp 2011, Alg. 4.4), whose Ω mixes
@@ -181,17 +178,19 @@ def _leading(y: Array, k: int) -> Array:
     xp = namespace(y)
     rows, n_features = y.shape
     if rows <= EXACT_ROWS * k or n_features <= 2 * k:
-        return _leading_exact(y, k)
+        v = xp.astype(_leading_exact(y, k), y.dtype)
+        return v, v.T @ y
     width = min(k + 8, n_features)
     omega = np.random.default_rng(rows).standard_normal((rows, width))
     w, _ = xp.linalg.qr(y.T @ xp.astype(like(y, omega), y.dtype))
     z, _ = xp.linalg.qr(xp.astype(y @ w, xp.float64))            # (m, width)
-    small = xp.astype(xp.astype(z, y.dtype).T @ y, xp.float64)   # (width, D)
-    return z @ _leading_exact(small, k)
+    small = xp.astype(z, y.dtype).T @ y                          # (width, D)
+    turn = _leading_exact(small, k)                              # (width, k): V = Z turn
+    return xp.astype(z @ turn, y.dtype), xp.astype(turn, y.dtype).T @ small
 
 
 def _leading_exact(y: Array, k: int) -> Array:
-    """The k leading left singular vectors of y (m, D), through the smaller Gram matrix."""
+    """The k leading left singular vectors (float64) of y (m, D), by the smaller Gram matrix."""
     xp = namespace(y)
     y = xp.astype(y, xp.float64)
     rows, n_features = y.shape

@@ -16,6 +16,8 @@ __all__ = ["fit_in_basis"]
 
 FIRST_COLUMNS = 64
 """Columns that are looked for at first, where pairs are many."""
+SPARE_COLUMNS = 8
+"""Further rounds look for so many columns more than the first has found worth fitting."""
 FIRST_ROWS = 8192
 """Pairs of the first round; it reads all where they are fewer than LEAST_ROUNDS times that."""
 LEAST_ROUNDS = 8
@@ -79,6 +81,8 @@ class _Rounds:
             self._n_seen, self._keys = 0, None
             known = self.read(FIRST_ROWS)
         while not known.enough:
+            self._spec = replace(self._spec, max_basis=min(
+                self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
             called_for = min(known.n_pairs, self._spec.n_pairs // LARGEST_SAMPLE)
             known = self.read(max(2 * known.stats.n_pairs, called_for))
 
@@ -86,14 +90,14 @@ class _Rounds:
         """Read on until that many pairs are in the basis, or all where that is nearly all."""
         seen = sum(run.n_pairs for run in self._blocks[:self._n_seen])
         stop = self._n_seen
-        while stop < len(self._blocks) and seen < n_pairs:
+        while stop < len(self._blocks) and (seen < n_pairs or stop < 2):
             seen += self._blocks[stop].n_pairs
             stop += 1
         if 2 * seen > self._spec.n_pairs:
             stop = len(self._blocks)
         blocks = self._blocks[self._n_seen:stop]
         # Rows in memory are handed over as one slice a task.
-        size = RUN_BYTES // 4 if is_zarr(self._pairs.x) else 0
+        size = RUN_BYTES // 8 if is_zarr(self._pairs.x) else 0
         self._keys, known = self._stages.find_basis(
             gathered(blocks, self._pairs.row_bytes, run_bytes=size), self._spec, self._keys,
             complete=stop == len(self._blocks), spent=self._spent)

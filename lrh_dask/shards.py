@@ -56,7 +56,7 @@ class Partition:
     def spread(self, is_held_out: Callable[[int], bool]) -> tuple[Run, ...]:
         """Every block as a run of its own, in an order whose every beginning is spread evenly.
 
-        Among any first blocks about a fifth is held out, where the store has enough of them.
+        Among any first blocks, two at least, about a fifth is held out.
         """
         by_group: dict[bool, list[Run]] = {False: [], True: []}
         for run in self.runs:
@@ -69,7 +69,7 @@ class Partition:
         ordered: list[Run] = []
         train, held_out = (_bit_reversed(by_group[group]) for group in (False, True))
         for i in range(max(-(-len(train) // 4), len(held_out))):
-            ordered += [*train[4 * i:4 * i + 2], *held_out[i:i + 1], *train[4 * i + 2:4 * i + 4]]
+            ordered += [*train[4 * i:4 * i + 1], *held_out[i:i + 1], *train[4 * i + 1:4 * i + 4]]
         return tuple(replace(run, index=i) for i, run in enumerate(ordered))
 
     def rows_of(self, bucket: int) -> list[tuple[int, int]]:

@@ -65,6 +65,10 @@ def _make_pairs(seed, n_pairs, n_features, spectrum, *, noise=0.0, offset=0.0, c
     return Pairs(_frozen(x, dtype), _frozen(y, dtype), hessian, b)
 
 
+SQUARES = {"float32": 1e-6, "float64": 1e-13}
+"""What sums of squares may be off by: blocks are summed in their own dtype."""
+
+
 @dataclass(frozen=True)
 class Shards:
     """Pairs cut into shards, some of them empty."""
@@ -86,6 +90,10 @@ class Shards:
     @property
     def rounding(self):
         return ROUNDING[self.dtype]
+
+    @property
+    def squares_within(self):
+        return SQUARES[self.dtype]
 
 
 @st.composite

@@ -72,7 +72,7 @@ def test_merge_order_does_not_change_the_gram_matrix(case, rotation, merge_in_an
     size = 1.0 + np.sum(rows**2)
     np.testing.assert_allclose(gram(merged), rows.T @ rows, atol=case.rounding * size)
     x, y = case.pairs.x.astype(float), case.pairs.y.astype(float)
-    within = {"float64": 1e-13, "float32": 1e-6}[case.dtype]  # blocks are summed in their dtype
+    within = case.squares_within
     np.testing.assert_allclose(merged.sum_x, x.sum(axis=0), atol=within * size)
     np.testing.assert_allclose(merged.sum_y, y.sum(axis=0), atol=within * size)
     assert merged.energy == pytest.approx(np.sum(y**2), rel=within)
