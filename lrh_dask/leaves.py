@@ -79,8 +79,8 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
                 folds[bucket].add(*(None if a is None else device.put(a) for a in rows))
         stats = stats.merge(ReadStats(
             len(block.x), block.n_bytes, block.seconds,
-            int(np.count_nonzero(block.x_squares == 0)),
-            int(np.count_nonzero(block.y_squares == 0)), no_weight, process.peak_bytes(),
+            _zero_rows(block.x, block.x_squares), _zero_rows(block.y, block.y_squares),
+            no_weight, process.peak_bytes(),
             _hashes(block, spec.n_pairs) if hashed else RowHashes()))
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
@@ -122,6 +122,12 @@ def _hashes(block: Block, n_pairs: int) -> RowHashes:
     arrays = (block.x, block.y, block.x_squares, block.y_squares)
     x, y, *keys = arrays if told.all() else (a[told] for a in arrays)
     return RowHashes.of(x, y, keys=tuple(keys), share=KEPT / (2 * n_pairs))
+
+
+def _zero_rows(rows: np.ndarray, squares: np.ndarray) -> int:
+    """How many rows are zero; squares of very small numbers are zero, too."""
+    suspects = np.flatnonzero(squares == 0)
+    return int(np.count_nonzero(~rows[suspects].any(axis=1)))
 
 
 def _device(spec: Spec) -> Device:
