@@ -31,8 +31,8 @@ class Asked:
     psd: bool = False
 
 
-def asked_of(*, rank: object, method: object, center: object, rtol: object, psd: object,
-             weighting: object, device: object) -> Asked:
+def asked_of(*, rank: object, basis: object, method: object, center: object, rtol: object,
+             psd: object, weighting: object, device: object) -> Asked:
     """The settings of a fit, once each is known to be allowed and none rules out another.
 
     Raises:
@@ -41,6 +41,9 @@ def asked_of(*, rank: object, method: object, center: object, rtol: object, psd:
     if rank != "auto" and not _whole(rank):
         raise _refused("rank", "'auto' or a whole number >= 1", repr(rank),
                        "Give the number of eigenvalues you want")
+    if basis != "auto" and not _whole(basis):
+        raise _refused("basis", "'auto' or a whole number >= 1", repr(basis),
+                       "Give the columns to fit in, at least the rank; D is all of R^D")
     if method not in ("symmetric", "seed", "least_norm"):
         raise _refused("method", "symmetric, seed or least_norm", repr(method),
                        "`symmetric` is always safe")
@@ -59,10 +62,11 @@ def asked_of(*, rank: object, method: object, center: object, rtol: object, psd:
     if rtol is not None and rank != "auto":
         raise _refused("rtol", "either a rank or a residual to reach", f"both, rank {rank!r}",
                        "Leave out one of them")
-    beside = {"center": center != "auto" and bool(center), "rtol": rtol is not None,
-              "psd": bool(psd), "weighting": weighting != "stored"}
+    beside = {"basis": basis != "auto", "center": center != "auto" and bool(center),
+              "rtol": rtol is not None, "psd": bool(psd), "weighting": weighting != "stored"}
     if method != "symmetric" and any(beside.values()):
-        raise _refused(f"method {method!r}", "no offset, rtol, psd or weighting with exact pairs",
+        raise _refused(f"method {method!r}",
+                       "no offset, rtol, psd or weighting, nor a basis, with exact pairs",
                        ", ".join(name for name, given in beside.items() if given),
                        "Use method 'symmetric'")
     return Asked(rank=int(rank) if isinstance(rank, (int, np.integer)) else None,

@@ -70,12 +70,13 @@ class Plan:
 
 
 def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, split: Partition, *,
-             method: str = "symmetric", rank: int | None = None, threads: int = 1,
-             worker_bytes: int | None = None, held_bytes: int = 0) -> Plan:
+             method: str = "symmetric", rank: int | None = None, basis: int | None = None,
+             threads: int = 1, worker_bytes: int | None = None, held_bytes: int = 0) -> Plan:
     """Choose the route of a run and price it.
 
     Args:
         itemsize: bytes of a number as computed; ``chunk_rows``: pairs read at once.
+        basis: columns that were asked for, D being all of R^D.
         threads: threads of a worker, each of which runs a task.
         worker_bytes: memory limit of a worker; None is no limit.
         held_bytes: what a worker may be holding besides (pairs sent from memory).
@@ -88,38 +89,43 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
             got=f"{n_pairs} pairs over {n_features} features",
             consequence="No more eigenvalues than pairs or features can be found",
             fix="Lower --rank or use `--rank auto`"))
+    if basis is not None and basis < (rank or 1):
+        raise SettingsError(explain(
+            f"basis of {basis} columns", expected=f"at least the rank, {rank}", got=f"{basis}",
+            consequence="That many eigenvalues do not fit in", fix="Raise --basis"))
     exact = method != "symmetric"
-    route, basis = _route(n_pairs, n_features, rank, exact=exact)
-    wanted = route
+    route, columns = _route(n_pairs, n_features, rank, basis, exact=exact)
+    wanted = route, columns
     sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes)
-    if not exact and n_features > ALWAYS_ALL_FEATURES and worker_bytes is not None \
-            and sizes.peak(route, basis, split) > worker_bytes:
-        route, basis = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
-    unlimited = basis
-    if route is Route.fitted_basis and worker_bytes is not None:
+    if worker_bytes is not None and not exact and basis is None:
+        if n_features > ALWAYS_ALL_FEATURES and sizes.peak(route, columns, split) > worker_bytes:
+            route, columns = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
         lowest = max(rank or 0, 8)
-        while basis > lowest and sizes.peak(route, basis, split) > worker_bytes:
-            basis = max(lowest, basis * 3 // 4)
-    notice = "" if (route, basis) == (wanted, unlimited) else (
+        while route is Route.fitted_basis and columns > lowest \
+                and sizes.peak(route, columns, split) > worker_bytes:
+            columns = max(lowest, columns * 3 // 4)
+    notice = "" if (route, columns) == wanted else (
         f"the workers' memory of {worker_bytes // MIB if worker_bytes else 0} MiB decided: "
-        f"{route.value}, up to {basis} columns")
-    peak = sizes.peak(route, basis, split)
+        f"{route.value}, up to {columns} columns")
+    peak = sizes.peak(route, columns, split)
     if worker_bytes is not None and peak > worker_bytes:
         raise SettingsError(explain(
             f"method '{method}' over {n_pairs} pairs of {n_features} features",
             expected=f"workers of at least {_mib(peak)} MiB", got=f"{worker_bytes // MIB} MiB",
             consequence="A worker would run out of memory, so nothing was started",
             fix=("Use `--method symmetric`, which needs no worker to hold all pairs, or `"
-                 if exact else "Use `") + f"--memory-limit {_mib(peak)}MiB`"))
+                 if exact else "Leave --basis out, or use `" if basis is not None else "Use `")
+            + f"--memory-limit {_mib(peak)}MiB`"))
     passes = 2 if route is Route.fitted_basis else 1
     n_runs = len(split.runs)
     merges = -(-n_runs // (FAN_IN - 1))
-    return Plan(route, basis, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
-                flops=_flops(route, n_pairs, n_features, basis),
+    return Plan(route, columns, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
+                flops=_flops(route, n_pairs, n_features, columns),
                 n_tasks=passes * (n_runs + merges + 1), notice=notice, peak_worker_bytes=peak)
 
 
-def _route(n_pairs: int, n_features: int, rank: int | None, *, exact: bool) -> tuple[Route, int]:
+def _route(n_pairs: int, n_features: int, rank: int | None, asked: int | None, *,
+           exact: bool) -> tuple[Route, int]:
     """The way that loses least of those that cost no more than they may."""
     def fits(route: Route, basis: int) -> bool:
         return _flops(route, n_pairs, n_features, basis) <= MAX_FLOPS and (
@@ -127,6 +133,9 @@ def _route(n_pairs: int, n_features: int, rank: int | None, *, exact: bool) -> t
 
     if exact:
         return Route.whole_pairs, min(n_features, 2 * n_pairs)
+    if asked is not None:
+        return (Route.all_features, n_features) if asked >= n_features else (
+            Route.fitted_basis, asked)
     if n_features <= ALWAYS_ALL_FEATURES or (
             n_features <= SMALL_FEATURES and fits(Route.all_features, n_features)):
         return Route.all_features, n_features

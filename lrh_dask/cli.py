@@ -32,6 +32,9 @@ YName = Annotated[str | None, typer.Option("--y", help="Name of the array of gra
 RankText = Annotated[str | None, typer.Option(
     "--rank", metavar="auto|N", show_default="auto",
     help="Eigenvalues wanted; auto: as many as held-out pairs support.")]
+BasisText = Annotated[str | None, typer.Option(
+    "--basis", metavar="auto|K", show_default="auto",
+    help="Columns to fit in, at most; as many as features are all of R^D.")]
 MethodText = Annotated[str | None, typer.Option(
     "--method", metavar="symmetric|seed|least_norm", show_default="symmetric",
     help="symmetric is always safe; seed and least_norm take few exact pairs.")]
@@ -65,6 +68,7 @@ def run(
             metavar="STORE|CONFIG.yaml",
             help="Path or URL of a Zarr group of pairs, or a file of settings.")],
         rank: RankText = None,
+        basis: BasisText = None,
         method: MethodText = None,
         center: Annotated[str | None, typer.Option(
             "--center", metavar="auto|yes|no", show_default="auto",
@@ -103,9 +107,9 @@ def run(
     from lrh_dask.screen import Screen
 
     settings = settings_of(store, {
-        "rank": _number_or_text(rank), "method": method, "center": _yes_or_no(center), "x": x,
-        "y": y, "out": out, "overwrite": overwrite or None, "device": device, "rtol": rtol,
-        "psd": psd or None, "weighting": weighting},
+        "rank": _number_or_text(rank), "basis": _number_or_text(basis), "method": method,
+        "center": _yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
+        "overwrite": overwrite or None, "psd": psd or None, "weighting": weighting},
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "address": scheduler,
          "kind": None if scheduler is None else "address"})
@@ -193,9 +197,10 @@ def inspect(
 
 
 @app.command()
-def plan(store: Store, rank: RankText = None, method: MethodText = None, x: XName = None,
-         y: YName = None, workers: Workers = None, threads_per_worker: Threads = None,
-         memory_limit: Memory = None, as_json: Json = False) -> None:
+def plan(store: Store, rank: RankText = None, basis: BasisText = None,
+         method: MethodText = None, x: XName = None, y: YName = None, workers: Workers = None,
+         threads_per_worker: Threads = None, memory_limit: Memory = None,
+         as_json: Json = False) -> None:
     """Price a run (bytes read, flops, tasks, memory of a worker) without running it."""
     from dataclasses import asdict
 
@@ -203,7 +208,8 @@ def plan(store: Store, rank: RankText = None, method: MethodText = None, x: XNam
     from lrh_dask.pairs import open_pairs
     from lrh_dask.screen import Screen
 
-    settings = settings_of(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y},
+    settings = settings_of(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y,
+                                   "basis": _number_or_text(basis)},
                          {"workers": workers, "threads_per_worker": threads_per_worker,
                           "memory_limit": memory_limit})
     found, split = price_of(open_pairs(settings.store, x=settings.x, y=settings.y), settings)

@@ -72,6 +72,8 @@ class RunSettings(_Strict):
     """Name of the array of gradients or gradient differences, (n, D)."""
     rank: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = "auto"
     """Eigenvalues wanted, or `auto`: as many as held-out pairs support."""
+    basis: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = "auto"
+    """Columns to fit in, at most; D of them are all of R^D. `auto`: by shape and price."""
     method: Literal["symmetric", "seed", "least_norm"] = "symmetric"
     """`symmetric` is always safe; `seed` and `least_norm` take few exact pairs."""
     center: Literal["auto"] | bool = "auto"
@@ -176,7 +178,8 @@ def settings_from(values: dict[str, Any], where: str) -> RunSettings:
 
 
 _NAMES = {*RunSettings.model_fields, *ClusterSettings.model_fields}
-_ALLOWED = {"rank": "'auto' or a whole number >= 1", "center": "auto, yes or no"}
+_ALLOWED = {"rank": "'auto' or a whole number >= 1", "basis": "'auto' or a whole number >= 1",
+            "center": "auto, yes or no"}
 
 
 def _complaint(name: str, item: Any) -> str:

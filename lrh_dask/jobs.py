@@ -80,6 +80,7 @@ def price_of(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
     limit = settings.cluster.memory_limit
     share = MEMORY_LIMIT // (settings.cluster.workers or default_workers())
     return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
+                 basis=None if settings.basis == "auto" else settings.basis,
                  method=settings.method, threads=settings.cluster.threads_per_worker,
                  worker_bytes=share if limit is None else parse_bytes(limit))
 
@@ -95,7 +96,7 @@ def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessi
                f"{pairs.dtype}, {size(pairs.stored_bytes)}")
     try:
         with screen.stages(pairs.n_pairs) as stages:
-            hessian = fit(pairs, rank=settings.rank, method=settings.method,
+            hessian = fit(pairs, rank=settings.rank, basis=settings.basis, method=settings.method,
                           center=settings.center, rtol=settings.rtol, psd=settings.psd,
                           weighting=settings.weighting, device=settings.device,
                           on_event=stages.event)

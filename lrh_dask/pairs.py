@@ -227,12 +227,11 @@ class Pairs:
         if weight is not None:
             check_rows(f"{self.name}/weight", start, weight, least=0.0)
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
-        squares = []
-        for label, rows in (("x", x), ("y", y)):
-            squares.append(row_squares(rows))
-            if not np.isfinite(squares[-1]).all():
+        x_squares, y_squares = row_squares(x), row_squares(y)
+        for label, rows, squares in (("x", x, x_squares), ("y", y, y_squares)):
+            if not np.isfinite(squares).all():
                 check_rows(f"{self.name}/{label}", start, rows)
-        return Block(start, x, y, *squares, weight, n_bytes, seconds)
+        return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds)
 
     def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
         if not is_zarr(array):

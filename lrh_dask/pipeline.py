@@ -41,7 +41,8 @@ MOST_DUPLICATES = 0.01
 N_LISTED = 3
 
 
-def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = "symmetric",
+def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
+        basis: int | Literal["auto"] = "auto", method: Method = "symmetric",
         center: bool | Literal["auto"] = "auto", rtol: float | None = None, psd: bool = False,
         weighting: Literal["stored", "step"] = "stored",
         device: Literal["auto", "cpu", "gpu"] = "auto",
@@ -55,6 +56,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
         pairs: n pairs over D features (:func:`open_pairs`, or :class:`Pairs` of arrays).
         rank: eigenvalues wanted, or ``auto``: as many as held-out pairs support; of pairs without
             noise, as many as they determine.
+        basis: columns to fit in, at most; D of them are all of R^D. ``auto``: all of R^D where D
+            is small enough, else as many dominant directions of y as the price allows.
         method: ``symmetric`` (always safe), ``seed`` or ``least_norm`` (few exact pairs).
         center: whether y = H x + b has an offset b; ``auto`` lets held-out pairs decide.
         rtol: instead of a rank: the smallest one whose residual ‖Y - HX - b‖ / ‖Y - b‖, over all
@@ -73,10 +76,11 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
     Source: docs in :mod:`lrh_dask.solve` for the fit, :mod:`lrh_dask.selection` for the choices.
     """
     started = time.time()
-    asked = asked_of(rank=rank, method=method, center=center, rtol=rtol, psd=psd,
+    asked = asked_of(rank=rank, basis=basis, method=method, center=center, rtol=rtol, psd=psd,
                      weighting=weighting, device=device)
     client = _current_client()
-    plan, split = price(pairs, rank=asked.rank, method=method, client=client)
+    plan, split = price(pairs, rank=asked.rank, basis=None if basis == "auto" else basis,
+                        method=method, client=client)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     spec = Spec(run_id, method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
@@ -91,12 +95,13 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto", method: Method = 
             raise _explained(error) from error
     plan = replace(plan, n_tasks=stages.n_tasks)
     return _assemble(pairs, plan, split, spec, solved, started, {
-        "rank": rank, "method": method, "center": center, "rtol": rtol, "psd": psd,
+        "rank": rank, "basis": basis, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device})
 
 
-def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
-          worker_bytes: int | None = None, threads: int = 1) -> tuple[Plan, Partition]:
+def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = None,
+          client: Any = None, worker_bytes: int | None = None,
+          threads: int = 1) -> tuple[Plan, Partition]:
     """The plan and partition of a run, from shapes alone.
 
     Args:
@@ -117,8 +122,8 @@ def price(pairs: Pairs, *, rank: int | None, method: str, client: Any = None,
     elif worker_bytes is None:
         worker_bytes = MEMORY_LIMIT
     plan = plan_run(pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
-                    split, method=method, rank=rank, threads=threads, worker_bytes=worker_bytes,
-                    held_bytes=held_bytes)
+                    split, method=method, rank=rank, basis=basis, threads=threads,
+                    worker_bytes=worker_bytes, held_bytes=held_bytes)
     return plan, split
 
 

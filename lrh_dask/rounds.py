@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lrh_dask.basis import Outlook
+from lrh_dask.chunks import is_zarr
 from lrh_dask.graph import Stages
-from lrh_dask.pairs import Pairs, is_zarr
+from lrh_dask.pairs import Pairs
 from lrh_dask.shards import RUN_BYTES, Partition, gathered
 from lrh_dask.spec import HELD_OUT, Spec, group_of
 from lrh_dask.tasks import Short, Solved

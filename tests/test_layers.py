@@ -15,8 +15,8 @@ LAYERS = [
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds"},
-    {"pipeline", "cluster", "figures"}, {"report", "screen", "demo", "synthetic"}, {"jobs"},
-    {"cli"},
+    {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
+    {"jobs", "bench"}, {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
