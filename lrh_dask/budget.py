@@ -1,9 +1,11 @@
 """The price of a run, before anything is read: the route it takes, bytes, flops, tasks, memory.
 
-Three routes lead to the same fit:
+Four routes lead to the same fit:
 
 ``all_features``  D is small: the basis is all of R^D, one pass, k is chosen afterwards;
 ``whole_pairs``   n is small: all pairs fit one worker, which finds their common basis itself;
+``by_features``   n is small and no worker should hold all features: products of pairs are summed
+                  over blocks of features, and eigenvectors written block by block;
 ``fitted_basis``  else: one pass finds the k dominant directions of y, a second one fits in them.
 """
 
@@ -27,6 +29,8 @@ CACHED_BYTES = 8 * MIB
 """The same where a slab is gone over more than once and had better stay in a processor's cache."""
 ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024
+MAX_WHOLE_BYTES = 2**30
+"""More is not brought to one worker where the store lets features be read apart."""
 SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
 FEW_PAIRS = 20
 """Below so many pairs a column, a fitted basis takes the directions of the held-out buckets too."""
@@ -43,6 +47,7 @@ class Route(Enum):
 
     all_features = "all of R^D (small D), one pass"
     whole_pairs = "all pairs on one worker (few pairs), one pass"
+    by_features = "products of pairs summed over blocks of features, two passes"
     fitted_basis = "a basis fitted to y, two passes"
 
 
@@ -71,7 +76,8 @@ class Plan:
 
 def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, split: Partition, *,
              method: str = "symmetric", rank: int | None = None, basis: int | None = None,
-             threads: int = 1, worker_bytes: int | None = None, held_bytes: int = 0) -> Plan:
+             threads: int = 1, worker_bytes: int | None = None, held_bytes: int = 0,
+             block_columns: int | None = None) -> Plan:
     """Choose the route of a run and price it.
 
     Args:
@@ -80,6 +86,7 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
         threads: threads of a worker, each of which runs a task.
         worker_bytes: memory limit of a worker; None is no limit.
         held_bytes: what a worker may be holding besides (pairs sent from memory).
+        block_columns: features that are read at once where the store has them apart.
     Raises:
         SettingsError: the rank is out of reach, or the workers are too small for the run.
     """
@@ -95,9 +102,16 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
             consequence="That many eigenvalues do not fit in", fix="Raise --basis"))
     exact = method != "symmetric"
     route, columns = _route(n_pairs, n_features, rank, basis, exact=exact)
+    sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes,
+                   block_columns or n_features)
+    whole_bytes = 2 * n_pairs * n_features * itemsize
+    if route is Route.whole_pairs and sizes.block_columns < n_features and (
+            whole_bytes > MAX_WHOLE_BYTES
+            or (worker_bytes is not None and sizes.peak(route, columns, split) > worker_bytes)):
+        route = Route.by_features
     wanted = route, columns
-    sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes)
-    if worker_bytes is not None and not exact and basis is None:
+    if worker_bytes is not None and not exact and basis is None and route in {
+            Route.all_features, Route.whole_pairs, Route.fitted_basis}:
         if n_features > ALWAYS_ALL_FEATURES and sizes.peak(route, columns, split) > worker_bytes:
             route, columns = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
         lowest = max(rank or 0, 8)
@@ -116,12 +130,12 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
             fix=("Use `--method symmetric`, which needs no worker to hold all pairs, or `"
                  if exact else "Leave --basis out, or use `" if basis is not None else "Use `")
             + f"--memory-limit {_mib(peak)}MiB`"))
-    passes = 2 if route is Route.fitted_basis else 1
-    n_runs = len(split.runs)
-    merges = -(-n_runs // (FAN_IN - 1))
-    return Plan(route, columns, bytes_read=passes * n_pairs * 2 * n_features * itemsize,
+    passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
+    merges = -(-len(split.runs) // (FAN_IN - 1))
+    n_tasks = round(passes) * (len(split.runs) + merges + 1)
+    return Plan(route, columns, bytes_read=round(passes * whole_bytes),
                 flops=_flops(route, n_pairs, n_features, columns),
-                n_tasks=passes * (n_runs + merges + 1), notice=notice, peak_worker_bytes=peak)
+                n_tasks=n_tasks, notice=notice, peak_worker_bytes=peak)
 
 
 def _route(n_pairs: int, n_features: int, rank: int | None, asked: int | None, *,
@@ -170,6 +184,7 @@ class _Sizes:
     chunk_rows: int
     threads: int
     held_bytes: int
+    block_columns: int
 
     def peak(self, route: Route, basis: int, split: Partition) -> int:
         """Bytes of a worker process at the dearest moment of the run."""
@@ -180,6 +195,12 @@ class _Sizes:
         if route is Route.fitted_basis and self.n_pairs < FEW_PAIRS * basis:
             width = min(2 * basis, self.n_features)
         columns = 2 * width + 1
+        if route is Route.by_features:
+            block = 2 * self.n_pairs * self.block_columns
+            small = (2 * self.n_pairs + 1) ** 2 * 8
+            leaf = 3 * block * self.itemsize + block * (8 + self.itemsize) + 3 * small
+            lift = self.block_columns * basis * (8 + self.itemsize)
+            return IDLE_BYTES + self.threads * (leaf + lift) + 12 * small
         held = sum(min(columns, self.n_pairs // max(len(split.buckets), 1) + 1)
                    for _ in split.buckets) * columns * 8
         if route is Route.whole_pairs:

@@ -29,28 +29,33 @@ REQUESTS = 16
 """Chunks of one array that are asked for at once."""
 
 
-def read_rows(name: str, array: Any, start: int, stop: int,
-              fill: frozenset[str] = frozenset()) -> np.ndarray:
+def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str] = frozenset(),
+              columns: tuple[int, int] | None = None) -> np.ndarray:
     """Rows ``start`` to ``stop`` of a Zarr array.
 
     Args:
         name: what messages call the array.
         fill: keys of chunks that the store declares to hold nothing but fill.
+        columns: the first column and the one after the last; None is all.
     Raises:
         BadPairs: a chunk is missing or cannot be decoded.
     """
     where = f"read rows {start}-{stop - 1} of {name}"
+    wanted = (slice(start, stop), *(slice(0, n) for n in array.shape[1:]))
+    if columns is not None:
+        where = f"read columns {columns[0]}-{columns[1] - 1} of {name}"
+        wanted = (slice(start, stop), slice(*columns))
     failed: Exception | None = None
     missing: list[str] | None = None
     try:
         if _is_plain(array):
-            rows, missing = _read_plain(array, start, stop, fill)
+            rows, missing = _read_plain(array, wanted, fill)
         else:
-            rows = np.asarray(array[start:stop])
+            rows = np.asarray(array[wanted])
     except Exception as error:  # told below, after a look for what is missing
         failed = error
     if missing is None:  # after the read: a store moved away in its midst is found out too
-        missing = missing_chunks(array, start, stop, fill)
+        missing = _missing(array, wanted, fill)
     if missing and not _stored(array, ("zarr.json", ".zarray")):
         raise BadPairs(explain(
             where, expected="a store that this worker can see",
@@ -98,7 +103,8 @@ def public_name(store: Any) -> str:
 
 def _is_plain(array: Any) -> bool:
     """Whether a chunk is the bytes of its numbers, with or without a crc32c after them."""
-    if array.metadata.zarr_format != 3 or np.dtype(array.dtype).kind not in "fiu":
+    if array.metadata.zarr_format != 3 or np.dtype(array.dtype).kind not in "fiu" \
+            or array.metadata.chunk_grid.to_dict()["name"] != "regular":
         return False
     to_bytes, *after = (codec.to_dict() for codec in array.metadata.codecs)
     order = to_bytes.get("configuration", {}).get("endian", "little")
@@ -106,9 +112,9 @@ def _is_plain(array: Any) -> bool:
             and [codec["name"] for codec in after] in ([], ["crc32c"]))
 
 
-def _read_plain(array: Any, start: int, stop: int,
+def _read_plain(array: Any, wanted: tuple[slice, ...],
                 fill: frozenset[str]) -> tuple[np.ndarray, list[str]]:
-    """Rows of an array of plain chunks, and the keys of those that are missing.
+    """A part of an array of plain chunks, and the keys of those that are missing.
 
     Raises:
         ValueError: a chunk is shorter or longer than its numbers, or its checksum is another.
@@ -116,7 +122,7 @@ def _read_plain(array: Any, start: int, stop: int,
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    coordinates = list(_coordinates(array, start, stop))
+    coordinates = list(_coordinates(array, wanted))
     prototype = default_buffer_prototype()
     at_once = asyncio.Semaphore(REQUESTS)
 
@@ -135,22 +141,22 @@ def _read_plain(array: Any, start: int, stop: int,
         return np.empty(0), missing
     numbers = [None if answer is None else _numbers(array, key, answer.as_numpy_array())
                for key, answer in zip(keys, answers, strict=True)]
-    height, *widths = array.chunks
     if len(numbers) == 1 and numbers[0] is not None:
-        first = coordinates[0][0] * height
-        within = (slice(start - first, stop - first), *(slice(0, n) for n in array.shape[1:]))
-        return numbers[0][within], []
-    rows = np.full((stop - start, *array.shape[1:]), array.fill_value, dtype=array.dtype)
-    for (row, *columns), chunk in zip(coordinates, numbers, strict=True):
+        return numbers[0][tuple(
+            slice(part.start - at * size, part.stop - at * size)
+            for part, at, size in zip(wanted, coordinates[0], array.chunks, strict=True))], []
+    found = np.full([part.stop - part.start for part in wanted], array.fill_value, array.dtype)
+    for at, chunk in zip(coordinates, numbers, strict=True):
         if chunk is None:
             continue
-        low, high = max(row * height, start), min((row + 1) * height, stop)
-        span = [slice(c * w, min((c + 1) * w, n))
-                for c, w, n in zip(columns, widths, array.shape[1:], strict=True)]
-        cut = [slice(0, part.stop - part.start) for part in span]
-        rows[(slice(low - start, high - start), *span)] = chunk[
-            (slice(low - row * height, high - row * height), *cut)]
-    return rows, []
+        spans = [(max(i * size, part.start), min((i + 1) * size, part.stop))
+                 for part, i, size in zip(wanted, at, array.chunks, strict=True)]
+        into = tuple(slice(low - part.start, high - part.start)
+                     for part, (low, high) in zip(wanted, spans, strict=True))
+        found[into] = chunk[tuple(
+            slice(low - i * size, high - i * size)
+            for i, size, (low, high) in zip(at, array.chunks, spans, strict=True))]
+    return found, []
 
 
 def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
@@ -172,18 +178,19 @@ def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
     return content.view(np.dtype(array.dtype).newbyteorder("<")).reshape(array.chunks)
 
 
-def _coordinates(array: Any, start: int, stop: int) -> Iterable[tuple[int, ...]]:
-    """Where the stored chunks of rows ``start`` to ``stop`` lie in the grid."""
-    sizes = stored_chunks(array)
-    return product(range(start // sizes[0], -(-stop // sizes[0])),
-                   *(range(-(-n // c)) for n, c in zip(array.shape[1:], sizes[1:], strict=True)))
+def _coordinates(array: Any, wanted: tuple[slice, ...]) -> Iterable[tuple[int, ...]]:
+    """Where the stored chunks of a part of an array lie in the grid."""
+    return product(*(range(part.start // size, -(-part.stop // size))
+                     for part, size in zip(wanted, stored_chunks(array), strict=True)))
 
 
-def missing_chunks(array: Any, start: int, stop: int,
-                   fill: frozenset[str] = frozenset()) -> list[str]:
-    """Keys of the chunks of rows ``start`` to ``stop``, neither stored nor declared fill."""
-    keys = [array.metadata.encode_chunk_key(coords)
-            for coords in _coordinates(array, start, stop)]
+def missing_chunks(array: Any, fill: frozenset[str] = frozenset()) -> list[str]:
+    """Keys of the chunks of an array that are neither stored nor declared fill."""
+    return _missing(array, tuple(slice(0, n) for n in array.shape), fill)
+
+
+def _missing(array: Any, wanted: tuple[slice, ...], fill: frozenset[str]) -> list[str]:
+    keys = [array.metadata.encode_chunk_key(at) for at in _coordinates(array, wanted)]
     stored = _stored(array, keys)
     return [key for key in keys if key not in stored and key not in fill]
 

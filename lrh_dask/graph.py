@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dask._task_spec import DataNode, Task, TaskRef
@@ -60,19 +60,48 @@ class Stages:
     def solve(self, runs: Sequence[Run], spec: Spec, basis: str | None) -> Solved | Short:
         """Fit over a basis (its key), or over all of R^D, and solve."""
         held = None if basis is None else TaskRef(basis)
-        graph, root = self._tree("fit", fit_leaf, runs, spec, held)
-        last = self._key("solve")
-        graph[last] = Task(last, solve_buckets, TaskRef(root), held, spec)
-        solved: Solved | Short = self._carry_out(graph, last)
+        solved: Solved | Short = self.reduce("fit", fit_leaf, runs, (spec, held),
+                                             solve_buckets, held, spec)
         return solved
 
     def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
         """Bring all pairs to one worker and solve there."""
-        graph, root = self._tree("basis", basis_leaf, runs, spec)
-        last = self._key("solve")
-        graph[last] = Task(last, solve_whole, TaskRef(root), spec)
-        solved: Solved = self._carry_out(graph, last)
+        solved: Solved = self.reduce("basis", basis_leaf, runs, (spec,), solve_whole, spec)
         return solved
+
+    def reduce(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
+               leaf_args: Sequence[Any], solve: Callable[..., Any], *solve_args: Any) -> Any:
+        """Leaves over runs, the tree above them, and a last task on what they make together."""
+        graph, root = self._tree(kind, leaf, runs, *leaf_args)
+        last = self._key("solve")
+        graph[last] = Task(last, solve, TaskRef(root), *solve_args)
+        return self._carry_out(graph, last)
+
+    def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[Run],
+             *extra: Any) -> Iterator[tuple[Run, Any]]:
+        """What leaves over runs return, run by run, each as soon as it is there."""
+        self._n_stages += 1
+        graph: dict[Any, Any] = {}
+        source = self._sources(runs, graph)
+        keys = {f"{self._key(kind)}-{run.index}": run for run in runs}
+        graph.update({key: producer(key, leaf, source[run.index], run, *extra)
+                      for key, run in keys.items()})
+        self.n_tasks += len(graph)
+        if self._client is None:
+            from dask.local import get_sync
+            from threadpoolctl import threadpool_limits
+
+            for key, run in keys.items():
+                with threadpool_limits(1, user_api="blas"):
+                    found = get_sync(graph, key)
+                yield run, found
+            return
+        from distributed import as_completed
+
+        futures = as_completed(self._client.get(graph, list(keys), sync=False))
+        for future in futures:
+            yield keys[future.key], future.result()
+            future.release()
 
     def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
               *extra: Any) -> tuple[dict[Any, Any], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Gathering
 
-__all__ = ["basis_leaf", "fit_leaf", "merge_partials"]
+__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "merge_partials", "read_ahead"]
 
 
 class Fold(Protocol):
@@ -36,7 +36,7 @@ class Fold(Protocol):
 
 def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     """Reduced pairs of a run: by group (a fitted basis), or by bucket and uncut (few pairs)."""
-    device = _device(spec)
+    device = device_of_run(spec)
     whole = spec.route is Route.whole_pairs
     max_rank = spec.n_pairs if whole else spec.max_basis
     return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
@@ -45,7 +45,7 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
 
 def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
     """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
-    device = _device(spec)
+    device = device_of_run(spec)
     q = None if basis is None else device.put(basis.q.astype(pairs.dtype, copy=False))
     in_cache = q is not None and device is CPU  # a slab is gone over five times
     return _fold(pairs, run, spec, "fit",
@@ -65,7 +65,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     folds: dict[int, Fold] = {}
     stats = ReadStats()
     hashed = stage == "fit" or spec.route is Route.whole_pairs
-    for block in _read_ahead(pairs, run):
+    for block in read_ahead(pairs, run.blocks):
         no_weight, end = 0, block.start + len(block.x)
         for piece in run.pieces:
             first, last = max(piece.start, block.start), min(piece.stop, end)
@@ -87,11 +87,15 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
 
 
-def _read_ahead(pairs: Pairs, run: Run) -> Iterator[Block]:
-    """The blocks of a run, the next ones being read while this one is computed on."""
+def read_ahead(pairs: Pairs, blocks: Sequence[tuple[Any, ...]]) -> Iterator[Block]:
+    """Blocks in turn, the next ones being read while this one is computed on.
+
+    Args:
+        blocks: what :meth:`lrh_dask.pairs.Pairs.read` is given.
+    """
     with ThreadPoolExecutor(pairs.n_ahead, thread_name_prefix="lrh-read") as pool:
-        pending = [pool.submit(pairs.read, *block) for block in run.blocks[:pairs.n_ahead]]
-        for following in (*run.blocks[pairs.n_ahead:], *[None] * len(pending)):
+        pending = [pool.submit(pairs.read, *block) for block in blocks[:pairs.n_ahead]]
+        for following in (*blocks[pairs.n_ahead:], *[None] * len(pending)):
             block = pending.pop(0).result()
             if following is not None:
                 pending.append(pool.submit(pairs.read, *following))
@@ -130,6 +134,7 @@ def _zero_rows(rows: np.ndarray, squares: np.ndarray) -> int:
     return int(np.count_nonzero(~rows[suspects].any(axis=1)))
 
 
-def _device(spec: Spec) -> Device:
+def device_of_run(spec: Spec) -> Device:
+    """Where this worker computes, with BLAS threads pinned."""
     process.pin_blas_threads()
     return pick_device(spec.device)

@@ -143,6 +143,15 @@ class Pairs:
         return self.chunk_rows * max(1, at_once)
 
     @property
+    def block_columns(self) -> int:
+        """Features that a task reads at once where it reads all rows: D where none are apart."""
+        if not is_zarr(self.x):
+            return self.n_features
+        width = max(int(stored_chunks(a)[1]) for a in (self.x, self.y))
+        at_once = BLOCK_BYTES // (self.n_pairs * width * 2 * self.dtype.itemsize)
+        return min(width * max(1, at_once), self.n_features)
+
+    @property
     def n_ahead(self) -> int:
         """Blocks that are read ahead: several where every request waits for a network."""
         from zarr.storage import LocalStore, MemoryStore
@@ -187,7 +196,7 @@ class Pairs:
         array = getattr(self, label)
         if array is None or not is_zarr(array):
             return []
-        return missing_chunks(array, 0, self.n_pairs, self._fill(label))
+        return missing_chunks(array, self._fill(label))
 
     def has_checksums(self) -> bool:
         """Whether every stored array carries a checksum, so that a flipped bit cannot pass."""
@@ -211,21 +220,20 @@ class Pairs:
         return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
                                None if self.weight is None else self.weight[start:stop])
 
-    def read(self, start: int, stop: int) -> Block:
+    def read(self, start: int, stop: int, columns: tuple[int, int] | None = None) -> Block:
         """Read rows ``start`` to ``stop`` and check them.
 
+        Args:
+            columns: the first feature and the one after the last; None is all.
         Raises:
             BadPairs: a chunk is missing or cannot be decoded, or a row is not finite.
         """
         begin = time.perf_counter()
-        x = self._rows("x", self.x, start, stop)
-        y = self._rows("y", self.y, start, stop)
-        weight = None if self.weight is None else self._rows(
-            "weight", self.weight, start, stop).astype(np.float64)
+        x = self._rows("x", self.x, start, stop, columns)
+        y = self._rows("y", self.y, start, stop, columns)
+        weight = self.read_weight(start, stop)
         n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
         seconds = time.perf_counter() - begin
-        if weight is not None:
-            check_rows(f"{self.name}/weight", start, weight, least=0.0)
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
         x_squares, y_squares = row_squares(x), row_squares(y)
         for label, rows, squares in (("x", x, x_squares), ("y", y, y_squares)):
@@ -233,10 +241,28 @@ class Pairs:
                 check_rows(f"{self.name}/{label}", start, rows)
         return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds)
 
-    def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
+    def read_columns(self, label: str, columns: tuple[int, int]) -> np.ndarray:
+        """Some columns of all rows of x or y, which were checked before."""
+        array = getattr(self, label)
+        return np.asarray(self._rows(label, array, 0, self.n_pairs, columns), self.dtype)
+
+    def read_weight(self, start: int, stop: int) -> np.ndarray | None:
+        """The weights of rows ``start`` to ``stop``, checked; None where the store has none.
+
+        Raises:
+            BadPairs: a chunk is missing, or a weight is negative or not finite.
+        """
+        if self.weight is None:
+            return None
+        weight = self._rows("weight", self.weight, start, stop).astype(np.float64)
+        check_rows(f"{self.name}/weight", start, weight, least=0.0)
+        return weight
+
+    def _rows(self, label: str, array: Any, start: int, stop: int,
+              columns: tuple[int, int] | None = None) -> np.ndarray:
         if not is_zarr(array):
-            return np.asarray(array[start:stop])
-        return read_rows(f"{self.name}/{label}", array, start, stop, self._fill(label))
+            return np.asarray(array[start:stop, slice(*columns)] if columns else array[start:stop])
+        return read_rows(f"{self.name}/{label}", array, start, stop, self._fill(label), columns)
 
     def _fill(self, label: str) -> frozenset[str]:
         return self.fill_chunks.get(label, frozenset())
@@ -255,8 +281,9 @@ class _Slice(Pairs):
         """Bytes of the rows, so that Dask places them by their true size."""
         return 200 + sum(a.nbytes for a in (self.x, self.y, self.weight) if a is not None)
 
-    def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:  # noqa: ARG002
-        return np.asarray(array[start - self.offset:stop - self.offset])
+    def _rows(self, label: str, array: Any, start: int, stop: int,
+              columns: tuple[int, int] | None = None) -> np.ndarray:
+        return super()._rows(label, array, start - self.offset, stop - self.offset, columns)
 
 
 def slice_in_memory(name: str, start: int, x: np.ndarray, y: np.ndarray,

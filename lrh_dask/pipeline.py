@@ -23,6 +23,7 @@ from distributed.system import MEMORY_LIMIT
 from lrh_dask import process, progress
 from lrh_dask.asked import asked_of
 from lrh_dask.budget import Plan, Route, plan_run
+from lrh_dask.by_features import fit_by_features
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
@@ -123,7 +124,8 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
         worker_bytes = MEMORY_LIMIT
     plan = plan_run(pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
                     split, method=method, rank=rank, basis=basis, threads=threads,
-                    worker_bytes=worker_bytes, held_bytes=held_bytes)
+                    worker_bytes=worker_bytes, held_bytes=held_bytes,
+                    block_columns=pairs.block_columns)
     return plan, split
 
 
@@ -146,6 +148,8 @@ def _current_client() -> Any:
 def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
     if spec.route is Route.whole_pairs:
         return stages.solve_whole(split.runs, spec)
+    if spec.route is Route.by_features:
+        return fit_by_features(stages, pairs, split, spec)
     if spec.route is Route.fitted_basis:
         return fit_in_basis(stages, pairs, split, spec)
     solved = stages.solve(split.runs, spec, None)
@@ -182,10 +186,6 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
             consequence="The result would be wrong and was dropped",
             fix="Please report this"))
     outcome, times = solved.fit, solved.times
-    u, s = solved.eigenvectors, outcome.eigenvalues
-    offset = None
-    if outcome.mean_x is not None and outcome.mean_y is not None:
-        offset = outcome.mean_y - u @ (s * (u.T @ outcome.mean_x))   # b = ȳ - H x̄
     both = solved.basis_stats.merge(solved.fit_stats)
     seconds = {"total": time.time() - started, "read": both.read_seconds,
                "basis": max(times["basis"] - started, 0.0) if plan.route is not Route.all_features
@@ -203,7 +203,7 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
     notices += [f"bucket {bucket} (rows {_listed(split.rows_of(bucket))}) is explained much worse "
                 "than the others: look at those pairs"
                 for bucket in outcome.certificates.outlier_buckets]
-    repeated = last.hashes.n_duplicates
+    repeated = last.n_duplicates
     certificates = replace(outcome.certificates, n_duplicates=repeated,
                            n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows)
     errors = outcome.standard_errors
@@ -216,8 +216,9 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
         certificates = replace(certificates, standard_error_note=f"{said}, no error is honest")
         errors = np.full_like(errors, np.nan)
     return LowRankHessian(
-        eigenvalues=s, standard_errors=errors, eigenvectors=u,
-        n_pairs=solved.n_pairs, certificates=certificates, offset=offset,
+        eigenvalues=outcome.eigenvalues, standard_errors=errors,
+        eigenvectors=solved.eigenvectors, n_pairs=solved.n_pairs, certificates=certificates,
+        offset=solved.offset,
         curves={"bias": outcome.bias, "sign_margins": outcome.margins,
                 "residual_by_rank": outcome.residual_by_rank,
                 "residual_by_rank_error": outcome.residual_by_rank_error,

@@ -35,40 +35,40 @@ class Known:
         vectors, _ = np.linalg.qr(rng.standard_normal((n_features, rank)))
         return Known(values, vectors)
 
-    def pairs(self, n_pairs: int, noise: float, rng: np.random.Generator,
-              dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """x (n, D) of independent unit normals, y = H x and noise of that share of its size."""
-        u = self.eigenvectors.astype(dtype)
-        n_features = len(u)
-        x = rng.standard_normal((n_pairs, n_features), dtype=dtype)
-        y = rng.standard_normal((n_pairs, n_features), dtype=dtype)
-        y *= dtype.type(noise * np.linalg.norm(self.eigenvalues) / n_features**0.5)
-        y += (x @ u) @ (u * self.eigenvalues.astype(dtype)).T
-        return x, y
-
 
 def write_known(path: str | Path, n_pairs: int, known: Known, *, noise: float = 0.05,
-                dtype: str = "float32", chunk_rows: int | None = None, seed: int = 1) -> Path:
+                dtype: str = "float32", chunks: tuple[int, int] | None = None,
+                seed: int = 1) -> Path:
     """Write a store of pairs of a known Hessian; the same arguments give the same bytes.
 
     Args:
         noise: ‖Y - XH‖ / ‖XH‖, about.
-        chunk_rows: pairs a chunk; about 16 MiB an array where None.
+        chunks: pairs and features a chunk; whole rows, of about 16 MiB an array, where None.
     Raises:
         SettingsError: ``path`` exists.
     """
     kind = np.dtype(dtype)
-    shape = (n_pairs, len(known.eigenvectors))
-    rows = min(chunk_rows or max(1, CHUNK_BYTES // (shape[1] * kind.itemsize)), n_pairs)
-    starts = range(0, n_pairs, rows)
-    with pairs_group(path, shape, kind, chunk_rows=rows) as group:
+    u = known.eigenvectors
+    height, width = chunks or (max(1, CHUNK_BYTES // (len(u) * kind.itemsize)), len(u))
+    height, width = min(height, n_pairs), min(width, len(u))
+    columns = [slice(first, min(first + width, len(u))) for first in range(0, len(u), width)]
 
-        def write(start: int) -> None:
-            stop = min(start + rows, n_pairs)
-            rng = np.random.default_rng([seed, start])
-            group["x"][start:stop], group["y"][start:stop] = known.pairs(
-                stop - start, noise, rng, kind)
+    def draw(stream: int, row: int, part: slice) -> np.ndarray:
+        rng = np.random.default_rng([seed, stream, row, part.start])
+        shape = (min(height, n_pairs - row), part.stop - part.start)
+        return rng.standard_normal(shape, dtype=kind.type)
+
+    scale = kind.type(noise * np.linalg.norm(known.eigenvalues) / len(u) ** 0.5)
+    with pairs_group(path, (n_pairs, len(u)), kind, chunks=(height, width)) as group:
+
+        def write(row: int) -> None:
+            rows = slice(row, min(row + height, n_pairs))
+            inside = sum(draw(0, row, part) @ u[part].astype(kind) for part in columns)
+            for part in columns:
+                group["x"][rows, part] = draw(0, row, part)
+                group["y"][rows, part] = scale * draw(1, row, part) + (
+                    inside * known.eigenvalues.astype(kind)) @ u[part].T.astype(kind)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(write, starts))
+            list(pool.map(write, range(0, n_pairs, height)))
     return Path(path)

@@ -33,10 +33,16 @@ SURPRISE = 1.1
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """What comes back to the driver."""
+    """What comes back to the driver.
+
+    Attributes:
+        eigenvectors: (D, r); ``offset``: b (D,), or None.
+        times: times of day at which stages ended.
+    """
 
     fit: Fit
     eigenvectors: np.ndarray
+    offset: np.ndarray | None
     basis_stats: ReadStats
     fit_stats: ReadStats
     n_pairs: int
@@ -135,12 +141,16 @@ def _triangle_of(held: ReducedPairs, g: np.ndarray) -> Triangle:
 def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
           basis_stats: ReadStats, fit_stats: ReadStats, times: dict[str, float]) -> Solved:
     solved = ReadStats(peak_worker_bytes=process.peak_bytes())
+    offset = None
+    if outcome.mean_x is not None and outcome.mean_y is not None:
+        u, s = eigenvectors, outcome.eigenvalues
+        offset = outcome.mean_y - u @ (s * (u.T @ outcome.mean_x))   # b = ȳ - H x̄
     digest = hashlib.sha256()
     for bucket in buckets.values():
         digest.update(np.float64(bucket.energy).tobytes())
         digest.update(np.ascontiguousarray(bucket.sum_x).tobytes())
         digest.update(np.ascontiguousarray(bucket.sum_y).tobytes())
-    return Solved(outcome, eigenvectors, basis_stats.merge(solved), fit_stats,
+    return Solved(outcome, eigenvectors, offset, basis_stats.merge(solved), fit_stats,
                   sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
 
 

@@ -31,6 +31,12 @@ class ReadStats:
     zero_weight_rows: int = 0
     peak_worker_bytes: int = 0
     hashes: RowHashes = field(default_factory=RowHashes)
+    n_repeated: int | None = None  # counted otherwise than by hashes
+
+    @property
+    def n_duplicates(self) -> int:
+        """Rows that repeat an earlier one, as far as is known."""
+        return self.hashes.n_duplicates if self.n_repeated is None else self.n_repeated
 
     def merge(self, other: ReadStats) -> ReadStats:
         """Sums, and the larger peak."""

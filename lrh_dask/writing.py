@@ -41,13 +41,14 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
     with written_aside(path, overwrite=overwrite, is_ours=_is_pairs) as aside:
         group = _new_group(aside)
         for label, array in arrays.items():
-            _new_array(group, label, array.shape, array.dtype, rows)[...] = array
+            chunks = (min(rows, array.shape[0]), *array.shape[1:])
+            _new_array(group, label, array.shape, array.dtype, chunks)[...] = array
     return Path(path)
 
 
 @contextlib.contextmanager
 def pairs_group(path: str | Path, shape: tuple[int, int], dtype: np.dtype, *,
-                chunk_rows: int) -> Iterator[Any]:
+                chunks: tuple[int, int]) -> Iterator[Any]:
     """A new group with arrays x and y of a shape, to be filled in the block by whole chunks.
 
     Raises:
@@ -56,7 +57,7 @@ def pairs_group(path: str | Path, shape: tuple[int, int], dtype: np.dtype, *,
     with written_aside(path, overwrite=False, is_ours=_is_pairs) as aside:
         group = _new_group(aside)
         for label in ("x", "y"):
-            _new_array(group, label, shape, dtype, chunk_rows)
+            _new_array(group, label, shape, dtype, chunks)
         yield group
 
 
@@ -69,11 +70,11 @@ def _new_group(aside: Path) -> Any:
 
 
 def _new_array(group: Any, label: str, shape: tuple[int, ...], dtype: np.dtype,
-               chunk_rows: int) -> Any:
+               chunks: tuple[int, ...]) -> Any:
     from zarr.codecs import Crc32cCodec
 
     return group.create_array(
-        label, shape=shape, dtype=dtype, chunks=(min(chunk_rows, shape[0]), *shape[1:]),
+        label, shape=shape, dtype=dtype, chunks=chunks,
         compressors=(Crc32cCodec(),), config={"write_empty_chunks": True},
         dimension_names=("pair", "feature")[:len(shape)])
 

@@ -7,21 +7,21 @@ import lrh_dask
 
 LAYERS = [
     {"errors"}, {"asked", "arrays", "process", "progress", "signs"},
-    {"reduced_pairs", "triangle", "duplicates"},
+    {"reduced_pairs", "triangle", "duplicates", "row_gram"},
     {"solve"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"budget"},
-    {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds"},
+    {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
     {"jobs", "bench"}, {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
                "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts",
-               "chance", "low_rank", "biases", "sampling"}
+               "chance", "low_rank", "biases", "sampling", "row_gram"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

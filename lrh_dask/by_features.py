@@ -1,0 +1,127 @@
+"""Few pairs of very many features: products summed, and eigenvectors made, block by block.
+
+The solve in between knows the pairs by their products alone (:mod:`lrh_dask.row_gram`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lrh_dask import process, progress
+from lrh_dask.arrays import to_host
+from lrh_dask.graph import Stages
+from lrh_dask.leaves import device_of_run, read_ahead
+from lrh_dask.pairs import Pairs
+from lrh_dask.reduced_pairs import reduce_pairs
+from lrh_dask.row_gram import Gathering, RowGram, lifting_coefficients
+from lrh_dask.shards import RUN_BYTES, Partition, Piece, Run
+from lrh_dask.spec import Spec
+from lrh_dask.tasks import Solved, solve_whole
+from lrh_dask.tree import Partial, ReadStats
+
+__all__ = ["fit_by_features"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lift:
+    """How a solution in the coordinates of the pairs' span becomes one over all features.
+
+    Attributes:
+        solved: with eigenvectors (2n + 1, r) in those coordinates.
+        coefficients: (2n, r) or, with an offset, (2n, r + 1): what of each row of x and of y.
+    """
+
+    solved: Solved
+    coefficients: np.ndarray
+
+
+def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
+    """Sum the products of pairs over features, solve, and lift the eigenvectors."""
+    runs = _runs(pairs)
+    lift: Lift = stages.reduce("basis", products_leaf, runs, (spec,), solve_products, pairs, split,
+                               spec)
+    solved = lift.solved
+    lifted = np.empty((pairs.n_features, lift.coefficients.shape[1]), pairs.dtype)
+    stats = solved.basis_stats
+    for run, (part, read) in stages.each("lift", lift_leaf, runs, lift.coefficients, spec):
+        lifted[run.blocks[0][0]:run.blocks[-1][1]] = part
+        stats = stats.merge(read)
+    r = solved.eigenvectors.shape[1]
+    return replace(solved, eigenvectors=lifted[:, :r], basis_stats=stats,
+                   offset=None if solved.offset is None else lifted[:, r].astype(np.float64),
+                   times={**solved.times, "solve": time.time()})
+
+
+def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
+    """Products of all rows over a run of blocks of features."""
+    device = device_of_run(spec)
+    gathering, stats = Gathering(), ReadStats()
+    n, n_features = pairs.n_pairs, pairs.n_features
+    for block in read_ahead(pairs, [(0, n, columns) for columns in run.blocks]):
+        gathering.add(device.put(block.x), device.put(block.y))
+        stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
+                                      peak_worker_bytes=process.peak_bytes()))
+    # So many pairs as the share of features makes up: over all runs they are n.
+    first, last = run.blocks[0][0], run.blocks[-1][1]
+    n_told = n * last // n_features - n * first // n_features
+    if spec.watched:
+        progress.emit(spec.run_id, progress.Event("basis", run.index, n_told, stats.n_bytes))
+    return Partial({0: gathering.state().to_host()}, replace(stats, n_pairs=n_told))
+
+
+def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec) -> Lift:
+    """The fit of pairs that are known by their products."""
+    gram: RowGram = partial.states[0]
+    x, y = gram.rows()
+    x_squares, y_squares = (np.sum(a**2, axis=1) for a in (x, y))
+    weight = None if pairs.weight is None else pairs.read_weight(0, pairs.n_pairs)
+    if spec.weighting == "step":
+        by_step = np.divide(1.0, x_squares, out=np.zeros_like(x_squares), where=x_squares > 0)
+        weight = by_step if weight is None else weight * by_step
+    counts = np.ones(len(x), dtype=bool) if weight is None else weight > 0
+    states = {}
+    for bucket in split.buckets:
+        rows = np.concatenate([np.arange(first, last + 1) for first, last in split.rows_of(bucket)])
+        rows = rows[counts[rows]]
+        states[bucket] = reduce_pairs(x[rows], y[rows], None if weight is None else weight[rows],
+                                      max_rank=spec.n_pairs)
+    stats = replace(
+        partial.stats, zero_x_rows=int(np.count_nonzero(x_squares == 0)),
+        zero_y_rows=int(np.count_nonzero(y_squares == 0)),
+        zero_weight_rows=int(np.count_nonzero(~counts)), n_repeated=gram.n_repeated())
+    solved = solve_whole(Partial(states, stats), spec)
+    vectors = solved.eigenvectors
+    if solved.offset is not None:
+        vectors = np.concatenate([vectors, solved.offset[:, None]], axis=1)
+    return Lift(solved, lifting_coefficients(x, y, vectors))
+
+
+def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
+              spec: Spec) -> tuple[np.ndarray, ReadStats]:
+    """Vectors (w, r) over a run of blocks of features; x is read only where they need it."""
+    device = device_of_run(spec)
+    n, stats = pairs.n_pairs, ReadStats()
+    of_x, of_y = (device.put(c.astype(pairs.dtype)) for c in np.split(coefficients, [n]))
+    parts = []
+    for columns in run.blocks:
+        begin = time.perf_counter()
+        y = pairs.read_columns("y", columns)
+        x = pairs.read_columns("x", columns) if coefficients[:n].any() else None
+        seconds = time.perf_counter() - begin
+        part = device.put(y).T @ of_y
+        parts.append(to_host(part if x is None else part + device.put(x).T @ of_x))
+        stats = stats.merge(ReadStats(0, y.nbytes + (0 if x is None else x.nbytes), seconds,
+                                      peak_worker_bytes=process.peak_bytes()))
+    return np.concatenate(parts), stats
+
+
+def _runs(pairs: Pairs) -> tuple[Run, ...]:
+    """Blocks of features, in runs of about RUN_BYTES; every run holds all pairs."""
+    width, n_features = pairs.block_columns, pairs.n_features
+    blocks = [(first, min(first + width, n_features)) for first in range(0, n_features, width)]
+    at_once = max(1, RUN_BYTES // (width * pairs.n_pairs * 2 * pairs.dtype.itemsize))
+    return tuple(Run(i, tuple(blocks[first:first + at_once]), (Piece(0, pairs.n_pairs, 0),))
+                 for i, first in enumerate(range(0, len(blocks), at_once)))
