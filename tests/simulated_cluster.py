@@ -36,17 +36,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from time import process_time
 from typing import Any
 
 import dask
 import numpy as np
+import zarr
 from dask.sizeof import sizeof
 
 from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.graph import Stages
+from lrh_dask.pairs import Pairs
 from lrh_dask.shards import RUN_BYTES, Run, partition
 from lrh_dask.spec import Spec
 from lrh_dask.tree import FAN_IN, Partial, ReadStats
@@ -76,20 +79,13 @@ class Price:
     n_triangles: int
 
 
-class _Address:
-    """Stands for stored pairs: what a task is given to read from."""
-
-    x, in_memory = None, False
-
-    def part(self, *rows):
-        return self
-
-
 class _Client:
     """Keeps the graph that it is given."""
 
-    def get(self, graph, wanted, **settings):
-        self.graph, self.wanted = graph, wanted
+    def get(self, graph, wanted, sync):
+        assert not sync
+        assert len(wanted) == 1
+        self.graph = graph
         return [self]
 
     def result(self):
@@ -101,24 +97,38 @@ class _Client:
 
 @dataclass(frozen=True)
 class FitGraph:
-    """The graph of the fit stage over a fitted basis of k columns, one leaf a block of rows."""
+    """The graph of the fit stage over a fitted basis of k columns, one leaf a chunk of rows.
 
+    Args:
+        folder: where a store of that shape, without a chunk in it, is made.
+    """
+
+    folder: Path
     n_leaves: int
     n_basis: int = 64
     n_features: int = 1024
 
     @cached_property
-    def tasks(self) -> dict[str, Any]:
+    def submitted(self) -> Any:
+        """What the client is given."""
         row_bytes = 8 * self.n_features
         rows = RUN_BYTES // row_bytes
-        n_pairs = rows * self.n_leaves
-        split = partition(n_pairs, rows, row_bytes)
+        shape = rows * self.n_leaves, self.n_features
+        group = zarr.open_group(self.folder / f"{self.n_leaves}.zarr", mode="w")
+        x, y = (group.create_array(name, shape=shape, chunks=(rows, self.n_features), dtype="f4")
+                for name in ("x", "y"))
+        pairs = Pairs(x, y)
+        split = partition(pairs.n_pairs, pairs.chunk_rows, pairs.row_bytes)
         assert len(split.runs) == self.n_leaves
         spec = Spec("simulated", "symmetric", Asked(), Route.fitted_basis, self.n_basis, "cpu",
-                    "float32", n_pairs, watched=False)
+                    "float32", pairs.n_pairs, watched=False)
         client = _Client()
-        Stages(_Address(), client).solve(split.runs, spec, BASIS)
+        Stages(pairs, client).solve(split.runs, spec, BASIS)
         return client.graph
+
+    @cached_property
+    def tasks(self) -> dict[str, Any]:
+        return dict(self.submitted)
 
     @cached_property
     def root(self) -> str:
@@ -224,10 +234,10 @@ class Measured:
         n_steals: tasks that work stealing moved.
         n_dropped: copies that the active memory manager dropped.
         seconds: the virtual clock at the end; ``idle``: share of it that workers had no task.
-        submit_seconds: CPU from the pickled graph to the first tasks sent.
-        cpu_seconds: of the scheduler's answers to messages; ``housekeeping_seconds``: of work
-            stealing and the active memory manager.
-        graph_bytes: the graph as a client pickles it.
+        client_seconds: CPU of the client that packs the graph; ``graph_bytes`` of it.
+        submit_seconds: CPU of the scheduler from there to the first tasks sent.
+        cpu_seconds: CPU of its answers to messages; ``packing_seconds``: of pickling these;
+            ``housekeeping_seconds``: of work stealing and the active memory manager.
     """
 
     n_tasks: int = 0
@@ -243,10 +253,12 @@ class Measured:
     n_dropped: int = 0
     seconds: float = 0.0
     idle: float = 0.0
+    client_seconds: float = 0.0
+    graph_bytes: int = 0
     submit_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    packing_seconds: float = 0.0
     housekeeping_seconds: float = 0.0
-    graph_bytes: int = 0
 
 
 def simulate(graph: FitGraph, n_workers: int, *, saturation: float | str = 1.1,
@@ -322,19 +334,21 @@ class _Door:
         self.scheduler.update_data(who_has={key: [address]}, nbytes={key: n_bytes},
                                    client="driver")
 
-    async def submit(self, graph: dict[str, Any], key: str) -> int:
-        """As ``Client.get`` does; the bytes of the pickled graph."""
-        from dask._expr import LLGExpr
+    @staticmethod
+    def pack(graph: Any) -> Any:
+        """What ``Client.get`` sends of a graph."""
+        from dask._expr import HLGExpr, LLGExpr
         from distributed.protocol import serialize, to_serialize
         from distributed.protocol.serialize import Serialized
 
-        packed = Serialized(*serialize(to_serialize(LLGExpr(graph)), on_error="raise"))
-        n_bytes = sum(memoryview(frame).nbytes for frame in packed.frames)
+        wrapped = LLGExpr(graph) if isinstance(graph, dict) else HLGExpr(graph)
+        return Serialized(*serialize(to_serialize(wrapped), on_error="raise"))
+
+    async def submit(self, packed: Any, key: str) -> None:
         await self.scheduler.update_graph(
             client="driver", expr_ser=packed, keys={key}, internal_priority=None,
             submitting_task=None, fifo_timeout="60s", annotations={},
             span_metadata={"collections": [{"type": "low-level-graph"}]})
-        return n_bytes
 
     def tell(self, op: str, **message: Any) -> None:
         """A message of a worker."""
@@ -367,6 +381,14 @@ class _Door:
         found = list(self._letters)
         self._letters.clear()
         return found
+
+    @staticmethod
+    def post(letters: list[tuple[str, dict[str, Any]]]) -> None:
+        """Make of every letter the bytes that would go over the network."""
+        from distributed.protocol import dumps
+
+        for _, letter in letters:
+            dumps(letter)
 
     async def close(self) -> None:
         await self.scheduler.rpc.close()
@@ -421,9 +443,12 @@ class _Cluster:
         first = next(iter(self._workers.values()))
         self._hold(first, BASIS)
         door.put(BASIS, first.address, self._prices[BASIS].n_bytes)
-        graph = dict(self._graph.tasks)
         start = process_time()
-        found.graph_bytes = await door.submit(graph, self._graph.last)
+        packed = door.pack(self._graph.submitted)
+        found.client_seconds = process_time() - start
+        found.graph_bytes = sum(memoryview(frame).nbytes for frame in packed.frames)
+        start = process_time()
+        await door.submit(packed, self._graph.last)
         found.submit_seconds = process_time() - start
         self._deliver()
         for every, chore in door.housekeeping:
@@ -449,9 +474,14 @@ class _Cluster:
         self._at(every, self._keep_house, every, chore)
 
     def _deliver(self) -> None:
+        """Post what the scheduler has to say."""
+        letters = self._door.letters()
+        start = process_time()
+        self._door.post(letters)
+        self.found.packing_seconds += process_time() - start
         acts = {"compute-task": self._take, "free-keys": self._free,
                 "steal-request": self._give_up, "remove-replicas": self._drop_copies}
-        for address, letter in self._door.letters():
+        for address, letter in letters:
             self._at(self._seconds.message, acts[letter["op"]], self._workers[address], letter)
 
     def _take(self, worker: _Worker, letter: dict[str, Any]) -> None:
