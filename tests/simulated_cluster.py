@@ -44,6 +44,7 @@ import dask
 import numpy as np
 import zarr
 from dask.sizeof import sizeof
+from distributed.scheduler import Scheduler
 
 from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
@@ -286,6 +287,16 @@ def simulate(graph: FitGraph, n_workers: int, *, saturation: float | str = 1.1,
         return asyncio.run(play())
 
 
+def pack(graph: Any) -> Any:
+    """What ``Client.get`` sends of a graph (private: distributed 2026.7 and 2026.8)."""
+    from dask._expr import HLGExpr, LLGExpr
+    from distributed.protocol import serialize, to_serialize
+    from distributed.protocol.serialize import Serialized
+
+    wrapped = LLGExpr(graph) if isinstance(graph, dict) else HLGExpr(graph)
+    return Serialized(*serialize(to_serialize(wrapped), on_error="raise"))
+
+
 class _Mailbox:
     """What the scheduler takes for its connection to a worker."""
 
@@ -297,11 +308,9 @@ class _Mailbox:
 
 
 class _Door:
-    """All that is used of the scheduler's insides (distributed 2026.7 and 2026.8)."""
+    """All that is used of the scheduler's insides (private: distributed 2026.7 and 2026.8)."""
 
     def __init__(self, *, validate: bool) -> None:
-        from distributed.scheduler import Scheduler
-
         letters: list[tuple[str, dict[str, Any]]] = []
 
         class Unstarted(Scheduler):
@@ -333,16 +342,6 @@ class _Door:
         """A value that lies on a worker since the stage before, wanted by the driver."""
         self.scheduler.update_data(who_has={key: [address]}, nbytes={key: n_bytes},
                                    client="driver")
-
-    @staticmethod
-    def pack(graph: Any) -> Any:
-        """What ``Client.get`` sends of a graph."""
-        from dask._expr import HLGExpr, LLGExpr
-        from distributed.protocol import serialize, to_serialize
-        from distributed.protocol.serialize import Serialized
-
-        wrapped = LLGExpr(graph) if isinstance(graph, dict) else HLGExpr(graph)
-        return Serialized(*serialize(to_serialize(wrapped), on_error="raise"))
 
     async def submit(self, packed: Any, key: str) -> None:
         await self.scheduler.update_graph(
@@ -444,7 +443,7 @@ class _Cluster:
         self._hold(first, BASIS)
         door.put(BASIS, first.address, self._prices[BASIS].n_bytes)
         start = process_time()
-        packed = door.pack(self._graph.submitted)
+        packed = pack(self._graph.submitted)
         found.client_seconds = process_time() - start
         found.graph_bytes = sum(memoryview(frame).nbytes for frame in packed.frames)
         start = process_time()
