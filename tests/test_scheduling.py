@@ -8,7 +8,9 @@ from dask._task_spec import Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, LocalCluster
 from distributed.diagnostics.plugin import SchedulerPlugin
-from simulated_cluster import BASIS, FitGraph, Predicted, Seconds, pack, simulate
+from fit_graph import BASIS, FitGraph, Predicted, Seconds
+from scheduler_door import pack
+from simulated_cluster import simulate
 
 N_WORKERS, N_LEAVES = 50, 2000
 SECONDS = Seconds()

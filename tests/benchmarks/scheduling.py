@@ -3,7 +3,7 @@
     PYTHONPATH=tests python tests/benchmarks/scheduling.py
 
 writes ``scheduling.md`` beside this file, in about three minutes and 2 GB of memory. The formulas
-of what is predicted stand in ``tests/simulated_cluster.py``.
+of what is predicted stand in ``tests/fit_graph.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from simulated_cluster import BASIS, FitGraph, Measured, Predicted, Seconds, simulate
+from fit_graph import BASIS, FitGraph, Predicted, Seconds
+from simulated_cluster import Measured, simulate
 
 PAGE = Path(__file__).with_suffix(".md")
 SATURATION = 1.1
@@ -80,8 +81,9 @@ Written by `tests/benchmarks/scheduling.py` on {datetime.now(UTC):%Y-%m-%d}, Pyt
 The graph is that of the fit stage over a fitted basis, as a run hands it to its client; the \
 scheduler is Dask's own, with work stealing, active memory manager and worker-saturation \
 {SATURATION} (its defaults); the workers, of one thread each, and the clock are simulated, and \
-nothing is computed ([simulated_cluster.py](../simulated_cluster.py), where the formulas of what \
-is predicted stand). A cell reads *predicted → counted*. A result is what a task returns; one of a \
+nothing is computed ([simulated_cluster.py](../simulated_cluster.py); the formulas of what is \
+predicted stand in [fit_graph.py](../fit_graph.py)). A cell reads *predicted → counted*. A result \
+is what a task returns; one of a \
 leaf holds one triangle, k = {graph.n_basis}, D = {graph.n_features:,}: \
 {graph.prices[leaf].n_bytes:,} bytes; the root holds {graph.prices[graph.root].n_triangles}, \
 {graph.prices[graph.root].n_bytes:,} bytes; the basis has {graph.prices[BASIS].n_bytes:,}. Leaves \
