@@ -136,7 +136,11 @@ class Stages:
                 found = get_sync(graph, wanted)
             self._kept.update(zip(keep, found[1:], strict=True))
             return found[0]
-        last, *futures = self._client.get(graph, wanted, sync=False)
+        from dask.highlevelgraph import HighLevelGraph
+
+        # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
+        layers = HighLevelGraph.from_collections(key, graph)
+        last, *futures = self._client.get(layers, wanted, sync=False)
         try:
             found = last.result()
         finally:
