@@ -76,7 +76,7 @@ def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec)
     """The fit of pairs that are known by their products."""
     gram: RowGram = partial.states[0]
     x, y = gram.rows()
-    x_squares, y_squares = (np.sum(a**2, axis=1) for a in (x, y))
+    x_squares, y_squares = np.split(np.diagonal(gram.products), 2)
     weight = None if pairs.weight is None else pairs.read_weight(0, pairs.n_pairs)
     if spec.weighting == "step":
         by_step = np.divide(1.0, x_squares, out=np.zeros_like(x_squares), where=x_squares > 0)

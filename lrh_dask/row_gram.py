@@ -58,7 +58,7 @@ class RowGram:
         values, vectors = np.linalg.eigh(products / np.outer(unit, unit))
         kept = values > m * np.finfo(np.float64).eps * values[-1]
         rows = np.zeros((m, m + 1))
-        rows[:, :np.count_nonzero(kept)] = unit[:, None] * vectors[:, kept] * np.sqrt(values[kept])
+        rows[:, :np.count_nonzero(kept)] = scale[:, None] * vectors[:, kept] * np.sqrt(values[kept])
         return rows[:m // 2], rows[m // 2:]
 
     def n_repeated(self) -> int:

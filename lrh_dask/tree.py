@@ -46,7 +46,8 @@ class ReadStats:
             self.zero_y_rows + other.zero_y_rows,
             self.zero_weight_rows + other.zero_weight_rows,
             max(self.peak_worker_bytes, other.peak_worker_bytes),
-            self.hashes.merge(other.hashes))
+            self.hashes.merge(other.hashes),
+            other.n_repeated if self.n_repeated is None else self.n_repeated)
 
 
 @dataclass(frozen=True)

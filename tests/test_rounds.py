@@ -1,0 +1,121 @@
+"""The basis stage reads as many pairs as it needs, and never falls short in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lrh_dask import Pairs, fit, open_pairs, pairs, rounds, write_pairs
+from lrh_dask.pipeline import price
+from lrh_dask.shards import gathered, partition
+from lrh_dask.spec import HELD_OUT, group_of
+
+D, RANK = 48, 6
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """20,000 pairs count as many: rounds begin with 600 of them, in blocks of 100."""
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 600)
+    monkeypatch.setattr(rounds, "FIRST_COLUMNS", 12)
+    monkeypatch.setattr(pairs, "BLOCK_BYTES", 1)
+
+
+def noisy(n=20_000, values=(1.0, -0.9, 0.8, 0.7, -0.6, 0.5), noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    u = np.linalg.qr(rng.standard_normal((D, len(values))))[0]
+    x = rng.standard_normal((n, D))
+    y = x @ u * values @ u.T
+    y += noise * np.linalg.norm(y) / np.sqrt(y.size) * rng.standard_normal(y.shape)
+    return x.astype("f4"), y.astype("f4"), u
+
+
+def stored(tmp_path, x, y):
+    return open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100))
+
+
+def test_a_sample_is_enough_for_a_basis(tmp_path, many):
+    x, y, u = noisy()
+    found = stored(tmp_path, x, y)
+    hessian = fit(found, basis=20)
+    read = hessian.provenance["bytes"]
+    assert hessian.provenance["route"] == "fitted_basis"
+    assert 600 * found.row_bytes <= read["basis"] <= 0.3 * read["fit"]
+    assert read["fit"] == found.stored_bytes
+    assert hessian.rank == RANK
+    assert np.linalg.svd(hessian.eigenvectors.T @ u, compute_uv=False).min() > 0.999
+    assert hessian.provenance["notices"] == []
+    off = np.abs(hessian.eigenvalues - [1.0, -0.9, 0.8, 0.7, -0.6, 0.5])
+    assert np.all(off < 4 * hessian.standard_errors)
+
+
+def test_what_a_sample_misses_is_told_and_read_and_nothing_is_read_for_the_basis_twice(
+        tmp_path, many):
+    x, y, _ = noisy(values=(1.0,))
+    found = stored(tmp_path, x, y)
+    _, split = price(found, rank=None, method="symmetric")
+    order = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
+    (start, stop), = [run for run in order if group_of(run.pieces[0].bucket) != HELD_OUT][-1].blocks
+    x[start:stop, 1:] = 0.0  # the block that is read last has a direction of its own
+    x[start:stop, 0] *= 10.0
+    y[start:stop] = 2.0 * x[start:stop]
+    found = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100, overwrite=True))
+    hessian = fit(found, basis=8)
+    read = hessian.provenance["bytes"]
+    assert any("lay outside the basis of a sample" in said
+               for said in hessian.provenance["notices"])
+    assert read["basis"] == 2 * found.stored_bytes  # the basis once, and the fit that fell short
+    assert read["fit"] == found.stored_bytes
+    assert hessian.certificates.captured_energy > 0.97
+
+
+def test_a_spectrum_that_does_not_end_within_the_first_columns_is_looked_at_again(tmp_path, many):
+    x, y, _ = noisy(values=np.linspace(1.0, 0.5, 18))
+    hessian = fit(stored(tmp_path, x, y), basis=40)
+    assert hessian.rank == 18
+    assert 18 < hessian.certificates.n_basis < 40
+
+
+def test_samples_in_memory_are_those_of_the_store(tmp_path, many, monkeypatch):
+    x, y, _ = noisy()
+    monkeypatch.setattr(pairs, "CHUNK_BYTES", 100 * 2 * D * 4)
+    here, there = (fit(p, basis=20) for p in (Pairs(x, y), stored(tmp_path, x, y)))
+    apart = np.abs(here.eigenvalues - there.eigenvalues)  # their trees are not the same
+    assert np.all(apart < 0.5 * there.standard_errors)
+    assert here.provenance["bytes"] == there.provenance["bytes"]
+
+
+def test_pairs_without_noise_end_the_basis_at_once(tmp_path, many):
+    x, y, _ = noisy(noise=0.0)
+    found = stored(tmp_path, x, y)
+    hessian = fit(found, basis=20)
+    assert hessian.certificates.residual < 1e-3
+    assert hessian.provenance["bytes"]["basis"] <= 0.2 * found.stored_bytes
+
+
+@pytest.mark.parametrize("n_blocks", [2, 5, 41, 400, 1000])
+def test_every_beginning_of_the_order_is_spread_and_has_both_groups(n_blocks):
+    split = partition(n_blocks * 10, 10, 8000, run_bytes=200_000)
+    order = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
+    spans = sorted(block for run in order for block in run.blocks)
+    assert spans == sorted(block for run in split.runs for block in run.blocks)
+    assert sorted((p.start, p.stop) for run in order for p in run.pieces)[0][0] == 0
+    assert sum(run.n_pairs for run in order) == n_blocks * 10
+    for n in (2, 10, 100, n_blocks):
+        first = order[:n]
+        groups = [group_of(p.bucket) for run in first for p in run.pieces]
+        assert len(set(groups)) == 2
+        if 40 <= n_blocks and n >= 10:
+            assert 0.1 <= np.mean(np.array(groups) == HELD_OUT) <= 0.35
+            starts = np.array([run.blocks[0][0] for run in first]) / (n_blocks * 10)
+            assert np.abs(np.sort(starts) - np.linspace(0, 1, len(first))).max() < 0.25
+
+
+def test_joined_runs_hold_the_same_blocks_and_rows():
+    split = partition(4000, 10, 100)
+    order = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
+    joined = gathered(order, 100, run_bytes=5000)
+    assert [b for run in joined for b in run.blocks] == [b for run in order for b in run.blocks]
+    assert [p for run in joined for p in run.pieces] == [p for run in order for p in run.pieces]
+    assert max(run.n_pairs for run in joined) * 100 <= 5000
+    assert len({run.index for run in joined}) == len(joined)
