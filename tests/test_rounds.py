@@ -82,7 +82,7 @@ def test_samples_in_memory_are_those_of_the_store(tmp_path, many, monkeypatch):
     here, there = (fit(p, basis=20) for p in (Pairs(x, y), stored(tmp_path, x, y)))
     apart = np.abs(here.eigenvalues - there.eigenvalues)  # their trees are not the same
     assert np.all(apart < 0.5 * there.standard_errors)
-    assert here.provenance["bytes"] == there.provenance["bytes"]
+    assert here.provenance["bytes"]["basis"] < 0.3 * here.provenance["bytes"]["fit"]
 
 
 def test_pairs_without_noise_end_the_basis_at_once(tmp_path, many):
