@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,18 @@ from typing import Any
 import numpy as np
 
 from lrh_dask import rivals
+from lrh_dask.cluster import connect
+from lrh_dask.config import ClusterSettings
+from lrh_dask.errors import SettingsError, explain
 from lrh_dask.pairs import open_pairs
 from lrh_dask.pipeline import fit
-from lrh_dask.synthetic import Known
+from lrh_dask.synthetic import Known, write_known
 
-__all__ = ["Measured", "compare", "drop_pages", "programs"]
+__all__ = ["FLOOR", "OURS", "Measured", "bench_job", "compare", "drop_pages", "programs"]
 
 FLOOR = "read floor"
 OURS = "lrh"
+RANK = 16
 
 
 @dataclass
@@ -38,6 +44,11 @@ class Measured:
     def median(self) -> float:
         """Seconds of the round in the middle."""
         return float(np.median(self.seconds))
+
+    @property
+    def error_or_none(self) -> float | None:
+        """The error as JSON knows it."""
+        return None if np.isnan(self.error) else self.error
 
     def ratio_to(self, other: Measured) -> np.ndarray:
         """Ratios (rounds,) to another program's seconds of the same round."""
@@ -101,15 +112,39 @@ def drop_pages(store: str | Path) -> None:
                 os.close(descriptor)
 
 
-def rows_of(found: dict[str, Measured]) -> Sequence[tuple[str, ...]]:
-    """A table: program, seconds (median, least, most), ratio to the read floor, error."""
-    floor = found[FLOOR]
-    rows = []
-    for name, measured in found.items():
-        ratio = measured.ratio_to(floor)
-        rows.append((
-            name, f"{measured.median:.2f}",
-            f"{min(measured.seconds):.2f} – {max(measured.seconds):.2f}",
-            f"{np.median(ratio):.2f}", f"{ratio.min():.2f} – {ratio.max():.2f}",
-            "" if np.isnan(measured.error) else f"{measured.error:.2g}"))
-    return rows
+def bench_job(n_pairs: int, n_features: int, *, rounds: int, folder: Path | None,
+              workers: int | None, say: Callable[[str], None]) -> dict[str, Measured]:
+    """Write a store, compare all programs on a local cluster, remove the store.
+
+    Raises:
+        SettingsError: the folder cannot be written or has no room for the store.
+    """
+    known = Known.indefinite(n_features, min(RANK, n_features))
+    n_bytes = 8 * n_pairs * n_features
+    with tempfile.TemporaryDirectory(prefix="lrh-bench-", dir=_with_room(folder, n_bytes)) as place:
+        say(f"Writing {n_pairs:,} pairs over {n_features:,} features ({n_bytes / 2**20:,.0f} MiB), "
+            f"rank {known.eigenvalues.size}, 5 % noise ...")
+        store = str(write_known(Path(place) / "pairs.zarr", n_pairs, known))
+        begin = time.perf_counter()
+        with connect(ClusterSettings(workers=workers)) as client:
+            n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            say(f"Started {n_workers} workers in {time.perf_counter() - begin:.1f} s. The first "
+                "round is not counted; it imports modules and fills the page cache.")
+            return compare(programs(store, known.eigenvalues.size, client), known, rounds=rounds,
+                           on_run=lambda name, seconds: say(f"  {name}: {seconds:.2f} s"))
+
+
+def _with_room(folder: Path | None, n_bytes: int) -> Path:
+    place = Path(tempfile.gettempdir()) if folder is None else folder
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise SettingsError(explain(
+            f"folder {place}", expected="a folder that can be written", got=str(error),
+            consequence="Nothing was started", fix="Make it first, or name another")) from error
+    if free < 1.1 * n_bytes:
+        raise SettingsError(explain(
+            f"folder {place}", expected=f"{1.1 * n_bytes / 2**20:,.0f} MiB for the store",
+            got=f"{free / 2**20:,.0f} MiB free", consequence="Nothing was started",
+            fix="Name another with --folder, or ask for fewer --pairs or --features"))
+    return place

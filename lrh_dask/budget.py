@@ -38,7 +38,7 @@ LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
 MAX_FLOPS = 1e13
 """Above this the basis shrinks to SMALL_BASIS: some minutes of one core."""
-MAX_FLOPS_OF_ALL = 1e12
+MAX_FLOPS_OF_ALL = 2e11
 """Above this the products over all of R^D cost more than reading, and a fitted basis less."""
 
 

@@ -178,6 +178,33 @@ def demo(
 
 
 @app.command()
+def bench(
+        n_pairs: Annotated[int, typer.Option("--pairs", min=1000, help="Pairs n.")] = 100_000,
+        n_features: Annotated[int, typer.Option("--features", min=32, help="Features D.")] = 1024,
+        rounds: Annotated[int, typer.Option("--rounds", min=1,
+                                            help="Times that each program runs.")] = 3,
+        folder: Annotated[Path | None, typer.Option(
+            "--folder", help="Where the store goes for the while.",
+            show_default="the system's folder for temporary files")] = None,
+        workers: Workers = None, as_json: Json = False) -> None:
+    """Compare with what one would write by hand, on this machine: NumPy, dask.array.
+
+    Writes a store of pairs of a known rank-16 Hessian, has each program find its eigenvalues on
+    a local cluster, in turn, and removes the store.
+    """
+    from lrh_dask.bench import bench_job
+    from lrh_dask.screen import Screen
+
+    screen = Screen(quiet_output=as_json)
+    found = bench_job(n_pairs, n_features, rounds=rounds, folder=folder, workers=workers,
+                      say=screen.say)
+    if as_json:
+        typer.echo(json.dumps({name: {"seconds": measured.seconds, "error": measured.error_or_none}
+                               for name, measured in found.items()}))
+    screen.programs(found)
+
+
+@app.command()
 def inspect(
         store: Store, x: XName = None, y: YName = None,
         every_row: Annotated[bool, typer.Option(

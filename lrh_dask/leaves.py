@@ -82,6 +82,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
             _zero_rows(block.x, block.x_squares), _zero_rows(block.y, block.y_squares),
             no_weight, process.peak_bytes(),
             _hashes(block, spec.n_pairs) if hashed else RowHashes()))
+        del block, slab, rows  # views of it, too, before the next one is waited for
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
@@ -100,6 +101,7 @@ def read_ahead(pairs: Pairs, blocks: Sequence[tuple[Any, ...]]) -> Iterator[Bloc
             if following is not None:
                 pending.append(pool.submit(pairs.read, *following))
             yield block
+            del block  # before the next one is waited for
 
 
 def _counted(slab: Block, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,6 +122,22 @@ class Screen:
                 ("memory", f"at most {size(plan.peak_worker_bytes)} a worker")):
             facts.add_row(f"[bold]{name}[/bold]", escape(text))
         self.output.print(facts)
+
+    def programs(self, found: Mapping[str, Any]) -> None:
+        """Programs that were compared: seconds, ratios to the first of them, errors."""
+        floor = next(iter(found.values()))
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for title in ("program", "seconds", "least - most", "times the floor",
+                      "error of eigenvalues"):
+            table.add_column(title, justify="left" if title == "program" else "right")
+        for name, measured in found.items():
+            ratio = measured.ratio_to(floor)
+            table.add_row(
+                name, f"{measured.median:.2f}",
+                f"{min(measured.seconds):.2f} - {max(measured.seconds):.2f}",
+                f"{np.median(ratio):.2f}",
+                "" if measured.error_or_none is None else f"{100 * measured.error:.2g} %")
+        self.output.print(table)
 
     def facts(self, rows: list[tuple[str, Any]]) -> None:
         """Names and values, one a line."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 
 N_BUCKETS = 20
+FEWEST_RUNS = 8
 RUN_BYTES = 256 * 2**20
 """Tasks of about a second or more: the scheduler's share of a run stays small."""
 
@@ -83,7 +84,7 @@ def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
     """Cut the rows of a store into runs and buckets.
 
     Many blocks: runs of about ``run_bytes``, a multiple of twenty of them, each in one bucket
-    (run index modulo 20). Few blocks: one block a run, cut into consecutive pieces so that
+    (run index modulo 20). Few blocks: eight runs or more, cut into consecutive pieces so that
     every bucket gets its share.
 
     Args:
@@ -93,8 +94,11 @@ def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
     starts = range(0, n_pairs, chunk_rows)
     blocks = [(start, min(start + chunk_rows, n_pairs)) for start in starts]
     if len(blocks) < 2 * N_BUCKETS:
-        return Partition(n_pairs, tuple(_split_block(i, block, n_pairs)
-                                        for i, block in enumerate(blocks)))
+        at_once = min(run_bytes // (chunk_rows * row_bytes), len(blocks) // FEWEST_RUNS)
+        firsts = range(0, len(blocks), max(1, at_once))
+        return Partition(n_pairs, tuple(
+            _in_pieces(i, blocks[first:first + firsts.step], n_pairs)
+            for i, first in enumerate(firsts)))
     wanted = max(2 * N_BUCKETS, -(-n_pairs * row_bytes // max(run_bytes, 1)))
     n_runs = min(-(-wanted // N_BUCKETS) * N_BUCKETS, len(blocks))
     cuts = [len(blocks) * i // n_runs for i in range(n_runs + 1)]
@@ -121,12 +125,12 @@ def _bit_reversed(items: list[Run]) -> list[Run]:
     return [items[i] for i in order]
 
 
-def _split_block(index: int, block: tuple[int, int], n_pairs: int) -> Run:
-    """One block as a run whose pieces are the equal parts of all rows that lie in it."""
-    start, stop = block
+def _in_pieces(index: int, blocks: list[tuple[int, int]], n_pairs: int) -> Run:
+    """Blocks as a run whose pieces are the equal parts of all rows that lie in them."""
+    start, stop = blocks[0][0], blocks[-1][1]
     n_parts = min(2 * N_BUCKETS if n_pairs >= 4 * N_BUCKETS else N_BUCKETS, n_pairs)
     edges = [n_pairs * i // n_parts for i in range(n_parts + 1)]
     pieces = [Piece(max(a, start), min(b, stop), i % N_BUCKETS)
               for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
               if a < stop and b > start]
-    return Run(index, (block,), tuple(pieces))
+    return Run(index, tuple(blocks), tuple(pieces))
