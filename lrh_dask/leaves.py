@@ -21,7 +21,7 @@ from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Gathering
 
-__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "merge_partials", "read_ahead"]
+__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead"]
 
 
 class Fold(Protocol):
@@ -81,7 +81,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
             len(block.x), block.n_bytes, block.seconds,
             _zero_rows(block.x, block.x_squares), _zero_rows(block.y, block.y_squares),
             no_weight, process.peak_bytes(),
-            _hashes(block, spec.n_pairs) if hashed else RowHashes()))
+            hashes_of(block, spec.n_pairs) if hashed else RowHashes()))
         del block, slab, rows  # views of it, too, before the next one is waited for
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
@@ -120,8 +120,8 @@ def _counted(slab: Block, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return slab.x[counts], slab.y[counts], weight[counts]
 
 
-def _hashes(block: Block, n_pairs: int) -> RowHashes:
-    """Of rows that say something: padding, of no weight or with x = 0, repeats nothing."""
+def hashes_of(block: Block, n_pairs: int) -> RowHashes:
+    """Hashes of rows that say something: padding, of no weight or with x = 0, repeats nothing."""
     told = block.x_squares > 0
     if block.weight is not None:
         told &= block.weight > 0

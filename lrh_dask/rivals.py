@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["dask_normal_equations", "numpy_normal_equations", "read_floor", "svd_compressed"]
+__all__ = ["dask_normal_equations", "numpy_normal_equations", "open_group", "read_floor",
+           "svd_compressed"]
 
 TASK_BYTES = 256 * 2**20
 OVERSAMPLING = 16
@@ -19,7 +20,7 @@ OVERSAMPLING = 16
 
 def read_floor(store: str, client: Any) -> float:
     """Merely read every chunk of x and y on the workers, and sum it."""
-    group = _open(store)
+    group = open_group(store)
     n_pairs, n_features = group["x"].shape
     height = group["x"].chunks[0]
     size = max(1, TASK_BYTES // (2 * n_features * group["x"].dtype.itemsize * height)) * height
@@ -36,7 +37,7 @@ def _read_and_sum(store: str, start: int, stop: int) -> float:
 
 def numpy_normal_equations(store: str, n_wanted: int) -> np.ndarray:
     """XᵀX and YᵀX block by block in one process, on all its BLAS threads, and one D x D solve."""
-    group = _open(store)
+    group = open_group(store)
     n_pairs, n_features = group["x"].shape
     xx = np.zeros((n_features, n_features), dtype=group["x"].dtype)
     yx = np.zeros_like(xx)
@@ -76,14 +77,15 @@ def _eigenvalues(xx: np.ndarray, yx: np.ndarray, n_wanted: int) -> np.ndarray:
 
 
 def _blocks(store: str, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    group = _open(store)
+    group = open_group(store)
     height = group["x"].chunks[0]
     for first in range(start, stop, height):
         last = min(first + height, stop)
         yield np.asarray(group["x"][first:last]), np.asarray(group["y"][first:last])
 
 
-def _open(store: str) -> Any:
+def open_group(store: str) -> Any:
+    """The Zarr group of a store."""
     import zarr
 
     return zarr.open_group(store, mode="r")

@@ -1,0 +1,406 @@
+"""How fast a run is, beside merely reading and beside what one would write by hand.
+
+    python tests/benchmarks/speed.py FOLDER [SECTION ...]
+
+writes ``speed.md`` and ``speed.svg`` beside this file: all sections, in about an hour and 30 GB of
+FOLDER on two cores, or those named (what was measured before is kept in FOLDER/measured.json).
+Every figure is a ratio within one run: programs are run in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from lrh_dask import fit, open_pairs, rivals
+from lrh_dask.arrays import row_squares
+from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
+from lrh_dask.cluster import connect
+from lrh_dask.config import ClusterSettings
+from lrh_dask.leaves import hashes_of
+from lrh_dask.pipeline import price
+from lrh_dask.process import peak_bytes
+from lrh_dask.synthetic import Known, write_known
+from lrh_dask.triangle import Gathering
+
+PAGE = Path(__file__).with_suffix(".md")
+PLOT = Path(__file__).with_suffix(".svg")
+ROUNDS = 5
+RANK = 16
+MIB = 2**20
+
+
+# What a section needs: a store, a cluster of two single-threaded workers, programs in turn.
+
+def store(folder: Path, n: int, d: int, **settings: Any) -> str:
+    """A store of n pairs over d features, written once."""
+    name = "-".join(str(part) for part in (n, d, *(v for v in settings.values())))
+    path = folder / f"{name.replace(' ', '')}.zarr"
+    if not path.exists():
+        print(f"  writing {path.name}", flush=True)
+        write_known(path, n, Known.indefinite(d, RANK), **settings)
+    return str(path)
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Any]:
+    with connect(ClusterSettings(workers=2, threads_per_worker=1)) as client:
+        client.run(_imported)
+        yield client
+
+
+def _imported() -> None:
+    import_module("lrh_dask.tasks")
+
+
+def in_turn(what: dict[str, Callable[[], Any]], d: int, rounds: int = ROUNDS,
+            before: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+    """Programs in turn; the first is what the others are measured by."""
+    found = compare(what, Known.indefinite(d, RANK), rounds=rounds, before=before,
+                    on_run=lambda name, seconds: print(f"    {name}: {seconds:.2f}", flush=True))
+    first = next(iter(found.values()))
+    return [{"program": name, "seconds": m.seconds, "ratio": m.ratio_to(first).tolist(),
+             "error": m.error_or_none} for name, m in found.items()]
+
+
+def floor_and_ours(path: str, client: Any, **settings: Any) -> dict[str, Callable[[], Any]]:
+    return {FLOOR: lambda: rivals.read_floor(path, client),
+            OURS: lambda: fit(open_pairs(path), **settings).eigenvalues}
+
+
+# The sections.
+
+def job(folder: Path) -> dict[str, Any]:
+    """n = 1,000,000, D = 1,024, warm pages: all programs"""
+    path = store(folder, 1_000_000, 1024)
+    begin = time.perf_counter()
+    with connect(ClusterSettings(workers=2, threads_per_worker=1)) as client:
+        client.run(_imported)
+        started = time.perf_counter() - begin
+        rows = in_turn(programs(path, RANK, client), 1024)
+        last = fit(open_pairs(path)).provenance
+    return {"rows": rows, "start_seconds": started, "stages": last["seconds"],
+            "bytes": last["bytes"]}
+
+
+def cold(folder: Path) -> dict[str, Any]:
+    """n = 1,000,000, D = 1,024, pages dropped before every run"""
+    path = store(folder, 1_000_000, 1024)
+    with cluster() as client:
+        return {"rows": in_turn(floor_and_ours(path, client), 1024, before=lambda: drop_pages(path))}
+
+
+def small_d(folder: Path) -> dict[str, Any]:
+    """n = 1,000,000, D = 256, warm pages: all of R^D, and a fitted basis"""
+    path = store(folder, 1_000_000, 256)
+    with cluster() as client:
+        every = programs(path, RANK, client)
+        what = {name: every[name] for name in (FLOOR, OURS)}
+        what["lrh, basis=32"] = lambda: fit(open_pairs(path), basis=32).eigenvalues
+        what["NumPy normal equations"] = every["NumPy normal equations"]
+        return {"rows": in_turn(what, 256)}
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    """Peak memory of a worker, idle before, and what the plan had said, in MiB"""
+    rows = []
+    for n, d, settings in ((100_000, 1024, {}), (1_000_000, 1024, {}), (1_000_000, 256, {}),
+                           (1_000_000, 256, {"basis": 32}), (20_000, 4096, {}),
+                           (40_000, 512, {"dtype": "float64"})):
+        asked = {"basis": settings["basis"]} if "basis" in settings else {}
+        stored = {key: value for key, value in settings.items() if key not in asked}
+        pairs = open_pairs(store(folder, n, d, **stored))
+        with cluster() as client:
+            idle = max(client.run(_idle).values())
+            plan, _ = price(pairs, rank=None, method="symmetric", client=client, **asked)
+            hessian = fit(pairs, **asked)
+            peak = max(client.run(peak_bytes).values())
+        rows.append({"n": n, "D": d, "dtype": str(pairs.dtype), **asked,
+                     "route": hessian.provenance["route"], "idle": idle / MIB,
+                     "above idle": (peak - idle) / MIB, "peak": peak / MIB,
+                     "plan": plan.peak_worker_bytes / MIB,
+                     "plan / peak": plan.peak_worker_bytes / peak})
+        print("   ", rows[-1], flush=True)
+    return {"rows": rows}
+
+
+def _idle() -> int:
+    """Resident bytes now; the peak is counted from here."""
+    import gc
+
+    import psutil
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return int(psutil.Process().memory_info().rss)
+
+
+def growth(folder: Path) -> dict[str, Any]:
+    """Seconds against n (D = 256, all of R^D; D = 1,024, basis=64) and against D (n = 100,000)"""
+    found: dict[str, Any] = {}
+    sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000]
+    with cluster() as client:
+        for name, shapes, asked in (
+                ("n, D = 256", [(n, 256) for n in sizes], {}),
+                ("n, D = 1,024", [(n, 1024) for n in sizes], {"basis": 64}),
+                ("D, n = 100,000", [(100_000, d) for d in (512, 1024, 2048, 4096)],
+                 {"basis": 64})):
+            rows = []
+            for n, d in shapes:
+                path = store(folder, n, d)
+                what = floor_and_ours(path, client, **asked)
+                floors, walls, tasks = [], [], []
+                for turn in range(4):
+                    begin = time.perf_counter()
+                    what[FLOOR]()
+                    middle = time.perf_counter()
+                    what[OURS]()
+                    end = time.perf_counter()
+                    if turn:
+                        floors.append(middle - begin)
+                        walls.append(end - middle)
+                        tasks.append(_leaf_seconds(client, begin=time.time() - (end - middle)))
+                rows.append({"n": n, "D": d, "floor": float(np.median(floors)),
+                             "wall": float(np.median(walls)), "leaves": float(np.median(tasks))})
+                print("   ", rows[-1], flush=True)
+            sizes_of = [row["D" if name.startswith("D") else "n"] for row in rows]
+            found[name] = {"rows": rows, "exponent": {
+                what: float(np.polyfit(np.log(sizes_of), np.log([r[what] for r in rows]), 1)[0])
+                for what in ("floor", "wall", "leaves")}}
+    return found
+
+
+def _leaf_seconds(client: Any, begin: float) -> float:
+    """What workers spent in leaves since a time of day."""
+    return sum(step["stop"] - step["start"] for task in client.get_task_stream(start=begin)
+               for step in task["startstops"]
+               if step["action"] == "compute" and task["key"].startswith(("lrh-fit", "lrh-basis")))
+
+
+def small_chunks(folder: Path) -> dict[str, Any]:
+    """100,000 chunks of 10 rows of x (as many of y) beside the same rows in chunks of 16 MiB"""
+    rows = []
+    n, d = 1_000_000, 64
+    small, usual = store(folder, n, d, chunks=(10, d)), store(folder, n, d)
+    with cluster():
+        for turn in range(4):
+            seconds = {}
+            for name, path in (("small", small), ("usual", usual)):
+                begin = time.perf_counter()
+                fit(open_pairs(path))
+                seconds[name] = time.perf_counter() - begin
+            print("   ", seconds, flush=True)
+            if turn:
+                rows.append({**seconds, "ms a chunk":
+                             1000 * (seconds["small"] - seconds["usual"]) / 100_000})
+    return {"rows": rows}
+
+
+def large(folder: Path) -> dict[str, Any]:
+    """n = 10,000,000, D = 256 (20 GB), pages dropped before every run"""
+    path = store(folder, 10_000_000, 256)
+    with cluster() as client:
+        what = floor_and_ours(path, client)
+        what["lrh, basis=32"] = lambda: fit(open_pairs(path), basis=32).eigenvalues
+        rows = in_turn(what, 256, rounds=2, before=lambda: drop_pages(path))
+    shutil.rmtree(path)
+    return {"rows": rows}
+
+
+def wide(folder: Path) -> dict[str, Any]:
+    """n = 200, D = 10,000,000, rank=32 asked (16 GB), pages dropped before every run"""
+    path = store(folder, 200, 10_000_000, chunks=(100, 40_000))
+    pairs = open_pairs(path)
+    with cluster() as client:
+        idle = max(client.run(_idle).values())
+        plan, _ = price(pairs, rank=32, method="symmetric", client=client)
+        last = {}
+
+        def ours() -> np.ndarray:
+            last["hessian"] = fit(pairs, rank=32)
+            return last["hessian"].eigenvalues
+
+        rows = in_turn({FLOOR: lambda: _floor_by_features(path, client), OURS: ours}, 10_000_000,
+                       rounds=1, before=lambda: drop_pages(path))
+        peak = max(client.run(peak_bytes).values())
+    return {"rows": rows, "idle": idle / MIB, "peak": peak / MIB,
+            "plan": plan.peak_worker_bytes / MIB,
+            "stages": last["hessian"].provenance["seconds"]}
+
+
+def _floor_by_features(path: str, client: Any) -> float:
+    starts = range(0, 10_000_000, 200_000)
+    return float(sum(client.gather([
+        client.submit(_sum_columns, path, a, a + 200_000, pure=False) for a in starts])))
+
+
+def _sum_columns(path: str, start: int, stop: int) -> float:
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    return sum(float(group[name][:, a:a + 40_000].sum())
+               for a in range(start, stop, 40_000) for name in ("x", "y"))
+
+
+def parts(folder: Path) -> dict[str, Any]:
+    """Where the time of a leaf goes: a block of 4,096 pairs (32 MiB), one thread, 30 columns"""
+    pairs = open_pairs(store(folder, 1_000_000, 1024))
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((1024, 30)))[0].astype("f4")
+    block = pairs.read(0, 4096)
+    x, y = block.x, block.y
+
+    def gathered() -> None:
+        gathering = Gathering(q)
+        for start in range(0, 4096, 1024):
+            gathering.add(x[start:start + 1024], y[start:start + 1024])
+        gathering.state()
+
+    group = rivals.open_group(pairs.name)
+    steps = {
+        "Zarr reads x and y, and sums them (the floor)": lambda: [
+            float(np.asarray(group[name][0:4096]).sum()) for name in ("x", "y")],
+        "read x and y, squared lengths, checks": lambda: pairs.read(0, 4096),
+        "- of it squared lengths (finite? zero?)": lambda: (row_squares(x), row_squares(y)),
+        "hashes of a sample of rows": lambda: hashes_of(block, 1_000_000),
+        "gather: all of what follows": gathered,
+        "- projections xQ and yQ": lambda: [
+            a[s:s + 1024] @ q for a in (x, y) for s in range(0, 4096, 1024)],
+        "- sums of x and y": lambda: [np.ones(4096, "f4") @ a for a in (x, y)],
+        "- squared lengths again, of what is counted": lambda: (row_squares(x), row_squares(y)),
+    }
+    from threadpoolctl import threadpool_limits
+
+    rows = []
+    with threadpool_limits(1):
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(15):
+            for name, step in steps.items():
+                begin = time.perf_counter()
+                step()
+                times[name].append(1000 * (time.perf_counter() - begin))
+    rows = [{"step": name, "ms": float(np.median(ms))} for name, ms in times.items()]
+    return {"rows": rows}
+
+
+SECTIONS = {f.__name__: f for f in (job, cold, small_d, memory, growth, small_chunks, large, wide,
+                                    parts)}
+
+
+# The page.
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    for row in rows:
+        cells = [row.get(name, "") for name in names]
+        lines.append("| " + " | ".join(
+            f"{cell:,.3g}" if isinstance(cell, float) and cell < 100 else
+            f"{cell:,.0f}" if isinstance(cell, (int, float)) else str(cell)
+            for cell in cells) + " |")
+    return lines
+
+
+def in_turn_table(rows: list[dict[str, Any]]) -> list[str]:
+    def spread(values: list[float]) -> str:
+        return f"{np.median(values):.2f} ({min(values):.2f} – {max(values):.2f})"
+
+    return table([{
+        "program": row["program"], "seconds": spread(row["seconds"]),
+        "times the floor": spread(row["ratio"]),
+        "error of eigenvalues": "" if row["error"] is None else f"{row['error']:.2g}",
+    } for row in rows])
+
+
+def page(found: dict[str, Any]) -> str:
+    lines = [
+        "# Speed", "",
+        "Written by `tests/benchmarks/speed.py`. Two single-threaded workers on two cores, "
+        "float32, rank 16, 5 % noise, chunks of 16 MiB with crc32c; the store is on the machine's "
+        "disk. The *read floor* is the time in which the same workers read every chunk of x and y "
+        "through Zarr and sum it. Medians of five alternating rounds (least – most in brackets) "
+        "where not said otherwise; the error is the root mean square relative error of the 16 "
+        "eigenvalues.", ""]
+    for name, section in SECTIONS.items():
+        if name not in found:
+            continue
+        part = found[name]
+        lines += [f"## {(section.__doc__ or '').strip()}", "", f"*{part['about']}*", ""]
+        if name == "growth":
+            for title, one in part.items():
+                if title == "about":
+                    continue
+                lines += [f"Against {title}: exponents "
+                          + ", ".join(f"{k} {v:.2f}" for k, v in one["exponent"].items()), "",
+                          *table(one["rows"]), ""]
+            lines += ["![seconds against n](speed.svg)", ""]
+        elif "ratio" in part["rows"][0]:
+            lines += [*in_turn_table(part["rows"]), ""]
+        else:
+            lines += [*table(part["rows"]), ""]
+        if "start_seconds" in part:
+            lines += [f"Start-up of the cluster, imports included: {part['start_seconds']:.1f} s "
+                      "(not in the table).", ""]
+        if "stages" in part:
+            lines += ["Stages of the last run, seconds: " + ", ".join(
+                f"{k} {v:.2f}" for k, v in part["stages"].items())
+                + " (`read` is the sum over workers).", ""]
+        if "plan" in part:
+            lines += [f"A worker: idle {part['idle']:.0f} MiB, peak {part['peak']:.0f} MiB, "
+                      f"plan {part['plan']:.0f} MiB.", ""]
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, Any]) -> None:
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "lrh"
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
+    for panel, title in zip(panels, ("n, D = 256", "n, D = 1,024"), strict=True):
+        rows = found["growth"][title]["rows"]
+        n = [row["n"] for row in rows]
+        for what, label, style in (("floor", "read floor", "--"), ("wall", "lrh", "-"),
+                                   ("leaves", "lrh, seconds of tasks", ":")):
+            panel.loglog(n, [row[what] for row in rows], style, marker="o", label=label)
+        panel.set_title(title.removeprefix("n, "))
+        panel.set_xlabel("pairs n")
+        panel.grid(visible=True, which="both", alpha=0.3)
+    panels[0].set_ylabel("seconds")
+    panels[0].legend()
+    figure.tight_layout()
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(exist_ok=True)
+    kept = folder / "measured.json"
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for name in sys.argv[2:] or SECTIONS:
+        print(name, flush=True)
+        found[name] = SECTIONS[name](folder)
+        packages = ", ".join(f"{p} {version(p)}" for p in ("numpy", "zarr", "dask", "distributed"))
+        found[name]["about"] = (f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python "
+                                f"{platform.python_version()}, {packages}")
+        kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    PAGE.write_text(page(found) + "\n", encoding="utf-8")
+    if "growth" in found:
+        draw(found)
+
+
+if __name__ == "__main__":
+    main()
