@@ -101,7 +101,8 @@ def cold(folder: Path) -> dict[str, Any]:
     """n = 1,000,000, D = 1,024, pages dropped before every run"""
     path = store(folder, 1_000_000, 1024)
     with cluster() as client:
-        return {"rows": in_turn(floor_and_ours(path, client), 1024, before=lambda: drop_pages(path))}
+        return {"rows": in_turn(floor_and_ours(path, client), 1024,
+                                before=lambda: drop_pages(path))}
 
 
 def small_d(folder: Path) -> dict[str, Any]:
