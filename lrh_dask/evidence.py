@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lrh_dask.solve import eigenpairs
+
 __all__ = ["likely_ridge"]
 
 GRID = np.logspace(-10.0, 1.0, 45)
@@ -29,7 +31,7 @@ def likely_ridge(s_xx: np.ndarray, s_xy: np.ndarray, y_energy: float, n_pairs: f
     Cost: one eigendecomposition, and O(k²) for each ridge of the grid.
     Source: MacKay 1992 (the evidence framework), for symmetric M.
     """
-    square, axes = np.linalg.eigh(s_xx)
+    square, axes = eigenpairs(s_xx)
     k, scale = square.size, float(np.mean(square))
     if scale <= 0:
         return 0.0

@@ -124,12 +124,18 @@ class Triangle:
                          for a in (self.factor, self.sum_x, self.sum_y))
 
 
-def merge_all(triangles: list[Triangle]) -> Triangle:
+def merge_all(triangles: list[Triangle], gram: Array | None = None) -> Triangle:
     """The triangle of the pairs of all: one factorisation of them stacked.
 
+    Args:
+        gram: RᵀR of all of them, where it is known already.
     Cost: O(rows k²) flops, once; merging one after another repeats it.
     """
     xp = namespace(*(t.factor for t in triangles))
+    if gram is not None and sum(t.factor.shape[0] for t in triangles) > gram.shape[0]:
+        lower = lower_factor(gram, WELL_CONDITIONED["float64"])
+        if lower is not None:
+            return _summed(triangles, lower.T)
     return _summed(triangles, _triangular(xp.concat([t.factor for t in triangles], axis=0)))
 
 
