@@ -7,12 +7,19 @@ products of (k, k) matrices what each of them leaves of the pairs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lrh_dask.interpolation import Interpolation, spanning_directions
-from lrh_dask.low_rank import Terms, gained_by_terms, noise_variance, terms_of
+from lrh_dask.low_rank import (
+    Terms,
+    gained_by_eigenpairs,
+    gained_by_terms,
+    noise_variance,
+    terms_of,
+)
 from lrh_dask.moments import Moments, Point, Products, pooled
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.solve import (
@@ -165,12 +172,14 @@ class OnFold:
             self.terms.weights, self.terms.in_axes, self.cut.test)
 
     def squares_by_bucket(self, most: int | None = None) -> np.ndarray:
-        """The same of each test, for at most so many terms."""
-        return self._by_bucket(self.terms.weights[:most], self.terms.directions[:, :most])
+        """The same of each test (n_tests, m+1), for at most so many terms."""
+        return self._by_bucket(gained_by_terms, self.terms.weights[:most],
+                               self.terms.directions[:, :most])
 
     def squares_of_cut(self, n_terms: int) -> np.ndarray:
         """For the eigenpairs of the cut to so many terms, the largest first (n_tests, k+1)."""
-        return self._by_bucket(*self.terms.eigenpairs(min(n_terms, self.m.shape[0])))
+        return self._by_bucket(gained_by_eigenpairs,
+                               *self.terms.eigenpairs(min(n_terms, self.m.shape[0])))
 
     def n_beyond_noise(self) -> int:
         """How many terms are more than noise."""
@@ -179,11 +188,11 @@ class OnFold:
         left = cut.y_energy + np.sum(m * (m @ cut.train.xx - 2.0 * cut.train.xy))
         return self.terms.n_beyond(noise_variance(float(left), cut.view.n_train, m.shape[0]))
 
-    def _by_bucket(self, weights: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    def _by_bucket(self, gained: Callable[[np.ndarray, np.ndarray, Products], np.ndarray],
+                   weights: np.ndarray, directions: np.ndarray) -> np.ndarray:
         view, directions = self.cut.view, self.cut.directions @ directions
-        return view.energies[:, None] - [
-            gained_by_terms(weights, directions, test.about(view.point))
-            for test in view.split.tests]
+        return view.energies[:, None] - [gained(weights, directions, test.about(view.point))
+                                         for test in view.split.tests]
 
 
 def view_of(buckets: dict[int, Triangle], split: Split, center: bool, k: int, rounding: float, *,

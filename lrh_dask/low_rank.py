@@ -25,7 +25,8 @@ import numpy as np
 from lrh_dask.moments import Products
 from lrh_dask.solve import Rows, SymmetricFit, eigenpairs, sorted_eigenpairs
 
-__all__ = ["Estimate", "Terms", "gained_by_terms", "noise_variance", "terms_of"]
+__all__ = ["Estimate", "Terms", "gained_by_eigenpairs", "gained_by_terms", "noise_variance",
+           "terms_of"]
 
 SHORTEST = 1e-8
 """Scales of x below this share of the largest count as it."""
@@ -190,3 +191,10 @@ def gained_by_terms(weights: np.ndarray, directions: np.ndarray,
     # what term i shares with all before it counts twice
     shared = weights * (2.0 * (np.tril(square) @ weights) - np.diag(square) * weights)
     return np.concatenate([[0.0], np.cumsum(linear - shared)])
+
+
+def gained_by_eigenpairs(values: np.ndarray, vectors: np.ndarray, pairs: Products) -> np.ndarray:
+    """The same for orthonormal u (k, m), which share nothing."""
+    linear, square = (np.sum(vectors * (product @ vectors), axis=0)
+                      for product in (pairs.xy, pairs.xx))
+    return np.concatenate([[0.0], np.cumsum(2.0 * values * linear - values**2 * square)])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrh_dask.solve import Rows, center_rows
+from lrh_dask.solve import Rows, center_rows, up_to_last
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Moments", "Products", "gram_of", "moments_of", "pooled"]
@@ -55,7 +55,7 @@ class Moments:
         """Those of rows (q, p); the lower half of a triangle's, where x is zero, is left out."""
         mean = rows.means()
         rows = center_rows(rows, mean)
-        q = int(np.max(np.flatnonzero(rows.x.any(axis=1)), initial=-1)) + 1
+        q = up_to_last(rows.x)
         x, y, rest = rows.x[:q], rows.y[:q], rows.y[q:]
         return Moments(float(rows.one @ rows.one), mean, x.T @ x, x.T @ y,
                        y.T @ y + rest.T @ rest)

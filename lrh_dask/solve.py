@@ -23,7 +23,8 @@ from lrh_dask.triangle import Triangle
 
 __all__ = ["MANY", "Rows", "SymmetricFit", "center_rows", "directions_of_square",
            "eigenpairs", "fit_from_moments", "gains", "leading_directions", "numerical_rank",
-           "own_of_moments", "rank_of", "rounding_of", "sorted_eigenpairs", "symmetric_fit"]
+           "own_of_moments", "rank_of", "rounding_of", "sorted_eigenpairs", "symmetric_fit",
+           "up_to_last"]
 
 EPS = float(np.finfo(np.float64).eps)
 MANY = 4
@@ -64,6 +65,14 @@ class Rows:
         """Weighted means of x and y (p,), zero where no row counts."""
         total = float(self.one @ self.one) or 1.0
         return self.one @ self.x / total, self.one @ self.y / total
+
+
+def up_to_last(x: np.ndarray) -> int:
+    """Up to the last row of x (q, p) that is not zero: half of a triangle's rows say nothing of H.
+
+    One at least.
+    """
+    return int(np.max(np.flatnonzero(x.any(axis=1)), initial=0)) + 1
 
 
 def center_rows(rows: Rows, means: tuple[np.ndarray, np.ndarray]) -> Rows:
@@ -201,6 +210,7 @@ def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0, *,
     Source: Higham 1988 (the symmetric Procrustes problem).
     """
     k = x.shape[1]
+    x, y = x[:up_to_last(x)], y[:up_to_last(x)]
     if x.shape[0] > k:
         z, sigma, axes = np.linalg.svd(x, full_matrices=False)
     else:  # fewer rows than columns: P must still span all k directions
