@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
+from lrh_dask.arrays import lower_factor
 from lrh_dask.interpolation import Interpolation, spanning_directions
 from lrh_dask.low_rank import (
     Terms,
@@ -35,6 +38,9 @@ from lrh_dask.triangle import Triangle
 
 __all__ = ["Candidate", "Cut", "Fold", "OnFold", "Split", "View", "by_bucket", "error_of_sum",
            "score", "view_of"]
+
+WELL_CONDITIONED, ROUNDING = 1e-6, 1e-9
+"""The least relative pivot of test pairs whose best fit is known to that share of their squares."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,15 @@ class Cut:
         """Columns k."""
         return int(self.directions.shape[1])
 
+    @cached_property
+    def floor(self) -> float:
+        """What the matrix that suits the test pairs best leaves of them; 0 where x hardly goes."""
+        root = lower_factor(self.test.xx, WELL_CONDITIONED)
+        if root is None:
+            return 0.0
+        explained = solve_triangular(root, self.test.xy, lower=True, check_finite=False)
+        return float(self.view.energies.sum() - np.sum(explained**2))
+
     @property
     def y_energy(self) -> float:
         """‖Y‖² of the training pairs in these directions."""
@@ -228,11 +243,29 @@ def view_of(buckets: dict[int, Triangle], split: Split, center: bool, k: int, ro
                 sum(buckets[b].n_pairs for b in fold.test), rounding, psd, noisy)
 
 
-def score(cuts: list[Cut], ridges: tuple[float, ...]) -> list[Candidate]:
-    """Judge every λ on every fold: squared residuals by fold and rank."""
+def score(cuts: list[Cut], ridges: tuple[float, ...],
+          least: float | None = np.inf) -> list[Candidate]:
+    """Judge every λ on every fold: squared residuals by fold and rank.
+
+    Args:
+        least: those that are certain to leave more than this, or than one before them, are left
+            out; None: none is.
+    """
     center, k = cuts[0].view.point is not None, cuts[0].n_basis
-    return [Candidate(center, k, ridge, np.array([cut.merely_cut(ridge).squares()
-                                                  for cut in cuts])) for ridge in ridges]
+    rounding = ROUNDING * sum(float(cut.view.energies.sum()) for cut in cuts)
+    scored: list[Candidate] = []
+    for ridge in ridges:
+        squares: list[np.ndarray] = []
+        for i, cut in enumerate(cuts):
+            squares.append(cut.merely_cut(ridge).squares())
+            if least is not None and rounding + least < sum(
+                    float(of_fold.min()) for of_fold in squares) + sum(
+                    rest.floor for rest in cuts[i + 1:]):
+                break
+        else:
+            scored.append(Candidate(center, k, ridge, np.array(squares)))
+            least = None if least is None else min(least, scored[-1].loss())
+    return scored
 
 
 def by_bucket(cuts: list[Cut], candidate: Candidate, most: int | None = None) -> Candidate:

@@ -148,26 +148,30 @@ def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Ask
     small = [k for k in sizes if k <= max(64, sizes[0])]
     center = asked.center
     folds = {c: views_of(c) for c in ((False, True) if center is None else (center,))}
-    tried = {c: _by_size(views, small) for c, views in folds.items()}
+    least = np.inf if asked.rank is None else None  # where a rank is asked another may win
+    tried = {c: _by_size(views, small, least) for c, views in folds.items()}
     if center is None:
         without, with_b = (_best_in_buckets(tried[c]) for c in (False, True))
         center = _decide_center(without, with_b, n_pairs)
-    by_size = tried[center] | _by_size(folds[center], [k for k in sizes if k not in small])
+    by_size = tried[center] | _by_size(folds[center], [k for k in sizes if k not in small],
+                                      least)
     cuts, scored = min(by_size.values(), key=lambda of_size: _least(of_size[1]).loss())
-    scored = scored + score(cuts, _finer(_least(scored)))
+    best = _least(scored)
+    scored = scored + score(cuts, _finer(best), None if least is None else best.loss())
     best = _least_shrunk(scored, asked.rank, cuts, energy)
     if 0 < best.n_basis <= REGRESSED * n_train:
         best = _likelier(best, cuts, energy)
     return cuts, best
 
 
-def _by_size(views: list[View], sizes: list[int]) -> dict[int, tuple[list[Cut], list[Candidate]]]:
+def _by_size(views: list[View], sizes: list[int],
+             least: float | None) -> dict[int, tuple[list[Cut], list[Candidate]]]:
     """The folds in k directions, and the coarse ridges there, by k.
 
     Sizes beyond what the pairs span are cut to it.
     """
     found = {cuts[0].n_basis: cuts for cuts in (_cuts(views, k) for k in sizes)}
-    return {k: (cuts, score(cuts, COARSE_RIDGES)) for k, cuts in found.items()}
+    return {k: (cuts, score(cuts, COARSE_RIDGES, least)) for k, cuts in found.items()}
 
 
 def _cuts(views: list[View], k: int) -> list[Cut]:

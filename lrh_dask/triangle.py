@@ -131,12 +131,13 @@ def merge_all(triangles: list[Triangle], gram: Array | None = None) -> Triangle:
         gram: RᵀR of all of them, where it is known already.
     Cost: O(rows k²) flops, once; merging one after another repeats it.
     """
-    xp = namespace(*(t.factor for t in triangles))
-    if gram is not None and sum(t.factor.shape[0] for t in triangles) > gram.shape[0]:
-        lower = lower_factor(gram, WELL_CONDITIONED["float64"])
-        if lower is not None:
-            return _summed(triangles, lower.T)
-    return _summed(triangles, _triangular(xp.concat([t.factor for t in triangles], axis=0)))
+    stacked = [t.factor for t in triangles]
+    xp = namespace(*stacked)
+    if gram is None or sum(part.shape[0] for part in stacked) <= gram.shape[0]:
+        return _summed(triangles, _triangular(xp.concat(stacked, axis=0)))
+    lower = lower_factor(gram, WELL_CONDITIONED["float64"])
+    return _summed(triangles, triangular_factor(xp.concat(stacked, axis=0)) if lower is None
+                   else lower.T)
 
 
 def _summed(triangles: list[Triangle], factor: Array) -> Triangle:
