@@ -257,11 +257,11 @@ def score(cuts: list[Cut], ridges: tuple[float, ...],
     for ridge in ridges:
         squares: list[np.ndarray] = []
         for i, cut in enumerate(cuts):
-            squares.append(cut.merely_cut(ridge).squares())
             if least is not None and rounding + least < sum(
                     float(of_fold.min()) for of_fold in squares) + sum(
-                    rest.floor for rest in cuts[i + 1:]):
+                    rest.floor for rest in cuts[i:]):
                 break
+            squares.append(cut.merely_cut(ridge).squares())
         else:
             scored.append(Candidate(center, k, ridge, np.array(squares)))
             least = None if least is None else min(least, scored[-1].loss())

@@ -153,9 +153,11 @@ def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Ask
     if center is None:
         without, with_b = (_best_in_buckets(tried[c]) for c in (False, True))
         center = _decide_center(without, with_b, n_pairs)
-    by_size = tried[center] | _by_size(folds[center], [k for k in sizes if k not in small],
-                                      least)
-    cuts, scored = min(by_size.values(), key=lambda of_size: _least(of_size[1]).loss())
+    by_size = tried[center]
+    if least is not None:
+        least = min(_least(scored).loss() for _, scored in by_size.values())
+    by_size |= _by_size(folds[center], [k for k in sizes if k not in small], least)
+    cuts, scored = _best_of(by_size)
     best = _least(scored)
     scored = scored + score(cuts, _finer(best), None if least is None else best.loss())
     best = _least_shrunk(scored, asked.rank, cuts, energy)
@@ -166,12 +168,23 @@ def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Ask
 
 def _by_size(views: list[View], sizes: list[int],
              least: float | None) -> dict[int, tuple[list[Cut], list[Candidate]]]:
-    """The folds in k directions, and the coarse ridges there, by k.
+    """The folds in k directions, and the coarse ridges there, by k where one of them may win.
 
-    Sizes beyond what the pairs span are cut to it.
+    Sizes beyond what the pairs span are cut to it; the largest come first, since it is they that
+    show others to be too small.
     """
-    found = {cuts[0].n_basis: cuts for cuts in (_cuts(views, k) for k in sizes)}
-    return {k: (cuts, score(cuts, COARSE_RIDGES, least)) for k, cuts in found.items()}
+    found: dict[int, tuple[list[Cut], list[Candidate]]] = {}
+    for k in reversed(sizes):
+        cuts = _cuts(views, k)
+        if cuts[0].n_basis not in found and (scored := score(cuts, COARSE_RIDGES, least)):
+            found[cuts[0].n_basis] = cuts, scored
+            least = None if least is None else min(least, _least(scored).loss())
+    return dict(reversed(found.items()))
+
+
+def _best_of(by_size: dict[int, tuple[list[Cut], list[Candidate]]],
+             ) -> tuple[list[Cut], list[Candidate]]:
+    return min(by_size.values(), key=lambda of_size: _least(of_size[1]).loss())
 
 
 def _cuts(views: list[View], k: int) -> list[Cut]:
@@ -184,7 +197,7 @@ def _least(scored: list[Candidate]) -> Candidate:
 
 
 def _best_in_buckets(by_size: dict[int, tuple[list[Cut], list[Candidate]]]) -> Candidate:
-    cuts, scored = min(by_size.values(), key=lambda of_size: _least(of_size[1]).loss())
+    cuts, scored = _best_of(by_size)
     return by_bucket(cuts, _least(scored))
 
 
