@@ -157,7 +157,9 @@ def gains(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 def eigenpairs(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues (k,), ascending, and eigenvectors (k, k) of a symmetric matrix."""
-    values, vectors = eigh(square, driver="evd", check_finite=False)
+    # The transpose lies as LAPACK takes it. Graded from the top, a matrix keeps what is small in it
+    # where it is reduced from the lower half only.
+    values, vectors = eigh(square.T, lower=True, driver="evd", check_finite=False)
     return values, vectors
 
 
