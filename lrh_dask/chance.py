@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from lrh_dask.held_out import Candidate, OnFold, error_of_sum
-from lrh_dask.solve import Rows
 
 __all__ = ["antisymmetric_share", "beyond_shuffled", "is_chance"]
 
@@ -65,13 +64,12 @@ def beyond_shuffled(folds: list[OnFold], rank: int) -> float:
     """
     agreement = variance = 0.0
     for fold in folds:
-        directions = fold.terms.directions[:, :rank]
-        k = directions.shape[0]
-        test = Rows.stack(fold.view.tests)
-        zx, zy = test.x[:, :k] @ directions, test.y[:, :k] @ directions
-        zx *= fold.terms.weights[:rank]
-        agreement += float(np.sum(zx * zy))
-        variance += float(np.sum((zx.T @ zx) * (zy.T @ zy))) / fold.view.n_test
+        view, weights = fold.cut.view, fold.terms.weights[:rank]
+        directions = fold.cut.directions @ fold.terms.directions[:, :rank]
+        test = view.test.project(directions)
+        yy = directions.T @ view.split.test.yy_about(view.point) @ directions
+        agreement += float(weights @ np.diag(test.xy))
+        variance += float(weights @ (test.xx * yy) @ weights) / view.n_test
     return agreement / variance**0.5 if variance > 0 else 0.0
 
 
@@ -88,19 +86,16 @@ def antisymmetric_share(folds: list[OnFold], candidate: Candidate) -> tuple[floa
     gained = 0.0
     expected = np.zeros(2)
     for fold in folds:
-        view, fit, m = fold.view, fold.fit, fold.m
-        k = m.shape[0]
+        cut, fit, m = fold.cut, fold.cut.fit, fold.m
         square = fit.sigma**2
         both = square[:, None] + square[None, :]
-        cross = fit.axes.T @ view.s_xy[:k, :k] @ fit.axes
+        cross = fit.axes.T @ cut.train.xy @ fit.axes
         a = np.divide(cross - cross.T, both + 2.0 * candidate.ridge * fit.scale,
                       out=np.zeros_like(cross), where=both > 0)
-        test = Rows.stack(view.tests).project(np.eye(view.s_xx.shape[0], k) @ fit.axes)
-        predicted = test.x @ a
-        gained += float(np.sum((2.0 * test.y - predicted) * predicted))
+        gained += float(np.sum(a * (2.0 * cut.test.xy - cut.test.xx @ a)))
         r = np.divide(square[:, None] - square[None, :], both, out=np.zeros_like(both),
                       where=both > 0)
         expected += [np.sum(m**2 * both * r**2), np.sum(m**2 * both)]
-    by_m = float((candidate.at(0) - candidate.at(None)).sum())
+    by_m = candidate.loss(0) - candidate.loss()
     return (gained / by_m if by_m > 0 else 1.0,
             float(expected[0] / expected[1]) if expected[1] > 0 else 1.0)

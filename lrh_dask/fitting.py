@@ -22,6 +22,7 @@ from lrh_dask.interpolation import (
     spanning_directions,
 )
 from lrh_dask.low_rank import Estimate, noise_variance, terms_of
+from lrh_dask.moments import gram_of, moments_of, pooled
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.ranks import kept_rank
 from lrh_dask.selection import Choice, choose
@@ -73,7 +74,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         tail: bound on the share of ‖Y‖² outside the basis, from the pairs it was found on.
         n_explored: rank of x, where the basis does not hold all of it.
     """
-    total = merge_all(list(buckets.values()))
+    moments = moments_of(buckets)
+    total = merge_all(list(buckets.values()), gram_of(pooled(list(moments.values()))))
     rounding = rounding_of(dtype, total.n_pairs, total.sum_y.size)
     rows = Rows.of(total)
     consistent = interpolation(rows, total.n_pairs, total.sum_y.size, center=asked.center,
@@ -83,8 +85,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         asked = replace(asked, center=consistent.center)
     if exact is not None and exact.span == "all" and not _determined(folds, buckets):
         folds = []
-    choice = (choose(buckets, folds, asked, n_blind=n_blind, rounding=rounding, exact=exact,
-                     noisy=consistent is None)
+    choice = (choose(buckets, moments, folds, asked, n_blind=n_blind, rounding=rounding,
+                     exact=exact, noisy=consistent is None)
               if folds else _unjudged(buckets, asked))
     means = rows.means() if choice.center else None
     centred = rows if means is None else center_rows(rows, means)
@@ -102,8 +104,8 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
                      terms, n_terms, *terms.eigenpairs(n_terms))
     notices = _about_psd(asked, projected, free, m, settled)
     kept = kept_rank(asked, found, choice, exact, total, rounding, judged=bool(folds))
-    errors = errors_of(buckets, total, means, found, kept.rank, rounding, lossless=lossless,
-                       exact=exact)
+    errors = errors_of(buckets, moments, total, centred, found, kept.rank, rounding,
+                       center=choice.center, lossless=lossless, exact=exact)
     by_size = np.argsort(-np.abs(found.values[:kept.rank]), kind="stable")  # some beside the cut
     choice = replace(choice, n_basis=n_basis, held_out_residual=kept.held_out_residual)
     if n_explored is None:

@@ -22,7 +22,14 @@ from typing import Literal
 
 import numpy as np
 
-from lrh_dask.solve import Rows, center_rows, leading_directions, numerical_rank, rank_of
+from lrh_dask.solve import (
+    Rows,
+    center_rows,
+    leading_directions,
+    numerical_rank,
+    rank_of,
+    up_to_last,
+)
 
 __all__ = ["Interpolation", "asymmetry", "beside", "interpolation", "is_recursion",
            "n_borne_out", "spanning_directions"]
@@ -59,9 +66,12 @@ class Interpolation:
 
 def asymmetry(rows: Rows) -> float:
     """‖XᵀY - YᵀX‖ / ‖XᵀY‖ over pairs (XᵀY is pairs x pairs), 0 for consistent noise-free ones."""
-    product = rows.x @ rows.y.T
+    q = up_to_last(rows.x)
+    product = rows.x[:q] @ rows.y.T  # and zeros below
     size = float(np.linalg.norm(product))
-    return float(np.linalg.norm(product - product.T)) / size if size > 0 else 0.0
+    unlike = np.hypot(np.linalg.norm(product[:, :q] - product[:, :q].T),
+                      2.0**0.5 * np.linalg.norm(product[:, q:]))
+    return float(unlike) / size if size > 0 else 0.0
 
 
 def interpolation(rows: Rows, n_pairs: int, n_features: int, *, center: bool | None,

@@ -18,12 +18,15 @@ matrix of rank r must be, given the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from lrh_dask.solve import Rows, SymmetricFit, sorted_eigenpairs
+from lrh_dask.moments import Products
+from lrh_dask.solve import Rows, SymmetricFit, eigenpairs, sorted_eigenpairs
 
-__all__ = ["Estimate", "Terms", "gained_by_terms", "noise_variance", "terms_of"]
+__all__ = ["Estimate", "Terms", "gained_by_eigenpairs", "gained_by_terms", "noise_variance",
+           "terms_of"]
 
 SHORTEST = 1e-8
 """Scales of x below this share of the largest count as it."""
@@ -36,21 +39,36 @@ class Terms:
     Attributes:
         weights: (k,) w, eigenvalues of D M̂ D.
         inner: (k, k) its eigenvectors, orthonormal.
-        axes, units: P (k, k) and the diagonal of D (k,).
-        reach: (k,) how far noise of variance one in every entry of Y can push an eigenvalue along
-            each axis; infinite where no x lies.
+        units: the diagonal of D (k,).
+        fit, ridge: what M was solved with.
     """
 
     weights: np.ndarray
     inner: np.ndarray
-    axes: np.ndarray
     units: np.ndarray
-    reach: np.ndarray
+    fit: SymmetricFit
+    ridge: float
+
+    @property
+    def in_axes(self) -> np.ndarray:
+        """U (k, k) in the axes of X, u as columns: not orthonormal."""
+        return self.inner / self.units[:, None]
 
     @property
     def directions(self) -> np.ndarray:
         """U (k, k), u as columns: not orthonormal."""
-        return self.axes @ (self.inner / self.units[:, None])
+        return self.fit.axes @ self.in_axes
+
+    @cached_property
+    def reach(self) -> np.ndarray:
+        """How far noise of variance one in every entry of Y can push an eigenvalue (k,).
+
+        Along each axis of X; infinite where no x lies.
+        """
+        variance = np.outer(self.units, self.units) ** 2 * variance_in_axes(self.fit, self.ridge)
+        reach = 2.0 * np.sqrt(variance.sum(axis=1) + np.diag(variance))  # the diagonal: twice
+        reach[self.fit.sigma <= self.fit.floor] = np.inf
+        return np.asarray(reach)
 
     def n_beyond(self, noise: float) -> int:
         """How many terms noise of that variance in every entry of Y has not made."""
@@ -70,15 +88,15 @@ class Terms:
         counts as small beside what is kept.
         """
         rest = self.inner[:, n_terms:]
-        inside = rest.T @ ((self.axes.T @ vectors) / self.units[:, None])
-        return np.asarray(self.axes @ (self.units[:, None] * (rest @ inside)))
+        inside = rest.T @ ((self.fit.axes.T @ vectors) / self.units[:, None])
+        return np.asarray(self.fit.axes @ (self.units[:, None] * (rest @ inside)))
 
     def eigenpairs(self, n_terms: int) -> tuple[np.ndarray, np.ndarray]:
         """Eigenpairs (k,), (k, k) of H_r, the largest first, then those of M beside its range."""
         q, r = np.linalg.qr(self.directions)
         found = []
         for part in (slice(0, n_terms), slice(n_terms, None)):
-            values, vectors = sorted_eigenpairs(*np.linalg.eigh(
+            values, vectors = sorted_eigenpairs(*eigenpairs(
                 (r[part, part] * self.weights[part]) @ r[part, part].T))
             found.append((values, q[:, part] @ vectors))
         return (np.concatenate([values for values, _ in found]),
@@ -148,12 +166,9 @@ def terms_of(fit: SymmetricFit, m: np.ndarray, ridge: float, *, noisy: bool = Tr
     units = np.ones(fit.sigma.size)
     if noisy and np.any(fit.sigma):
         units = np.sqrt(np.maximum(fit.sigma, SHORTEST * fit.sigma.max()))
-    values, vectors = np.linalg.eigh(units[:, None] * m * units)
+    values, vectors = eigenpairs(units[:, None] * m * units)
     weights, inner = sorted_eigenpairs(np.maximum(values, 0.0) if psd else values, vectors)
-    variance = np.outer(units, units) ** 2 * variance_in_axes(fit, ridge)
-    reach = 2.0 * np.sqrt(variance.sum(axis=1) + np.diag(variance))  # the diagonal varies twice
-    reach[fit.sigma <= fit.floor] = np.inf
-    return Terms(weights, inner, fit.axes, units, reach)
+    return Terms(weights, inner, units, fit, ridge)
 
 
 def noise_variance(left: float, n_pairs: float, k: int) -> float:
@@ -163,19 +178,23 @@ def noise_variance(left: float, n_pairs: float, k: int) -> float:
 
 
 def gained_by_terms(weights: np.ndarray, directions: np.ndarray,
-                    sets: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """By how much Σ_{i<=r} w_i u_i u_iᵀ lowers ‖Y - X H‖², r = 0..k: (n_sets, k+1).
+                    pairs: Products) -> np.ndarray:
+    """By how much Σ_{i<=r} w_i u_i u_iᵀ lowers ‖Y - X H‖² for r = 0..m: (m+1,).
 
     Args:
-        directions: (k, k) u as columns.
-        sets: rows X, Y (q, k) each.
-    Cost: O(k² (q + k)) each.
+        directions: (k, m) u as columns.
+    Cost: O(k² m).
     """
-    products = np.outer(weights, weights) * (directions.T @ directions)
-    gained = np.zeros((len(sets), weights.size + 1))
-    for of_set, (x, y) in zip(gained, sets, strict=True):
-        zx, zy = x @ directions, y @ directions
-        linear = 2.0 * weights * np.einsum("qi,qi->i", zx, zy)
-        square = products * (zx.T @ zx)
-        of_set[1:] = np.cumsum(linear - 2.0 * np.tril(square, -1).sum(axis=1) - np.diag(square))
-    return gained
+    linear = 2.0 * weights * np.sum(directions * (pairs.xy @ directions), axis=0)
+    square = directions.T @ (pairs.xx @ directions)
+    square *= directions.T @ directions
+    # what term i shares with all before it counts twice
+    shared = weights * (2.0 * (np.tril(square) @ weights) - np.diag(square) * weights)
+    return np.concatenate([[0.0], np.cumsum(linear - shared)])
+
+
+def gained_by_eigenpairs(values: np.ndarray, vectors: np.ndarray, pairs: Products) -> np.ndarray:
+    """The same for orthonormal u (k, m), which share nothing."""
+    linear, square = (np.sum(vectors * (product @ vectors), axis=0)
+                      for product in (pairs.xy, pairs.xx))
+    return np.concatenate([[0.0], np.cumsum(2.0 * values * linear - values**2 * square)])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lrh_dask.low_rank import Estimate
-from lrh_dask.solve import Rows, SymmetricFit, fit_from_moments
+from lrh_dask.moments import Moments, pooled
+from lrh_dask.solve import SymmetricFit, fit_from_moments
 
 __all__ = ["jackknife_errors", "sampling_errors", "scatter_of", "unevenness"]
 
@@ -13,8 +14,8 @@ FAR = 2.0
 """A jackknife so many times the scatter is no chance, but of two or three buckets."""
 
 
-def sampling_errors(rows: list[Rows], n_pairs: list[int], found: Estimate, *, center: bool,
-               rounding: float) -> tuple[np.ndarray, np.ndarray]:
+def sampling_errors(moments: list[Moments], n_pairs: list[int], found: Estimate, *, center: bool,
+                    rounding: float) -> tuple[np.ndarray, np.ndarray]:
     """Standard errors (k,) of all eigenvalues, and :func:`scatter_of` (k, k).
 
     The scatter of the residuals gives the standard error of each, taking noise to be alike in all
@@ -26,15 +27,18 @@ def sampling_errors(rows: list[Rows], n_pairs: list[int], found: Estimate, *, ce
     the rows.
 
     Args:
-        rows: of each bucket, in the basis, means taken off where ``center``; n_pairs: in each.
+        moments: of each bucket, over all p columns; n_pairs: in each.
     """
     inner, m, ridge = found.vectors, found.free, found.ridge
     free = sum(n_pairs) - center - (inner.shape[0] + 1) / 2
-    left = np.concatenate([(r.y - r.x @ m) @ inner for r in rows])
+    left = (found.rows.y - found.rows.x @ m) @ inner
     noise = np.sum(left**2, axis=0) / free
     scatter = scatter_of(found.fit, inner, ridge, noise)
-    jackknife = jackknife_errors(rows, n_pairs, inner, ridge, center=center,
-                                 rounding=rounding) / np.sqrt(unevenness(rows, n_pairs, inner))
+    vectors = found.directions @ inner
+    if vectors.shape[1] < vectors.shape[0]:
+        moments, vectors = [part.project(found.directions) for part in moments], inner
+    jackknife = jackknife_errors(moments, n_pairs, vectors, ridge, center=center, rounding=rounding)
+    jackknife /= np.sqrt(unevenness(moments, n_pairs, vectors, center=center))
     alike = np.diag(scatter)
     told = alike > 0
     growth = _median(jackknife[told]**2 / alike[told], noise[told]) if told.any() else 1.0
@@ -74,7 +78,7 @@ def scatter_of(fit: SymmetricFit, vectors: np.ndarray, ridge: float,
     return variance
 
 
-def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray, ridge: float,
+def jackknife_errors(buckets: list[Moments], n_pairs: list[int], vectors: np.ndarray, ridge: float,
                      *, center: bool, rounding: float = 0.0) -> np.ndarray:
     """Standard error of each eigenvalue, leaving out one bucket of pairs at a time.
 
@@ -83,43 +87,43 @@ def jackknife_errors(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarra
 
     Args:
         rounding: :func:`lrh_dask.solve.rounding_of` the pairs.
-        buckets: rows of each bucket in the basis (q, k), centred already where ``center``.
+        buckets: moments of each bucket in the basis of k columns.
         n_pairs: pairs in each bucket.
         vectors: (k, r) eigenvectors of the full fit.
+        center: an offset is fitted, anew without each bucket.
     Cost: O(n_buckets k³).
     Source: Busing, Meijer & van der Leeden 1999 (delete-m_j jackknife).
     """
-    s_xx = [rows.x.T @ rows.x for rows in buckets]
-    s_xy = [rows.x.T @ rows.y for rows in buckets]
-    total_xx, total_xy = sum(s_xx), sum(s_xy)
-    weight = np.array([rows.one @ rows.one for rows in buckets])
-    sum_x = np.array([rows.one @ rows.x for rows in buckets])
-    sum_y = np.array([rows.one @ rows.y for rows in buckets])
+    whole = pooled(buckets)
+    point = whole.mean if center else None
+    everything = whole.about(point)
 
-    def eigenvalues(xx: np.ndarray, xy: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        if center:
-            mean_x = sum_x[keep].sum(axis=0) / weight[keep].sum()
-            xx = xx - np.outer(sum_x[keep].sum(axis=0), mean_x)
-            xy = xy - np.outer(mean_x, sum_y[keep].sum(axis=0))
-        m = fit_from_moments(xx, xy, rounding).solve(ridge)
-        return np.sum(vectors * (m @ vectors), axis=0)
+    def eigenvalues(xx: np.ndarray, xy: np.ndarray) -> np.ndarray:
+        fit = fit_from_moments(xx, xy, rounding)
+        inside = fit.axes.T @ vectors
+        return np.sum(inside * (fit.solve_in_axes(ridge) @ inside), axis=0)
 
-    everyone = np.ones(len(buckets), dtype=bool)
-    full = eigenvalues(total_xx, total_xy, everyone)
+    def without(bucket: Moments) -> np.ndarray:
+        one = bucket.about(point)
+        xx, xy = everything.xx - one.xx, everything.xy - one.xy
+        if center:  # the means of all others, about those of all, are those of the bucket mirrored
+            x, y = (mean - of_all for mean, of_all in zip(bucket.mean, whole.mean, strict=True))
+            share = bucket.weight**2 / (whole.weight - bucket.weight)
+            xx, xy = xx - share * np.outer(x, x), xy - share * np.outer(x, y)
+        return eigenvalues(xx, xy)
+
+    full = eigenvalues(everything.xx, everything.xy)
+    left_out = np.array([without(bucket) for bucket in buckets])
     sizes = np.asarray(n_pairs, dtype=float)
     h = (sizes.sum() / sizes)[:, None]
-    without = np.empty((len(buckets), vectors.shape[1]))
-    for j in range(len(buckets)):
-        keep = everyone.copy()
-        keep[j] = False
-        without[j] = eigenvalues(total_xx - s_xx[j], total_xy - s_xy[j], keep)
-    pseudo = h * full - (h - 1.0) * without
-    center_of_all = len(buckets) * full - ((1.0 - 1.0 / h) * without).sum(axis=0)
+    pseudo = h * full - (h - 1.0) * left_out
+    center_of_all = len(buckets) * full - ((1.0 - 1.0 / h) * left_out).sum(axis=0)
     variance = ((pseudo - center_of_all) ** 2 / (h - 1.0)).mean(axis=0)
     return np.sqrt(variance)
 
 
-def unevenness(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray) -> np.ndarray:
+def unevenness(buckets: list[Moments], n_pairs: list[int], vectors: np.ndarray, *,
+               center: bool) -> np.ndarray:
     """By how much the jackknife overstates each variance (r,) where few buckets tell most of it.
 
     Of a mean over J buckets of which bucket j holds the share p_j of the information and 1/h_j of
@@ -127,9 +131,11 @@ def unevenness(buckets: list[Rows], n_pairs: list[int], vectors: np.ndarray) -> 
     p_j = 1/h_j. Of an eigenvalue the information is ‖Xu‖².
 
     Args:
-        buckets, n_pairs, vectors: see :func:`jackknife_errors`.
+        buckets, n_pairs, vectors, center: see :func:`jackknife_errors`.
     """
-    told = np.array([np.sum((rows.x @ vectors) ** 2, axis=0) for rows in buckets])
+    point = pooled(buckets).mean if center else None
+    told = np.array([np.sum(vectors * (bucket.about(point).xx @ vectors), axis=0)
+                     for bucket in buckets])
     total = told.sum(axis=0)
     share = np.divide(told, total, out=np.zeros_like(told), where=total > 0)
     sizes = np.asarray(n_pairs, dtype=float)

@@ -15,15 +15,18 @@ from lrh_dask.chance import is_chance
 from lrh_dask.evidence import likely_ridge
 from lrh_dask.held_out import (
     Candidate,
+    Cut,
     Fold,
     OnFold,
+    Split,
     View,
+    by_bucket,
     error_of_sum,
     score,
-    solved,
     view_of,
 )
 from lrh_dask.interpolation import Interpolation
+from lrh_dask.moments import Moments
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Choice", "choose"]
@@ -74,13 +77,14 @@ class Choice:
     n_terms: int | None = None
 
 
-def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
-           n_blind: int | None = None, rounding: float = 0.0,
+def choose(buckets: dict[int, Triangle], moments: dict[int, Moments], folds: list[Fold],
+           asked: Asked, *, n_blind: int | None = None, rounding: float = 0.0,
            exact: Interpolation | None = None, noisy: bool = True) -> Choice:
     """Pick basis size, ridge, rank and centring by held-out pairs.
 
     Args:
         buckets: triangles of disjoint sets of pairs, over one basis of p columns.
+        moments: of each bucket, :func:`lrh_dask.moments.moments_of`.
         folds: who is fitted on whom.
         asked: rank, offset and semidefiniteness, or to choose them.
         n_blind: so many first columns of the basis are sorted by dominance and have not seen
@@ -102,22 +106,25 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
                       residual_by_rank=np.array([float(energy > 0)]),
                       residual_by_rank_error=np.zeros(1))
 
-    def views_of(centered: bool, widest: int) -> list[View]:
-        return [view_of(buckets, fold, centered, widest, rounding, nested=n_blind is not None,
-                        exact=exact, psd=asked.psd, noisy=noisy) for fold in folds]
+    splits = [Split.of(moments, fold) for fold in folds]
+
+    def views_of(centered: bool) -> list[View]:
+        return [view_of(buckets, split, centered, sizes[-1], rounding, nested=n_blind is not None,
+                        exact=exact, psd=asked.psd, noisy=noisy) for split in splits]
 
     if exact is not None:
-        views = views_of(exact.center, exact.n_basis)
-        best = score(views, sizes, (0.0,))[0]
+        views = views_of(exact.center)
+        cuts = _cuts(views, exact.n_basis)
+        best = score(cuts, (0.0,))[0]
     else:
-        views, best = _search(views_of, sizes, asked, n_pairs, n_train, energy)
-    on_folds = solved(views, best)
-    best = replace(best, squares=np.concatenate([fold.squares() for fold in on_folds]))
+        cuts, best = _search(views_of, sizes, asked, n_pairs, n_train, energy)
+    on_folds = [cut.solved(best.ridge) for cut in cuts]
+    best = replace(best, squares=np.concatenate([fold.squares_by_bucket() for fold in on_folds]))
     chance = is_chance(best, on_folds, energy)
     n_terms = 0 if chance else _n_terms(best, on_folds, energy)
     chosen = n_terms if rank is None else best.best_rank(rank)
     n_terms = max(n_terms, chosen)
-    squares = np.concatenate([fold.squares(n_terms) for fold in on_folds])
+    squares = np.concatenate([fold.squares_of_cut(n_terms) for fold in on_folds])
     by_rank = squares.sum(axis=0)
     k = best.n_basis if exact is None else exact.n_basis
     if exact is None and n_blind is None and k > n_train // 4:
@@ -130,28 +137,68 @@ def choose(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked, *,
         residual_by_rank_error=_root_error(squares, energy), chance=chance)
 
 
-def _search(views_of: Callable[[bool, int], list[View]], sizes: list[int], asked: Asked,
-            n_pairs: int, n_train: int, energy: float) -> tuple[list[View], Candidate]:
-    """Centring, then basis size, then ridge; and the folds in the coordinates of the winner.
+def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Asked,
+            n_pairs: int, n_train: int, energy: float) -> tuple[list[Cut], Candidate]:
+    """Centring, then basis size, then ridge; and the folds in the directions of the winner.
 
     Args:
-        views_of: folds centred or not, in at most so many directions.
+        views_of: folds, centred or not.
     """
     # An offset shows at any basis size: it is decided on small ones.
     small = [k for k in sizes if k <= max(64, sizes[0])]
-    centers = (False, True) if asked.center is None else (asked.center,)
-    scored = [v for c in centers for v in score(views_of(c, small[-1]), small, COARSE_RIDGES)]
-    center = _decide_center(scored, n_pairs)
-    views = views_of(center, sizes[-1])
-    scored = [v for v in scored if v.center == center]
-    scored += score(views, [k for k in sizes if k not in small], COARSE_RIDGES)
-    best = min(scored, key=Candidate.loss)
-    k = best.n_basis
-    scored = [v for v in scored if v.n_basis == k] + score(views, [k], _finer(best))
-    best = _least_shrunk(scored, asked.rank, views, energy)
-    if 0 < k <= REGRESSED * n_train:
-        best = _likelier(best, views, energy)
-    return views, best
+    center = asked.center
+    folds = {c: views_of(c) for c in ((False, True) if center is None else (center,))}
+    least = np.inf if asked.rank is None else None  # where a rank is asked another may win
+    tried = {c: _by_size(views, small, least) for c, views in folds.items()}
+    if center is None:
+        without, with_b = (_best_in_buckets(tried[c]) for c in (False, True))
+        center = _decide_center(without, with_b, n_pairs)
+    by_size = tried[center]
+    if least is not None:
+        least = min(_least(scored).loss() for _, scored in by_size.values())
+    by_size |= _by_size(folds[center], [k for k in sizes if k not in small], least)
+    cuts, scored = _best_of(by_size)
+    best = _least(scored)
+    scored = scored + score(cuts, _finer(best), None if least is None else best.loss())
+    best = _least_shrunk(scored, asked.rank, cuts, energy)
+    if 0 < best.n_basis <= REGRESSED * n_train:
+        best = _likelier(best, cuts, energy)
+    return cuts, best
+
+
+def _by_size(views: list[View], sizes: list[int],
+             least: float | None) -> dict[int, tuple[list[Cut], list[Candidate]]]:
+    """The folds in k directions, and the coarse ridges there, by k where one of them may win.
+
+    Sizes beyond what the pairs span are cut to it; the largest come first, since it is they that
+    show others to be too small.
+    """
+    found: dict[int, tuple[list[Cut], list[Candidate]]] = {}
+    for k in reversed(sizes):
+        cuts = _cuts(views, k)
+        if cuts[0].n_basis not in found and (scored := score(cuts, COARSE_RIDGES, least)):
+            found[cuts[0].n_basis] = cuts, scored
+            least = None if least is None else min(least, _least(scored).loss())
+    return dict(reversed(found.items()))
+
+
+def _best_of(by_size: dict[int, tuple[list[Cut], list[Candidate]]],
+             ) -> tuple[list[Cut], list[Candidate]]:
+    return min(by_size.values(), key=lambda of_size: _least(of_size[1]).loss())
+
+
+def _cuts(views: list[View], k: int) -> list[Cut]:
+    k = min(k, *(view.directions.shape[1] for view in views))
+    return [view.cut(k) for view in views]
+
+
+def _least(scored: list[Candidate]) -> Candidate:
+    return min(scored, key=Candidate.loss)
+
+
+def _best_in_buckets(by_size: dict[int, tuple[list[Cut], list[Candidate]]]) -> Candidate:
+    cuts, scored = _best_of(by_size)
+    return by_bucket(cuts, _least(scored))
 
 
 def _widest(buckets: dict[int, Triangle]) -> int:
@@ -196,19 +243,14 @@ def _finer(best: Candidate) -> tuple[float, ...]:
     return tuple(ridge for ridge in FINE_RIDGES if low <= ridge < high)
 
 
-def _decide_center(scored: list[Candidate], n_pairs: int) -> bool:
-    """Whether to fit an offset.
+def _decide_center(without: Candidate, with_b: Candidate, n_pairs: int) -> bool:
+    """Whether to fit an offset, from the best candidates without and with, bucket by bucket.
 
     One ignored costs much, a needless one little where points are spread about their mean, and
     what the mean would have said where they are not: centre where held-out pairs gain by it,
     and with few pairs only where the gain is clear. An offset is in all buckets alike, so each
     counts by the share of its own squares that it gains.
     """
-    best = {c: min((v for v in scored if v.center == c), key=Candidate.loss)
-            for c in {v.center for v in scored}}
-    if len(best) == 1:
-        return next(iter(best))
-    with_b, without = best[True], best[False]
     energies = without.at(0)
     gain = np.divide(without.at(None) - with_b.at(None), energies, out=np.zeros(energies.size),
                      where=energies > 0)
@@ -219,7 +261,7 @@ def _decide_center(scored: list[Candidate], n_pairs: int) -> bool:
     return bool(gain.sum() > noise)
 
 
-def _least_shrunk(scored: list[Candidate], rank: int | None, views: list[View],
+def _least_shrunk(scored: list[Candidate], rank: int | None, cuts: list[Cut],
                   energy: float) -> Candidate:
     """The least held-out residual; where a rank is asked, what serves it better with less ridge.
 
@@ -228,47 +270,51 @@ def _least_shrunk(scored: list[Candidate], rank: int | None, views: list[View],
     A smaller one may cost a LITTLE only where it holds nothing back: where x hardly goes noise
     would come in, and be the largest eigenvalue.
     """
-    best = min(scored, key=Candidate.loss)
+    best = _least(scored)
     if rank is None:
         return best
-    little = 0.0 if _holds_back(best, views) else LITTLE
-    as_good = []
-    for v in scored:
-        loss = v.at(None) - best.at(None)
-        if v.ridge <= best.ridge and loss.sum() <= max(
-                error_of_sum(loss), little * best.loss(), 1e-14 * energy):
-            as_good.append(v)
-    return min(as_good, key=lambda v: v.loss(rank))
+    little = 0.0 if _holds_back(best, cuts) else LITTLE
+
+    def in_buckets(v: Candidate) -> np.ndarray:
+        own = v.best_rank(None)
+        return by_bucket(cuts, v, own).at(own)
+
+    def as_good(v: Candidate) -> bool:
+        worse = v.loss() - best.loss()
+        return worse <= max(little * best.loss(), 1e-14 * energy) or worse <= error_of_sum(
+            in_buckets(v) - in_buckets(best))
+
+    smaller = (v for v in scored if v.ridge <= best.ridge)
+    return next(v for v in sorted(smaller, key=lambda v: v.loss(rank)) if as_good(v))
 
 
-def _holds_back(candidate: Candidate, views: list[View]) -> bool:
+def _holds_back(candidate: Candidate, cuts: list[Cut]) -> bool:
     """Whether there are directions in which the ridge decides, and not the pairs."""
-    k = candidate.n_basis
-    return any(np.linalg.eigvalsh(view.s_xx[:k, :k]).min(initial=np.inf)
-               <= candidate.ridge * np.trace(view.s_xx[:k, :k]) / k for view in views)
+    return any(np.linalg.eigvalsh(cut.train.xx).min(initial=np.inf)
+               <= candidate.ridge * np.trace(cut.train.xx) / candidate.n_basis for cut in cuts)
 
 
-def _likelier(best: Candidate, views: list[View], energy: float) -> Candidate:
+def _likelier(best: Candidate, cuts: list[Cut], energy: float) -> Candidate:
     """The ridge of largest likelihood, where it is smaller and hardly worse on held-out pairs.
 
     A ridge shrinks eigenvalues, and held-out pairs do not mind where x has settled in the
     strongest curvature: both must ask for it.
     """
-    likely = _likely_ridge(views, best.n_basis)
+    likely = _likely_ridge(cuts) if best.ridge else 0.0
     if likely >= best.ridge:
         return best
-    rank = _one_standard_error(best.squares, energy)
-    smaller = score(views, [best.n_basis], (likely,))[0]
-    loss = smaller.at(rank) - best.at(rank)
+    by_rank = by_bucket(cuts, best)
+    rank = _one_standard_error(by_rank.squares, energy)
+    smaller = score(cuts, (likely,))[0]
+    loss = by_bucket(cuts, smaller, rank).at(rank) - by_rank.at(rank)
     as_good = loss.sum() <= max(LIKELY * error_of_sum(loss), 1e-14 * energy)
     return smaller if as_good else best
 
 
-def _likely_ridge(views: list[View], k: int) -> float:
+def _likely_ridge(cuts: list[Cut]) -> float:
     """The ridge of largest likelihood, in the middle of those of the folds."""
-    found = [likely_ridge(view.s_xx[:k, :k], view.s_xy[:k, :k], float(view.y_squares[:k].sum()),
-                          view.n_train) for view in views]
-    return float(np.median(found))
+    return float(np.median([likely_ridge(cut.train.xx, cut.train.xy, cut.y_energy, cut.view.n_train)
+                            for cut in cuts]))
 
 
 def _n_terms(best: Candidate, folds: list[OnFold], energy: float) -> int:

@@ -17,14 +17,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
 
 from lrh_dask.triangle import Triangle
 
-__all__ = ["Rows", "SymmetricFit", "center_rows", "fit_from_moments", "gains",
-           "leading_directions", "numerical_rank", "own_of_moments", "rank_of", "rounding_of",
-           "sorted_eigenpairs", "symmetric_fit"]
+__all__ = ["MANY", "Rows", "SymmetricFit", "center_rows", "directions_of_square",
+           "eigenpairs", "fit_from_moments", "gains", "leading_directions", "numerical_rank",
+           "own_of_moments", "rank_of", "rounding_of", "sorted_eigenpairs", "symmetric_fit",
+           "up_to_last"]
 
 EPS = float(np.finfo(np.float64).eps)
+MANY = 4
+"""With so many rows a column, dominant directions are taken from their products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,14 @@ class Rows:
         return self.one @ self.x / total, self.one @ self.y / total
 
 
+def up_to_last(x: np.ndarray) -> int:
+    """Up to the last row of x (q, p) that is not zero: half of a triangle's rows say nothing of H.
+
+    One at least.
+    """
+    return int(np.max(np.flatnonzero(x.any(axis=1)), initial=0)) + 1
+
+
 def center_rows(rows: Rows, means: tuple[np.ndarray, np.ndarray]) -> Rows:
     """The rows with the given means of x and y taken off every pair."""
     return Rows(rows.one, rows.x - np.outer(rows.one, means[0]),
@@ -77,14 +89,17 @@ def leading_directions(y: np.ndarray, k: int, rounding: float = 0.0) -> np.ndarr
     Args:
         rounding: :func:`rounding_of` the pairs.
     """
-    if y.shape[0] > 4 * y.shape[1]:
-        square, w = np.linalg.eigh(y.T @ y)
-        scales, directions = np.sqrt(np.maximum(square[::-1], 0.0)), w[:, ::-1]
-        own = 2.0 * EPS**0.5
-    else:
-        _, scales, vt = np.linalg.svd(y, full_matrices=False)
-        directions, own = vt.T, EPS * max(y.shape)
-    return directions[:, :min(k, numerical_rank(scales, own, rounding))]
+    if y.shape[0] > MANY * y.shape[1]:
+        return directions_of_square(y.T @ y, k, rounding)
+    _, scales, vt = np.linalg.svd(y, full_matrices=False)
+    return vt.T[:, :min(k, numerical_rank(scales, EPS * max(y.shape), rounding))]
+
+
+def directions_of_square(yy: np.ndarray, k: int, rounding: float = 0.0) -> np.ndarray:
+    """The same from YᵀY (p, p): what lies below the root of its rounding is left out, too."""
+    square, directions = eigenpairs(yy)
+    scales = np.sqrt(np.maximum(square[::-1], 0.0))
+    return directions[:, ::-1][:, :min(k, numerical_rank(scales, 2.0 * EPS**0.5, rounding))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +155,14 @@ def gains(rows: Rows, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
                       - values**2 * np.einsum("qi,qi->i", zx, zx))
 
 
+def eigenpairs(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (k,), ascending, and eigenvectors (k, k) of a symmetric matrix."""
+    # The transpose lies as LAPACK takes it. Graded from the top, a matrix keeps what is small in it
+    # where it is reduced from the lower half only.
+    values, vectors = eigh(square.T, lower=True, driver="evd", check_finite=False)
+    return values, vectors
+
+
 def sorted_eigenpairs(values: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The eigenpairs by magnitude, the largest first."""
     order = np.argsort(-np.abs(values), kind="stable")
@@ -189,6 +212,7 @@ def symmetric_fit(x: np.ndarray, y: np.ndarray, rounding: float = 0.0, *,
     Source: Higham 1988 (the symmetric Procrustes problem).
     """
     k = x.shape[1]
+    x, y = x[:up_to_last(x)], y[:up_to_last(x)]
     if x.shape[0] > k:
         z, sigma, axes = np.linalg.svd(x, full_matrices=False)
     else:  # fewer rows than columns: P must still span all k directions
@@ -215,7 +239,7 @@ def fit_from_moments(s_xx: np.ndarray, s_xy: np.ndarray, rounding: float = 0.0) 
 
     Good enough to compare candidates and for standard errors, never for the reported fit.
     """
-    square, axes = np.linalg.eigh(s_xx)
+    square, axes = eigenpairs(s_xx)
     square, axes = square[::-1], axes[:, ::-1]
     sigma = np.sqrt(np.maximum(square, 0.0))
     floor = _floor(sigma, own_of_moments(square.size), rounding)

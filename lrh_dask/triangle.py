@@ -124,13 +124,20 @@ class Triangle:
                          for a in (self.factor, self.sum_x, self.sum_y))
 
 
-def merge_all(triangles: list[Triangle]) -> Triangle:
+def merge_all(triangles: list[Triangle], gram: Array | None = None) -> Triangle:
     """The triangle of the pairs of all: one factorisation of them stacked.
 
+    Args:
+        gram: RᵀR of all of them, where it is known already.
     Cost: O(rows k²) flops, once; merging one after another repeats it.
     """
-    xp = namespace(*(t.factor for t in triangles))
-    return _summed(triangles, _triangular(xp.concat([t.factor for t in triangles], axis=0)))
+    stacked = [t.factor for t in triangles]
+    xp = namespace(*stacked)
+    if gram is None or sum(part.shape[0] for part in stacked) <= gram.shape[0]:
+        return _summed(triangles, _triangular(xp.concat(stacked, axis=0)))
+    lower = lower_factor(gram, WELL_CONDITIONED["float64"])
+    return _summed(triangles, triangular_factor(xp.concat(stacked, axis=0)) if lower is None
+                   else lower.T)
 
 
 def _summed(triangles: list[Triangle], factor: Array) -> Triangle:

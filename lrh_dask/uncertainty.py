@@ -9,8 +9,9 @@ import numpy as np
 from lrh_dask.biases import basis_bias, noise_bias, ridge_bias
 from lrh_dask.interpolation import Interpolation
 from lrh_dask.low_rank import Estimate
+from lrh_dask.moments import Moments
 from lrh_dask.sampling import sampling_errors
-from lrh_dask.solve import Rows, center_rows
+from lrh_dask.solve import Rows
 from lrh_dask.triangle import Triangle
 
 __all__ = ["Errors", "errors_of", "errors_of_cut"]
@@ -55,16 +56,17 @@ class Errors:
         return replace(self, standard=self.standard[which], bias=self.bias[which])
 
 
-def errors_of(buckets: dict[int, Triangle], total: Triangle,
-              means: tuple[np.ndarray, np.ndarray] | None, found: Estimate, rank: int,
-              rounding: float, *, lossless: bool, exact: Interpolation | None) -> Errors:
+def errors_of(buckets: dict[int, Triangle], moments: dict[int, Moments], total: Triangle,
+              rows: Rows, found: Estimate, rank: int, rounding: float, *, center: bool,
+              lossless: bool, exact: Interpolation | None) -> Errors:
     """Errors of the first ``rank`` eigenvalues: of uᵀMu by chance, then of the cut.
 
     There is none where pairs are too few, where the ridge decides and not the pairs, where errors
     outweigh H, and where a cut basis may have moved eigenvalues far (:func:`_drowned`).
 
     Args:
-        means: what was taken off x and y, where an offset was fitted.
+        moments: of each bucket.
+        rows: all pairs, their means taken off where an offset was fitted (``center``).
         found: the fit; where H is taken to be semidefinite M is the one that is not.
         lossless: the rows hold all of x and y.
         exact: how the pairs were interpolated, if so.
@@ -72,11 +74,6 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     directions, fit, m, ridge = found.directions, found.fit, found.free, found.ridge
     values, inner = found.values, found.vectors
     n_basis = directions.shape[1]
-    rows = [Rows.of(t) for t in buckets.values()]
-    if means is not None:
-        rows = [center_rows(r, means) for r in rows]
-    whole = Rows.stack(rows)
-    rows = [r.project(directions) for r in rows]
     kept = inner[:, :rank]
     shrunk = ridge_bias(fit, m, kept, ridge)
     moved = values[:rank] - np.sum(kept * (m @ kept), axis=0)
@@ -85,10 +82,11 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
         by_basis = basis_bias(found.rows, m, kept, ridge, rounding)
     note = _why_none(len(buckets), total, n_basis, fit.seen.size, rank, exact=exact is not None)
     if note is None:
-        of_m, scatter = sampling_errors(rows, [t.n_pairs for t in buckets.values()], found,
-                                   center=means is not None, rounding=rounding)
+        of_m, scatter = sampling_errors([moments[b] for b in buckets],
+                                        [t.n_pairs for t in buckets.values()], found,
+                                        center=center, rounding=rounding)
         of_m, by_noise = of_m[:rank], noise_bias(values, scatter)[:rank]
-        note = (f"scatter of the residuals, and a jackknife over {len(rows)} buckets for noise "
+        note = (f"scatter of the residuals, and a jackknife over {len(buckets)} buckets for noise "
                 "that is not alike in all pairs; what the ridge moves counts, and what the cut "
                 "to low rank moves beyond chance; conditional on the basis; intervals by "
                 "Student's t")
@@ -108,8 +106,8 @@ def errors_of(buckets: dict[int, Triangle], total: Triangle,
     if np.isnan(of_m).all():
         return Errors(of_m, note, bias, outweigh)
     standard = errors_of_cut(of_m, found.share_of_variance()[:rank], moved, shrunk)
-    if lossless and n_basis < whole.x.shape[1]:
-        drowned = _drowned(whole.x, directions, of_m, by_basis + np.abs(shrunk))
+    if lossless and n_basis < rows.x.shape[1]:
+        drowned = _drowned(rows.x, directions, of_m, by_basis + np.abs(shrunk))
         standard = np.where(drowned, np.nan, standard)
         if drowned.any():
             note += ("; none where x beside the basis goes along with x inside, and basis and "

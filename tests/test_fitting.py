@@ -10,10 +10,11 @@ from lrh_dask.asked import Asked
 from lrh_dask.errors import BadPairs
 from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
 from lrh_dask.interpolation import asymmetry
+from lrh_dask.moments import Moments
 from lrh_dask.sampling import jackknife_errors
 from lrh_dask.selection import Choice
 from lrh_dask.signs import curvature_sentence
-from lrh_dask.solve import Rows, center_rows
+from lrh_dask.solve import Rows
 from lrh_dask.triangle import reduce_to_triangle
 from lrh_dask.verdicts import Grounds, Verdict, decide_verdict
 
@@ -155,11 +156,8 @@ def test_jackknife_errors_are_those_of_leaving_each_bucket_out(make_pairs, cente
     pairs = make_pairs(6, 70, 5, [3.0, -2.0], noise=0.5, offset=1.0)
     cuts = [8, 20, 25, 40, 52]
     parts = list(zip(np.split(pairs.x, cuts), np.split(pairs.y, cuts), strict=True))
-    total = Rows.of(reduce_to_triangle(pairs.x, pairs.y))
     vectors = np.linalg.eigh(pairs.hessian)[1][:, [0, -1]]
-    buckets = [Rows.of(reduce_to_triangle(x, y)) for x, y in parts]
-    if center:
-        buckets = [center_rows(rows, total.means()) for rows in buckets]
+    buckets = [Moments.of(Rows.of(reduce_to_triangle(x, y))) for x, y in parts]
     got = jackknife_errors(buckets, [len(x) for x, _ in parts], vectors, ridge, center=center)
     wanted = reference.jackknife_errors(parts, vectors, ridge, center=center)
     np.testing.assert_allclose(got, wanted, rtol=1e-8)

@@ -11,7 +11,8 @@ from test_regimes import krylov
 from lrh_dask import BadPairs, Pairs, Verdict, fit
 from lrh_dask.chance import antisymmetric_share
 from lrh_dask.fitting import rotating_folds
-from lrh_dask.held_out import score, solved, view_of
+from lrh_dask.held_out import Split, score, view_of
+from lrh_dask.moments import moments_of
 from lrh_dask.solve import symmetric_fit
 from lrh_dask.triangle import reduce_to_triangle
 
@@ -493,9 +494,10 @@ def test_an_antisymmetric_matrix_explains_as_much_of_a_hessian_as_is_expected(x)
     data = make(Cell("slow-indefinite", 1000, 60, noise=0.3, x=x))
     buckets = {b: reduce_to_triangle(*part) for b, part in enumerate(zip(
         np.array_split(data.x, 20), np.array_split(data.y, 20), strict=True))}
-    views = [view_of(buckets, fold, False, 60, 0.0, nested=False, exact=None, psd=False)
-             for fold in rotating_folds(buckets)]
-    candidate = score(views, [60], (1e-3,))[0]
-    found, expected = antisymmetric_share(solved(views, candidate), candidate)
+    moments = moments_of(buckets)
+    cuts = [view_of(buckets, Split.of(moments, fold), False, 60, 0.0, nested=False, exact=None,
+                    psd=False).cut(60) for fold in rotating_folds(buckets)]
+    candidate = score(cuts, (1e-3,))[0]
+    found, expected = antisymmetric_share([cut.solved(1e-3) for cut in cuts], candidate)
     assert found < expected + 0.02
     assert x != "ill-conditioned" or found == pytest.approx(expected, abs=0.05)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import reference
 
-from lrh_dask.low_rank import Estimate, gained_by_terms, noise_variance, terms_of
+from lrh_dask.low_rank import (
+    Estimate,
+    gained_by_eigenpairs,
+    gained_by_terms,
+    noise_variance,
+    terms_of,
+)
+from lrh_dask.moments import Products
 from lrh_dask.solve import Rows, symmetric_fit
 
 K = 12
@@ -78,11 +85,19 @@ def test_gains_are_what_each_cut_takes_off_the_squares_of_other_pairs(condition)
     x, y = graded(4, condition)
     others = [graded(seed, condition, 30) for seed in (4, 5)]
     terms = solved(x, y)[1]
-    gained = gained_by_terms(terms.weights, terms.directions, others)
-    for (x, y), of_set in zip(others, gained, strict=True):
+    for x, y in others:
+        of_set = gained_by_terms(terms.weights, terms.directions, Products(x.T @ x, x.T @ y))
         for rank in range(K + 1):
             h = terms.directions[:, :rank] * terms.weights[:rank] @ terms.directions[:, :rank].T
             assert of_set[rank] == pytest.approx(np.sum(y**2) - np.sum((y - x @ h) ** 2), abs=1e-9)
+
+
+def test_gains_of_eigenpairs_are_those_of_terms_that_share_nothing():
+    x, y = graded(4, 30.0)
+    values, vectors = solved(x, y)[1].eigenpairs(3)
+    others = Products(x.T @ x, x.T @ y)
+    np.testing.assert_allclose(gained_by_eigenpairs(values, vectors, others),
+                               gained_by_terms(values, vectors, others), atol=1e-9)
 
 
 @pytest.mark.parametrize(("n_terms", "noise"), [(4, 0.0), (K, 0.1)])

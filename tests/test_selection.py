@@ -10,6 +10,7 @@ from lrh_dask import held_out
 from lrh_dask.asked import Asked
 from lrh_dask.fitting import rotating_folds
 from lrh_dask.held_out import Fold
+from lrh_dask.moments import moments_of
 from lrh_dask.selection import choose
 from lrh_dask.solve import leading_directions
 
@@ -17,8 +18,8 @@ FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 
 
 def choose_from(buckets, *, rank=None, center=None, n_blind=None):
-    return choose(buckets, rotating_folds(buckets), Asked(rank=rank, center=center),
-                  n_blind=n_blind)
+    return choose(buckets, moments_of(buckets), rotating_folds(buckets),
+                  Asked(rank=rank, center=center), n_blind=n_blind)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -169,8 +170,9 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
     fold = Fold(train=(0, 2, 3), test=(1, 4))
     tested = np.isin(np.repeat(np.arange(5), 12), fold.test)[:, None]
     x, y = (np.where(tested, b, a) for a, b in ((pairs.x, others.x), (pairs.y, others.y)))
-    choices = [choose(make_buckets(*xy, 5), [fold], Asked(rank=5, center=center))
-               for xy in ((pairs.x, pairs.y), (x, y))]
+    stores = [make_buckets(*xy, 5) for xy in ((pairs.x, pairs.y), (x, y))]
+    choices = [choose(buckets, moments_of(buckets), [fold], Asked(rank=5, center=center))
+               for buckets in stores]
     np.testing.assert_array_equal(*found)
     assert choices[0].held_out_residual != choices[1].held_out_residual
 

@@ -7,6 +7,7 @@ import pytest
 
 from lrh_dask import Pairs, Verdict, fit
 from lrh_dask.biases import noise_bias
+from lrh_dask.moments import Moments
 from lrh_dask.sampling import jackknife_errors, scatter_of, unevenness
 from lrh_dask.solve import Rows, symmetric_fit
 from lrh_dask.uncertainty import errors_of_cut
@@ -178,9 +179,10 @@ def test_a_jackknife_over_uneven_buckets_is_right_once_its_excess_is_taken_off()
         rng = np.random.default_rng(seed)
         x = rng.standard_normal((10, 200)) * lengths[:, None]
         y = 2.0 * x + rng.standard_normal(x.shape)
-        rows = [Rows(np.ones(200), a[:, None], b[:, None]) for a, b in zip(x, y, strict=True)]
-        raw.append(jackknife_errors(rows, [200] * 10, one, 0.0, center=False)[0] ** 2)
-        found.append(raw[-1] / unevenness(rows, [200] * 10, one)[0])
+        buckets = [Moments.of(Rows(np.ones(200), a[:, None], b[:, None]))
+                   for a, b in zip(x, y, strict=True)]
+        raw.append(jackknife_errors(buckets, [200] * 10, one, 0.0, center=False)[0] ** 2)
+        found.append(raw[-1] / unevenness(buckets, [200] * 10, one, center=False)[0])
     truth = 1.0 / (200 * np.sum(lengths**2))
     assert np.mean(raw) > 1.5 * truth
     assert np.mean(found) == pytest.approx(truth, rel=0.1)

@@ -1,0 +1,53 @@
+"""Scores of candidates, against the rows that judge them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lrh_dask.fitting import rotating_folds
+from lrh_dask.held_out import Candidate, Split, by_bucket, score, view_of
+from lrh_dask.moments import moments_of
+from lrh_dask.solve import Rows, center_rows
+
+RIDGES = (0.0, 1e-6, 1e-3, 1e-2, 0.1, 1.0)
+
+
+def cuts_of(buckets, *, k, center=False):
+    moments = moments_of(buckets)
+    return [view_of(buckets, Split.of(moments, fold), center, k, 0.0, nested=False, exact=None,
+                    psd=False).cut(k) for fold in rotating_folds(buckets)]
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_scores_are_what_every_cut_leaves_of_the_rows_held_out(make_pairs, make_buckets, center):
+    pairs = make_pairs(3, 300, 12, [4.0, -2.0, 1.0], noise=0.3, offset=1.0)
+    buckets = make_buckets(pairs.x, pairs.y, 10)
+    cuts = cuts_of(buckets, k=9, center=center)
+    for candidate in score(cuts, RIDGES, None):
+        squares = by_bucket(cuts, candidate)
+        np.testing.assert_allclose(squares.squares.sum(axis=0), candidate.squares.sum(axis=0))
+        for cut, of_fold in zip(cuts, np.split(squares.squares, len(cuts)), strict=True):
+            terms = cut.merely_cut(candidate.ridge).terms
+            u = cut.directions @ terms.directions
+            for b, of_bucket in zip(cut.view.split.fold.test, of_fold, strict=True):
+                rows = Rows.of(buckets[b])
+                rows = rows if cut.view.point is None else center_rows(rows, cut.view.point)
+                for rank in (0, 3, 9):
+                    h = u[:, :rank] * terms.weights[:rank] @ u[:, :rank].T
+                    wanted = np.sum((rows.y - rows.x @ h) ** 2)
+                    assert of_bucket[rank] == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n_pairs", "noise"), [(4000, 0.01), (4000, 0.3), (150, 0.3), (60, 1.0)])
+def test_candidates_that_are_left_out_would_not_have_won(make_pairs, make_buckets, n_pairs, noise):
+    pairs = make_pairs(5, n_pairs, 12, [4.0, -2.0, 1.0], noise=noise)
+    cuts = cuts_of(make_buckets(pairs.x, pairs.y, 10), k=12)
+    everyone, rest = (score(cuts, RIDGES, least) for least in (None, np.inf))
+    least = min(everyone, key=Candidate.loss)
+    kept = {v.ridge: v.loss() for v in rest}
+    assert kept[least.ridge] == least.loss()
+    assert min(kept.values()) == least.loss()
+    assert len(everyone) == len(RIDGES)
+    assert n_pairs < 4000 or len(rest) < len(RIDGES)
+    assert all(v.loss() > least.loss() for v in everyone if v.ridge not in kept)
