@@ -15,23 +15,21 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lrh_dask.errors import SettingsError, explain
-from lrh_dask.shards import N_BUCKETS, Partition
+from lrh_dask.memory import MIB, Shape
+from lrh_dask.shards import Partition
 from lrh_dask.tree import FAN_IN
 
-__all__ = ["Plan", "Route", "plan_run"]
+__all__ = ["FEW_PAIRS", "FIRST_ROWS", "MANY_PAIRS", "Plan", "Route", "first_columns", "plan_run"]
 
-MIB = 2**20
-IDLE_BYTES = 260 * MIB
-"""A worker process with NumPy, Dask and Zarr imported."""
-SLAB_BYTES = 32 * MIB
-"""Rows are computed on in slabs of about this size, x and y together, whatever the block."""
-CACHED_BYTES = 8 * MIB
-"""The same where a slab is gone over more than once and had better stay in a processor's cache."""
 ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024
 MAX_WHOLE_BYTES = 2**30
 """More is not brought to one worker where the store lets features be read apart."""
 SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
+FIRST_COLUMNS, FIRST_ROWS = 64, 8192
+"""Columns that a basis looks for at first, and pairs that it looks for them in ..."""
+MANY_PAIRS = 8 * FIRST_ROWS
+"""... where there are so many pairs that a sample of them may do."""
 FEW_PAIRS = 20
 """Below so many pairs a column, a fitted basis takes the directions of the held-out buckets too."""
 LARGE_BASIS_PAIRS = 8192
@@ -61,7 +59,9 @@ class Plan:
         bytes_read: bytes of chunks read, over all passes.
         flops: floating-point operations, about.
         n_tasks: tasks the scheduler sees.
-        peak_worker_bytes: memory of one worker process at its peak.
+        peak_worker_bytes: memory of one worker process at its peak, at most.
+        usual_worker_bytes: the same where the spectrum of y ends within the columns that a basis
+            looks for at first.
         notice: where the workers' memory, and not the pairs alone, decided route or basis.
     """
 
@@ -71,25 +71,22 @@ class Plan:
     flops: float
     n_tasks: int
     peak_worker_bytes: int
+    usual_worker_bytes: int
     notice: str = ""
 
 
-def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, split: Partition, *,
-             method: str = "symmetric", rank: int | None = None, basis: int | None = None,
-             threads: int = 1, worker_bytes: int | None = None, held_bytes: int = 0,
-             block_columns: int | None = None) -> Plan:
+def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank: int | None = None,
+             basis: int | None = None, worker_bytes: int | None = None) -> Plan:
     """Choose the route of a run and price it.
 
     Args:
-        itemsize: bytes of a number as computed; ``chunk_rows``: pairs read at once.
+        shape: of the pairs, as workers read them.
         basis: columns that were asked for, D being all of R^D.
-        threads: threads of a worker, each of which runs a task.
         worker_bytes: memory limit of a worker; None is no limit.
-        held_bytes: what a worker may be holding besides (pairs sent from memory).
-        block_columns: features that are read at once where the store has them apart.
     Raises:
         SettingsError: the rank is out of reach, or the workers are too small for the run.
     """
+    n_pairs, n_features = shape.n_pairs, shape.n_features
     if rank is not None and not 1 <= rank <= min(n_pairs, n_features):
         raise SettingsError(explain(
             f"rank {rank}", expected=f"1 to {min(n_pairs, n_features)}",
@@ -100,42 +97,44 @@ def plan_run(n_pairs: int, n_features: int, itemsize: int, chunk_rows: int, spli
         raise SettingsError(explain(
             f"basis of {basis} columns", expected=f"at least the rank, {rank}", got=f"{basis}",
             consequence="That many eigenvalues do not fit in", fix="Raise --basis"))
+    limit = float("inf") if worker_bytes is None else worker_bytes
     exact = method != "symmetric"
     route, columns = _route(n_pairs, n_features, rank, basis, exact=exact)
-    sizes = _Sizes(n_pairs, n_features, itemsize, chunk_rows, threads, held_bytes,
-                   block_columns or n_features)
-    whole_bytes = 2 * n_pairs * n_features * itemsize
-    if route is Route.whole_pairs and sizes.block_columns < n_features and (
-            whole_bytes > MAX_WHOLE_BYTES
-            or (worker_bytes is not None and sizes.peak(route, columns, split) > worker_bytes)):
+    if route is Route.whole_pairs and shape.block_columns < n_features and (
+            shape.whole > MAX_WHOLE_BYTES or _peak(shape, route, columns, rank) > limit):
         route = Route.by_features
     wanted = route, columns
-    if worker_bytes is not None and not exact and basis is None and route in {
-            Route.all_features, Route.whole_pairs, Route.fitted_basis}:
-        if n_features > ALWAYS_ALL_FEATURES and sizes.peak(route, columns, split) > worker_bytes:
+    if not exact and basis is None and route is not Route.by_features:
+        if n_features > ALWAYS_ALL_FEATURES and _peak(shape, route, columns, rank) > limit:
             route, columns = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
         lowest = max(rank or 0, 8)
         while route is Route.fitted_basis and columns > lowest \
-                and sizes.peak(route, columns, split) > worker_bytes:
+                and _peak(shape, route, columns, rank) > limit:
             columns = max(lowest, columns * 3 // 4)
     notice = "" if (route, columns) == wanted else (
-        f"the workers' memory of {worker_bytes // MIB if worker_bytes else 0} MiB decided: "
-        f"{route.value}, up to {columns} columns")
-    peak = sizes.peak(route, columns, split)
-    if worker_bytes is not None and peak > worker_bytes:
+        f"the workers' memory of {limit / MIB:.0f} MiB decided: {route.value}, up to {columns} "
+        "columns")
+    peak = _peak(shape, route, columns, rank)
+    if peak > limit:
         raise SettingsError(explain(
             f"method '{method}' over {n_pairs} pairs of {n_features} features",
-            expected=f"workers of at least {_mib(peak)} MiB", got=f"{worker_bytes // MIB} MiB",
+            expected=f"workers of at least {_mib(peak)} MiB", got=f"{limit / MIB:.0f} MiB",
             consequence="A worker would run out of memory, so nothing was started",
             fix=("Use `--method symmetric`, which needs no worker to hold all pairs, or `"
                  if exact else "Leave --basis out, or use `" if basis is not None else "Use `")
             + f"--memory-limit {_mib(peak)}MiB`"))
     passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
     merges = -(-len(split.runs) // (FAN_IN - 1))
-    n_tasks = round(passes) * (len(split.runs) + merges + 1)
-    return Plan(route, columns, bytes_read=round(passes * whole_bytes),
+    first = first_columns(rank, columns) if n_pairs >= MANY_PAIRS else columns
+    return Plan(route, columns, bytes_read=round(passes * shape.whole),
                 flops=_flops(route, n_pairs, n_features, columns),
-                n_tasks=n_tasks, notice=notice, peak_worker_bytes=peak)
+                n_tasks=round(passes) * (len(split.runs) + merges + 1), notice=notice,
+                peak_worker_bytes=peak, usual_worker_bytes=_peak(shape, route, first, rank))
+
+
+def first_columns(rank: int | None, most: int) -> int:
+    """Columns that a basis looks for at first."""
+    return min(max(FIRST_COLUMNS, 2 * (rank or 0) + 16), most)
 
 
 def _route(n_pairs: int, n_features: int, rank: int | None, asked: int | None, *,
@@ -173,56 +172,21 @@ def _flops(route: Route, n_pairs: int, n_features: int, basis: int) -> float:
     """Operations of a run, about: products, choice and solve, and where needed the basis."""
     columns = 2 * basis + 1
     flops = 1.0 * n_pairs * columns**2 + 60.0 * columns**3
-    return flops + 14.0 * n_pairs * n_features * basis * (route is Route.fitted_basis)
+    if route is Route.fitted_basis:
+        flops += (4.0 * n_pairs + 14.0 * min(n_pairs, MANY_PAIRS)) * n_features * basis
+    return flops
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    n_pairs: int
-    n_features: int
-    itemsize: int
-    chunk_rows: int
-    threads: int
-    held_bytes: int
-    block_columns: int
-
-    def peak(self, route: Route, basis: int, split: Partition) -> int:
-        """Bytes of a worker process at the dearest moment of the run."""
-        row_bytes = 2 * self.n_features * self.itemsize
-        block = 3 * min(self.chunk_rows, self.n_pairs) * row_bytes  # current, ahead, decoded
-        whole = self.n_pairs * row_bytes
-        width = basis  # of the fit; held-out directions are appended where pairs are few
-        if route is Route.fitted_basis and self.n_pairs < FEW_PAIRS * basis:
-            width = min(2 * basis, self.n_features)
-        columns = 2 * width + 1
-        if route is Route.by_features:
-            block = 2 * self.n_pairs * self.block_columns
-            small = (2 * self.n_pairs + 1) ** 2 * 8
-            leaf = 3 * block * self.itemsize + block * (8 + self.itemsize) + 3 * small
-            lift = self.block_columns * basis * (8 + self.itemsize)
-            return IDLE_BYTES + self.threads * (leaf + lift) + 12 * small
-        held = sum(min(columns, self.n_pairs // max(len(split.buckets), 1) + 1)
-                   for _ in split.buckets) * columns * 8
-        if route is Route.whole_pairs:
-            rank = min(self.n_pairs, basis)
-            solve = 3 * whole + 4 * 8 * self.n_features * columns + 6 * held \
-                + 10 * self.n_pairs * rank * 8
-            return IDLE_BYTES + self.held_bytes + max(
-                self.threads * (block + 5 * whole), solve + whole)
-        triangle = columns**2 * 8
-        slab = 6 * SLAB_BYTES + 4 * triangle
-        state = triangle * (N_BUCKETS if len(split.runs) < 2 * N_BUCKETS else 2)
-        solve = 6 * held + 8 * triangle
-        if route is Route.all_features:
-            leaf = block + slab + state
-            merge = (FAN_IN + 1) * min(held, FAN_IN * state)
-            return IDLE_BYTES + self.held_bytes + max(self.threads * max(leaf, merge), solve + leaf)
-        reduced = 2 * basis * self.n_features * self.itemsize       # one state, x and y
-        q = self.n_features * width * (8 + self.itemsize)
-        find = block + 4 * reduced + 6 * basis * self.n_features * 8 // 2 + slab
-        merge = 2 * (FAN_IN + 2) * reduced + 4 * basis * self.n_features * 8
-        leaf = block + q + slab + state
-        return IDLE_BYTES + self.held_bytes + max(self.threads * max(find, merge, leaf), solve + q)
+def _peak(shape: Shape, route: Route, basis: int, rank: int | None) -> int:
+    """Memory of a worker on a route; held-out directions are appended where pairs are few."""
+    if route is Route.all_features:
+        return shape.over_all_features()
+    if route is Route.whole_pairs:
+        return shape.on_one_worker(basis)
+    if route is Route.by_features:
+        return shape.by_features(rank or FIRST_COLUMNS)
+    few = shape.n_pairs < FEW_PAIRS * basis
+    return shape.in_basis(basis, min(2 * basis, shape.n_features) if few else basis)
 
 
 def _mib(n_bytes: int) -> int:

@@ -12,8 +12,9 @@ import numpy as np
 from lrh_dask import process, progress
 from lrh_dask.arrays import CPU, Array, Device, pick_device
 from lrh_dask.basis import Basis
-from lrh_dask.budget import CACHED_BYTES, SLAB_BYTES, Route
+from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
+from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES
 from lrh_dask.pairs import Block, Pairs
 from lrh_dask.reduced_pairs import Reducing
 from lrh_dask.shards import Run

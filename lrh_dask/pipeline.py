@@ -27,6 +27,7 @@ from lrh_dask.by_features import fit_by_features
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
+from lrh_dask.memory import Shape
 from lrh_dask.pairs import Pairs, is_dask
 from lrh_dask.rounds import fit_in_basis
 from lrh_dask.shards import Partition, partition
@@ -122,11 +123,13 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
             held_bytes = pairs.n_pairs * pairs.row_bytes
     elif worker_bytes is None:
         worker_bytes = MEMORY_LIMIT
-    plan = plan_run(pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
-                    split, method=method, rank=rank, basis=basis, threads=threads,
-                    worker_bytes=worker_bytes, held_bytes=held_bytes,
-                    block_columns=pairs.block_columns)
-    return plan, split
+    shape = Shape(
+        pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
+        pairs.block_columns, pairs.n_ahead, len(split.buckets),
+        apart=all(len(run.pieces) == 1 for run in split.runs), threads=threads,
+        held_bytes=held_bytes, weighted=pairs.weight is not None)
+    return plan_run(shape, split, method=method, rank=rank, basis=basis,
+                    worker_bytes=worker_bytes), split
 
 
 def _current_client() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lrh_dask import budget
 from lrh_dask.basis import Outlook
 from lrh_dask.chunks import is_zarr
 from lrh_dask.graph import Stages
@@ -15,13 +16,8 @@ from lrh_dask.tree import ReadStats
 
 __all__ = ["fit_in_basis"]
 
-FIRST_COLUMNS = 64
-"""Columns that are looked for at first, where pairs are many."""
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
-FIRST_ROWS = 8192
-"""Pairs of the first round; it reads all where they are fewer than LEAST_ROUNDS times that."""
-LEAST_ROUNDS = 8
 LARGEST_SAMPLE = 4
 """More than the LARGEST_SAMPLE-th part of the pairs is called for by nothing but missed energy."""
 
@@ -32,7 +28,7 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
     Where the basis captures less of all pairs than it had promised, it goes on with the pairs it
     has not seen, and all are fitted again; the outcome says so.
     """
-    if spec.n_pairs < LEAST_ROUNDS * FIRST_ROWS:
+    if spec.n_pairs < budget.MANY_PAIRS:
         keys, _ = stages.find_basis(split.runs, spec, None, complete=True, spent=ReadStats())
         return _settled(stages.solve(split.runs, spec, keys[1]))
     rounds = _Rounds(stages, pairs, split, spec)
@@ -55,8 +51,8 @@ class _Rounds:
     def __init__(self, stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> None:
         self._stages, self._pairs = stages, pairs
         self._blocks = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
-        first = max(FIRST_COLUMNS, 2 * (spec.asked.rank or 0) + 16)
-        self._spec = replace(spec, max_basis=min(first, spec.max_basis))
+        self._spec = replace(spec, max_basis=budget.first_columns(
+            spec.asked.rank, spec.max_basis))
         self._most_columns = spec.max_basis
         self._n_seen = 0  # blocks
         self._keys: tuple[str, str] | None = None
@@ -75,12 +71,12 @@ class _Rounds:
 
     def until_enough(self) -> None:
         """Read rounds, each at least as large as all before, until the basis is enough."""
-        known = self.read(FIRST_ROWS)
+        known = self.read(budget.FIRST_ROWS)
         if known.is_full and self._spec.max_basis < self._most_columns:
             self.spend(known.stats)
             self._spec = replace(self._spec, max_basis=self._most_columns)
             self._n_seen, self._keys = 0, None
-            known = self.read(FIRST_ROWS)
+            known = self.read(budget.FIRST_ROWS)
         while not known.enough:
             self._spec = replace(self._spec, max_basis=min(
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))

@@ -119,7 +119,9 @@ class Screen:
                           f"{n_runs} task{'s'[:n_runs > 1]} each"),
                 ("computes", f"about {plan.flops:.2g} floating-point operations"),
                 ("tasks", f"{plan.n_tasks}"),
-                ("memory", f"at most {size(plan.peak_worker_bytes)} a worker")):
+                ("memory", f"at most {size(plan.peak_worker_bytes)} a worker"
+                 + f"; {size(plan.usual_worker_bytes)} where y has few strong directions"
+                 * (plan.usual_worker_bytes < plan.peak_worker_bytes))):
             facts.add_row(f"[bold]{name}[/bold]", escape(text))
         self.output.print(facts)
 

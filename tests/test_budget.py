@@ -4,13 +4,14 @@ import pytest
 
 from lrh_dask import SettingsError
 from lrh_dask.budget import Route, plan_run
+from lrh_dask.memory import Shape
 from lrh_dask.shards import partition
 
 GIB = 2**30
 
 
 def plan(n, d, chunk=4096, **kwargs):
-    return plan_run(n, d, 4, chunk, partition(n, chunk, 8 * d), **kwargs)
+    return plan_run(Shape(n, d, 4, chunk, d), partition(n, chunk, 8 * d), **kwargs)
 
 
 @pytest.mark.parametrize(("n", "d", "route"), [
@@ -31,10 +32,10 @@ def test_two_passes_read_the_store_twice():
 
 
 def test_a_basis_shrinks_to_the_workers_memory():
-    small, large = plan(10**5, 200_000, 64, worker_bytes=3 * GIB), plan(10**5, 200_000, 64)
+    small, large = plan(10**5, 200_000, 64, worker_bytes=2 * GIB), plan(10**5, 200_000, 64)
     assert small.max_basis < large.max_basis
-    assert small.peak_worker_bytes <= 3 * GIB
-    assert "3072 MiB decided" in small.notice
+    assert small.peak_worker_bytes <= 2 * GIB
+    assert "2048 MiB decided" in small.notice
     assert large.notice == ""
 
 

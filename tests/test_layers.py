@@ -13,7 +13,7 @@ LAYERS = [
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
-    {"shards", "tree"}, {"budget"},
+    {"shards", "tree"}, {"memory"}, {"budget"},
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
     {"jobs", "bench"}, {"cli"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask import Pairs, fit, open_pairs, pairs, rounds, write_pairs
+from lrh_dask import Pairs, budget, fit, open_pairs, pairs, write_pairs
 from lrh_dask.pipeline import price
 from lrh_dask.shards import gathered, partition
 from lrh_dask.spec import HELD_OUT, group_of
@@ -16,8 +16,9 @@ D, RANK = 48, 6
 @pytest.fixture
 def many(monkeypatch):
     """20,000 pairs count as many: rounds begin with 600 of them, in blocks of 100."""
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 600)
-    monkeypatch.setattr(rounds, "FIRST_COLUMNS", 12)
+    monkeypatch.setattr(budget, "FIRST_ROWS", 600)
+    monkeypatch.setattr(budget, "MANY_PAIRS", 4800)
+    monkeypatch.setattr(budget, "FIRST_COLUMNS", 12)
     monkeypatch.setattr(pairs, "BLOCK_BYTES", 1)
 
 

@@ -1,0 +1,139 @@
+"""What a worker process needs at its dearest moment, from shapes alone.
+
+Each term is an array that the code makes, at the size it has there; RETAINED stands for what the
+allocator keeps of smaller ones. Tests measure the price on real workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lrh_dask.tree import FAN_IN
+from lrh_dask.triangle import GATHERED_ROWS
+
+__all__ = ["CACHED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
+
+MIB = 2**20
+IDLE_BYTES = 120 * MIB
+"""A worker process with NumPy, Dask, Zarr and this package imported."""
+RETAINED = 40 * MIB
+SLAB_BYTES = 32 * MIB
+"""Rows are computed on in slabs of about this size, x and y together, whatever the block."""
+CACHED_BYTES = 8 * MIB
+"""The same where a slab is gone over more than once and had better stay in a processor's cache."""
+FLOAT64 = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the price of a run is made of.
+
+    Attributes:
+        itemsize: bytes of a number as computed.
+        block_rows: pairs read at once; ``block_columns``: features, where all pairs are read.
+        n_ahead: blocks that are read ahead.
+        n_buckets: sets of pairs that are kept apart; ``apart``: each in runs of its own.
+        threads: threads of a worker, each of which runs a task.
+        held_bytes: what a worker may be holding besides (pairs sent from memory).
+        weighted: rows are scaled, which takes a copy.
+    """
+
+    n_pairs: int
+    n_features: int
+    itemsize: int
+    block_rows: int
+    block_columns: int
+    n_ahead: int = 1
+    n_buckets: int = 20
+    apart: bool = True
+    threads: int = 1
+    held_bytes: int = 0
+    weighted: bool = False
+
+    @property
+    def whole(self) -> int:
+        """Bytes of all pairs."""
+        return 2 * self.n_pairs * self.n_features * self.itemsize
+
+    def over_all_features(self) -> int:
+        """One pass over blocks of pairs; the basis is all of R^D."""
+        k = self.n_features
+        c = 2 * k + 1
+        rows = min(SLAB_BYTES // (2 * k * self.itemsize), self.block_rows)
+        # Products in the data's dtype need none of the rows in float64; a fall-back does.
+        leaf = 3 * min(max(rows, GATHERED_ROWS), self.n_pairs) * c * FLOAT64 + 6 * self._triangle(c)
+        return self._process(self._reading() + self._scaled() + max(
+            leaf + self._states(c), self._merge(c)), self._solve(k, k))
+
+    def in_basis(self, k: int, width: int) -> int:
+        """Rounds of reduced pairs, and a pass over blocks in a basis of ``width`` columns.
+
+        Args:
+            k: columns that are looked for; ``width``: held-out directions included.
+        """
+        d, c = self.n_features, 2 * width + 1
+        reduced = 2 * k * d * self.itemsize
+        rows = min(max(4 * k, SLAB_BYTES // (2 * d * self.itemsize)), self.block_rows, self.n_pairs)
+        sketched = k + 8
+        cut = (rows * sketched * (3 * FLOAT64 + 3 * self.itemsize)
+               + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
+               rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
+        again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
+        find = self._reading() + self._scaled() + max(cut, again) + 2 * reduced
+        merge = (FAN_IN + 2) * reduced + again
+        orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
+        q = d * width * (FLOAT64 + 2 * self.itemsize)
+        fit = self._reading() + q + 2 * CACHED_BYTES + 3 * min(
+            max(GATHERED_ROWS, 2 * c), self.n_pairs) * c * FLOAT64 + 6 * self._triangle(c)
+        return self._process(max(find, merge, orthonormal, fit + self._states(c),
+                                 q + self._merge(c)), q + self._solve(width, width))
+
+    def on_one_worker(self, basis: int) -> int:
+        """All pairs uncut on one worker, which fits in their own basis."""
+        rank = min(self.n_pairs, basis)
+        held = self._held(2 * basis + 1)
+        solve = 4 * self.whole + 4 * FLOAT64 * self.n_features * (2 * basis + 1) + 6 * held \
+            + 10 * self.n_pairs * rank * FLOAT64
+        return self._process(self._reading() + 5 * self.whole, solve)
+
+    def by_features(self, rank: int) -> int:
+        """Products of all pairs summed over blocks of features; vectors made block by block."""
+        numbers = 2 * self.n_pairs * self.block_columns
+        m = 2 * self.n_pairs + 1
+        block = (self.n_ahead + 2) * numbers * self.itemsize
+        lift = self.block_columns * rank * (FLOAT64 + self.itemsize)
+        return self._process(block + numbers * (FLOAT64 + self.itemsize) + lift
+                             + 4 * m**2 * FLOAT64, self._solve(min(m, self.n_pairs * 3 // 2), m))
+
+    def _process(self, task: int, solve: int) -> int:
+        """A worker whose threads all run the dearest task, or one of them the last."""
+        tasks = max(self.threads * task, (self.threads - 1) * task + solve)
+        return IDLE_BYTES + RETAINED + self.held_bytes + tasks
+
+    def _reading(self) -> int:
+        """Blocks in use, ahead, and being decoded."""
+        block = 2 * min(self.block_rows, self.n_pairs) * self.n_features * self.itemsize
+        return (self.n_ahead + 1) * block + block // 2
+
+    def _scaled(self) -> int:
+        return SLAB_BYTES if self.weighted else 0
+
+    def _triangle(self, c: int) -> int:
+        return c**2 * FLOAT64
+
+    def _held(self, c: int) -> int:
+        """Triangles of all buckets, or their rows where they are fewer."""
+        rows = min(c, self.n_pairs // max(self.n_buckets, 1) + 1)
+        return self.n_buckets * rows * c * FLOAT64
+
+    def _states(self, c: int) -> int:
+        """What a leaf holds of all its buckets."""
+        return min(self._held(c), (2 if self.apart else self.n_buckets) * self._triangle(c))
+
+    def _merge(self, c: int) -> int:
+        return (FAN_IN + 1) * min(self._held(c), FAN_IN * self._states(c))
+
+    def _solve(self, k: int, width: int) -> int:
+        """The choice on held-out pairs: moments by bucket, folds, and a basis size's factors."""
+        moments = (240 if k <= 384 else 150) * k**2 * FLOAT64
+        return 2 * self._held(2 * width + 1) + moments
