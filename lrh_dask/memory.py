@@ -79,7 +79,7 @@ class Shape:
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
-        find = self._reading() + self._scaled() + max(cut, again) + 2 * reduced
+        find = self._reading() + self._scaled() + max(cut, again) + 3 * reduced
         merge = (FAN_IN + 2) * reduced + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
         q = d * width * (FLOAT64 + 2 * self.itemsize)
@@ -100,7 +100,7 @@ class Shape:
         """Products of all pairs summed over blocks of features; vectors made block by block."""
         numbers = 2 * self.n_pairs * self.block_columns
         m = 2 * self.n_pairs + 1
-        block = (self.n_ahead + 2) * numbers * self.itemsize
+        block = (self.n_ahead + 3) * numbers * self.itemsize  # put together from chunks
         lift = self.block_columns * rank * (FLOAT64 + self.itemsize)
         return self._process(block + numbers * (FLOAT64 + self.itemsize) + lift
                              + 4 * m**2 * FLOAT64, self._solve(min(m, self.n_pairs * 3 // 2), m))
