@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ import numpy as np
 
 from lrh_dask.arrays import row_squares
 from lrh_dask.checks import check_array, check_rows, working_dtype
-from lrh_dask.chunks import is_zarr, missing_chunks, public_name, read_rows, stored_chunks
-from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
+from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
 
 __all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
 
 CHUNK_BYTES = 16 * 2**20
 BLOCK_BYTES = 16 * 2**20
 """Smaller chunks are read together, so that a badly chunked store costs little more."""
-REMOTE_AHEAD = 4
+AHEAD_BYTES, LEAST_AHEAD, MOST_AHEAD = 32 * 2**20, 2, 16
+"""Where every request waits for a network, so many bytes are asked for ahead, in so many blocks."""
+REMOTE = ("s3", "gs")
+"""Addresses that :mod:`lrh_dask.remote` opens."""
 LEAST_BLOCKS = 80
 """So many blocks are left, for buckets and workers to share."""
 
@@ -145,11 +149,10 @@ class Pairs:
     @property
     def n_ahead(self) -> int:
         """Blocks that are read ahead: several where every request waits for a network."""
-        from zarr.storage import LocalStore, MemoryStore
-
-        if not is_zarr(self.x) or isinstance(self.x.store, (LocalStore, MemoryStore)):
+        if not is_remote(self.x):
             return 1
-        return REMOTE_AHEAD
+        block_bytes = self.block_rows * self.row_bytes
+        return min(max(AHEAD_BYTES // block_bytes, LEAST_AHEAD), MOST_AHEAD)
 
     @property
     def in_memory(self) -> bool:
@@ -218,10 +221,8 @@ class Pairs:
             BadPairs: a chunk is missing or cannot be decoded, or a row is not finite.
         """
         begin = time.perf_counter()
-        x = self._rows("x", self.x, start, stop)
-        y = self._rows("y", self.y, start, stop)
-        weight = None if self.weight is None else self._rows(
-            "weight", self.weight, start, stop).astype(np.float64)
+        x, y, *weights = self._read_arrays(start, stop)
+        weight = weights[0].astype(np.float64) if weights else None
         n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
         seconds = time.perf_counter() - begin
         if weight is not None:
@@ -232,6 +233,16 @@ class Pairs:
             if not np.isfinite(squares).all():
                 check_rows(f"{self.name}/{label}", start, rows)
         return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds)
+
+    def _read_arrays(self, start: int, stop: int) -> list[np.ndarray]:
+        """Rows of x, y and weight (where there is one); side by side through a network."""
+        arrays = {"x": self.x, "y": self.y} | (
+            {} if self.weight is None else {"weight": self.weight})
+        if not is_remote(self.x):
+            return [self._rows(label, array, start, stop) for label, array in arrays.items()]
+        with ThreadPoolExecutor(len(arrays), thread_name_prefix="lrh-read") as pool:
+            return list(pool.map(lambda label: self._rows(label, arrays[label], start, stop),
+                                 arrays))
 
     def _rows(self, label: str, array: Any, start: int, stop: int) -> np.ndarray:
         if not is_zarr(array):
@@ -269,18 +280,25 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     """Open a Zarr group of pairs.
 
     Args:
-        store: path, URL, or an open :class:`zarr.Group`.
+        store: path, URL (``s3://`` and ``gs://`` with the extra ``remote``, others as far as
+            fsspec has them), or an open :class:`zarr.Group`.
         x, y: names of the arrays (n, D); ``weight``: name of the weights (n,), used where present.
     Raises:
         BadPairs: there is no such group, an array is missing, or the pairs are unusable.
+        SettingsError: the extra ``remote`` is needed and not installed.
     """
     import zarr
 
     name = public_name(store)
+    in_bucket = isinstance(store, str) and store.partition("://")[0] in REMOTE
+    source = _in_a_bucket(store) if in_bucket else _seen_from_anywhere(store)
     try:
-        group = store if isinstance(store, zarr.Group) else zarr.open_group(
-            _seen_from_anywhere(store), mode="r", use_consolidated=False)
+        group = source if isinstance(source, zarr.Group) else zarr.open_group(
+            source, mode="r", use_consolidated=False)
+        arrays = dict(group.arrays())
     except Exception as error:
+        if in_bucket and (told := source.why_not(f"open {name}", error)):
+            raise told from error
         raise BadPairs(explain(
             f"open {name}", expected="a Zarr group",
             got="nothing there" if isinstance(error, FileNotFoundError)
@@ -288,7 +306,6 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
             consequence="Nothing was read",
             fix="Check the path; a group is made by `lrh_dask.write_pairs` or by "
                 "`zarr.open_group(path, mode='w')`")) from error
-    arrays = dict(group.arrays())
     absent = [key for key in (x, y) if key not in arrays]
     if absent:
         raise BadPairs(explain(
@@ -317,3 +334,9 @@ def _seen_from_anywhere(store: Any) -> Any:
     if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
         return str(Path(store).absolute())
     return store
+
+
+def _in_a_bucket(url: str) -> Any:
+    from lrh_dask.remote import RemoteStore
+
+    return RemoteStore(url)
