@@ -163,12 +163,12 @@ def test_what_cannot_be_opened_is_told_clearly(url, monkeypatch, address, enviro
     assert SECRET not in str(caught.value)
 
 
-def test_refused_credentials_are_told_and_not_repeated(port, url, monkeypatch):
+def test_refused_credentials_are_told_and_not_repeated(workers, port, url):
     opened = open_pairs(url)
     ask(port, "/moto-api/reset-auth", "POST", b"0")  # from now on, who asks must be known
     try:
         for refused in (lambda: open_pairs(url), lambda: opened.read(0, 10),
-                        lambda: opened.missing("x")):
+                        lambda: opened.missing("x"), lambda: fit(opened)):
             with pytest.raises(BadPairs, match=r"expected access, got a refusal \(\w+\)") as caught:
                 refused()
             assert SECRET not in str(caught.value)
