@@ -10,18 +10,18 @@ afterwards.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
-from lrh_dask.errors import BadPairs, explain
+from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 
-__all__ = ["is_zarr", "missing_chunks", "public_name", "read_rows", "stored_chunks"]
+__all__ = ["is_remote", "is_zarr", "missing_chunks", "read_rows", "stored_chunks"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
@@ -45,6 +45,11 @@ def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str]
     if columns is not None:
         where = f"read columns {columns[0]}-{columns[1] - 1} of {name}"
         wanted = (slice(start, stop), slice(*columns))
+    with _said_clearly(where, array):
+        return _rows(where, array, wanted, fill)
+
+
+def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str]) -> np.ndarray:
     failed: Exception | None = None
     missing: list[str] | None = None
     try:
@@ -52,8 +57,10 @@ def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str]
             rows, missing = _read_plain(array, wanted, fill)
         else:
             rows = np.asarray(array[wanted])
-    except Exception as error:  # told below, after a look for what is missing
-        failed = error
+    except Exception as error:
+        if is_refusal(error):
+            raise
+        failed = error  # told below, after a look for what is missing
     if missing is None:  # after the read: a store moved away in its midst is found out too
         missing = _missing(array, wanted, fill)
     if missing and not _stored(array, ("zarr.json", ".zarray")):
@@ -82,23 +89,34 @@ def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str]
     return rows
 
 
+@contextlib.contextmanager
+def _said_clearly(where: str, array: Any) -> Iterator[None]:
+    """What object storage refuses, or does not answer, as an error for a user."""
+    try:
+        yield
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        from lrh_dask.remote import cannot_read
+
+        raise cannot_read(where, str(array.store), error) from error
+
+
 def is_zarr(array: Any) -> bool:
     """Whether an array is a Zarr array (without importing zarr)."""
     return type(array).__module__.startswith("zarr.")
 
 
+def is_remote(array: Any) -> bool:
+    """Whether every request for a part of an array waits for a network."""
+    from zarr.storage import LocalStore, MemoryStore
+
+    return is_zarr(array) and not isinstance(array.store, (LocalStore, MemoryStore))
+
+
 def stored_chunks(array: Any) -> tuple[int, ...]:
     """Shape of what is stored under one key: the shard where there is one, else the chunk."""
     return getattr(array, "shards", None) or array.chunks
-
-
-def public_name(store: Any) -> str:
-    """A store's name for messages, without the credentials a URL may carry."""
-    if isinstance(store, (str, Path)):
-        text = str(store)
-        scheme, separator, rest = text.partition("://")
-        return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else text
-    return str(getattr(store, "store_path", type(store).__name__))
 
 
 def _is_plain(array: Any) -> bool:
@@ -124,17 +142,8 @@ def _read_plain(array: Any, wanted: tuple[slice, ...],
 
     coordinates = list(_coordinates(array, wanted))
     prototype = default_buffer_prototype()
-    at_once = asyncio.Semaphore(REQUESTS)
-
-    async def ask(key: str) -> Any:
-        async with at_once:
-            return await (array.store_path / key).get(prototype)
-
-    async def ask_all() -> list[Any]:
-        return await asyncio.gather(*map(ask, keys))
-
     keys = [array.metadata.encode_chunk_key(coords) for coords in coordinates]
-    answers = sync(ask_all())
+    answers = sync(_ask(lambda key: (array.store_path / key).get(prototype), keys))
     missing = [key for key, answer in zip(keys, answers, strict=True)
                if answer is None and key not in fill]
     if missing:
@@ -186,12 +195,15 @@ def _coordinates(array: Any, wanted: tuple[slice, ...]) -> Iterable[tuple[int, .
 
 def missing_chunks(array: Any, fill: frozenset[str] = frozenset()) -> list[str]:
     """Keys of the chunks of an array that are neither stored nor declared fill."""
-    return _missing(array, tuple(slice(0, n) for n in array.shape), fill)
+    everything = tuple(slice(0, n) for n in array.shape)
+    with _said_clearly(f"look for the chunks of {array.name}", array):
+        return _missing(array, everything, fill, _listed(array) if is_remote(array) else None)
 
 
-def _missing(array: Any, wanted: tuple[slice, ...], fill: frozenset[str]) -> list[str]:
+def _missing(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
+             stored: set[str] | None = None) -> list[str]:
     keys = [array.metadata.encode_chunk_key(at) for at in _coordinates(array, wanted)]
-    stored = _stored(array, keys)
+    stored = _stored(array, keys) if stored is None else stored
     return [key for key in keys if key not in stored and key not in fill]
 
 
@@ -200,8 +212,28 @@ def _stored(array: Any, keys: Iterable[str]) -> set[str]:
     from zarr.core.sync import sync
 
     keys = list(keys)
+    present = sync(_ask(lambda key: (array.store_path / key).exists(), keys))
+    return {key for key, there in zip(keys, present, strict=True) if there}
 
-    async def present() -> list[bool]:
-        return await asyncio.gather(*((array.store_path / key).exists() for key in keys))
 
-    return {key for key, there in zip(keys, sync(present()), strict=True) if there}
+def _listed(array: Any) -> set[str]:
+    """All keys under an array; a thousand of them come in one answer."""
+    from zarr.core.sync import sync
+
+    prefix = f"{array.path}/"
+
+    async def keys() -> set[str]:
+        return {key.removeprefix(prefix) async for key in array.store.list_prefix(prefix)}
+
+    return sync(keys())
+
+
+async def _ask(request: Callable[[str], Awaitable[Any]], keys: Sequence[str]) -> list[Any]:
+    """The answers to a request for every key, REQUESTS of which are under way at once."""
+    at_once = asyncio.Semaphore(REQUESTS)
+
+    async def ask(key: str) -> Any:
+        async with at_once:
+            return await request(key)
+
+    return await asyncio.gather(*map(ask, keys))

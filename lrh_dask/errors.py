@@ -6,13 +6,31 @@ The class decides the exit code of the command line.
 
 from __future__ import annotations
 
-__all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain"]
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "is_refusal",
+           "public_name"]
 
 
 def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) -> str:
     """The text of an error: <where>: expected <x>, got <y>. <consequence>. <fix>."""
     parts = [f"{where}: expected {expected}, got {got}", consequence, fix]
     return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts)
+
+
+def public_name(store: Any) -> str:
+    """A store's name for messages, without the credentials a URL may carry."""
+    if isinstance(store, (str, Path)):
+        text = str(store)
+        scheme, separator, rest = text.partition("://")
+        return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else text
+    return str(getattr(store, "store_path", type(store).__name__))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is of object storage: what it answered, or that there was no answer."""
+    return type(error).__module__.partition(".")[0] in {"obstore", "pyo3_async_runtimes"}
 
 
 class LrhError(Exception):

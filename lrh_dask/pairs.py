@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,18 @@ import numpy as np
 
 from lrh_dask.arrays import row_squares
 from lrh_dask.checks import check_array, check_rows, working_dtype
-from lrh_dask.chunks import is_zarr, missing_chunks, public_name, read_rows, stored_chunks
-from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
+from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
 
 __all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
 
 CHUNK_BYTES = 16 * 2**20
 BLOCK_BYTES = 16 * 2**20
 """Smaller chunks are read together, so that a badly chunked store costs little more."""
-REMOTE_AHEAD = 4
+AHEAD_BYTES, LEAST_AHEAD, MOST_AHEAD = 32 * 2**20, 2, 16
+"""Where every request waits for a network, so many bytes are asked for ahead, in so many blocks."""
+REMOTE = ("s3", "gs")
+"""Addresses that :mod:`lrh_dask.remote` opens."""
 LEAST_BLOCKS = 80
 """So many blocks are left, for buckets and workers to share."""
 
@@ -154,11 +159,10 @@ class Pairs:
     @property
     def n_ahead(self) -> int:
         """Blocks that are read ahead: several where every request waits for a network."""
-        from zarr.storage import LocalStore, MemoryStore
-
-        if not is_zarr(self.x) or isinstance(self.x.store, (LocalStore, MemoryStore)):
+        if not is_remote(self.x):
             return 1
-        return REMOTE_AHEAD
+        block_bytes = self.block_rows * self.row_bytes
+        return min(max(AHEAD_BYTES // block_bytes, LEAST_AHEAD), MOST_AHEAD)
 
     @property
     def in_memory(self) -> bool:
@@ -229,9 +233,8 @@ class Pairs:
             BadPairs: a chunk is missing or cannot be decoded, or a row is not finite.
         """
         begin = time.perf_counter()
-        x = self._rows("x", self.x, start, stop, columns)
-        y = self._rows("y", self.y, start, stop, columns)
-        weight = self.read_weight(start, stop)
+        x, y, *weights = self._read_arrays(start, stop, columns)
+        weight = weights[0] if weights else None
         n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
         seconds = time.perf_counter() - begin
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
@@ -257,6 +260,20 @@ class Pairs:
         weight = self._rows("weight", self.weight, start, stop).astype(np.float64)
         check_rows(f"{self.name}/weight", start, weight, least=0.0)
         return weight
+
+    def _read_arrays(self, start: int, stop: int,
+                     columns: tuple[int, int] | None) -> list[np.ndarray]:
+        """A part of x, of y and the weights (where there are any); at once through a network."""
+        reads: list[Callable[[], np.ndarray | None]] = [
+            lambda: self._rows("x", self.x, start, stop, columns),
+            lambda: self._rows("y", self.y, start, stop, columns),
+            lambda: self.read_weight(start, stop)]
+        if not is_remote(self.x):
+            found = [read() for read in reads]
+        else:
+            with ThreadPoolExecutor(len(reads), thread_name_prefix="lrh-read") as pool:
+                found = list(pool.map(lambda read: read(), reads))
+        return [array for array in found if array is not None]
 
     def _rows(self, label: str, array: Any, start: int, stop: int,
               columns: tuple[int, int] | None = None) -> np.ndarray:
@@ -296,18 +313,25 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     """Open a Zarr group of pairs.
 
     Args:
-        store: path, URL, or an open :class:`zarr.Group`.
+        store: path, URL (``s3://`` and ``gs://`` with the extra ``remote``, others as far as
+            fsspec has them), or an open :class:`zarr.Group`.
         x, y: names of the arrays (n, D); ``weight``: name of the weights (n,), used where present.
     Raises:
         BadPairs: there is no such group, an array is missing, or the pairs are unusable.
+        SettingsError: the extra ``remote`` is needed and not installed.
     """
     import zarr
 
     name = public_name(store)
+    in_bucket = isinstance(store, str) and store.partition("://")[0] in REMOTE
+    source = _in_a_bucket(store) if in_bucket else _seen_from_anywhere(store)
     try:
-        group = store if isinstance(store, zarr.Group) else zarr.open_group(
-            _seen_from_anywhere(store), mode="r", use_consolidated=False)
+        group = source if isinstance(source, zarr.Group) else zarr.open_group(
+            source, mode="r", use_consolidated=False)
+        arrays = dict(group.arrays())
     except Exception as error:
+        if in_bucket and (told := source.why_not(f"open {name}", error)):
+            raise told from error
         raise BadPairs(explain(
             f"open {name}", expected="a Zarr group",
             got="nothing there" if isinstance(error, FileNotFoundError)
@@ -315,7 +339,6 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
             consequence="Nothing was read",
             fix="Check the path; a group is made by `lrh_dask.write_pairs` or by "
                 "`zarr.open_group(path, mode='w')`")) from error
-    arrays = dict(group.arrays())
     absent = [key for key in (x, y) if key not in arrays]
     if absent:
         raise BadPairs(explain(
@@ -344,3 +367,9 @@ def _seen_from_anywhere(store: Any) -> Any:
     if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
         return str(Path(store).absolute())
     return store
+
+
+def _in_a_bucket(url: str) -> Any:
+    from lrh_dask.remote import RemoteStore
+
+    return RemoteStore(url)

@@ -6,7 +6,7 @@ from pathlib import Path
 import lrh_dask
 
 LAYERS = [
-    {"errors"}, {"asked", "arrays", "process", "progress", "signs"},
+    {"errors"}, {"remote"}, {"asked", "arrays", "process", "progress", "signs"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"},
     {"solve"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty"}, {"selection"},
