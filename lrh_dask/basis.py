@@ -117,7 +117,7 @@ def find_basis(partial: Partial, newest: Partial, before: Basis | None, spec: Sp
     next_step = Outlook(
         enough=complete or (before is not None and judged is not None
                             and _captured_before(q, before, judged)),
-        is_full=found.is_full and k == spec.max_basis,
+        is_full=found.is_full and k == train.max_rank,
         n_pairs=_pairs_for(found, spec.n_pairs, train.x.shape[1]),
         n_columns=k, stats=partial.stats)
     n_read = train.n_pairs + held_out.n_pairs

@@ -60,7 +60,7 @@ class ReducedPairs:
     def merge(self, other: ReducedPairs) -> ReducedPairs:
         """Reduced pairs that stand for the pairs of both.
 
-        The rows of both, one under the other, are cut to ``max_rank`` again.
+        The rows of both, one under the other, are cut to the larger ``max_rank`` again.
 
         Raises:
             BadPairs: the two have different D.
@@ -75,13 +75,13 @@ class ReducedPairs:
         if other.n_pairs == 0:
             return self
         if self.n_pairs == 0:
-            return _cut(replace(other, max_rank=self.max_rank))
+            return replace(other, max_rank=max(self.max_rank, other.max_rank))
         xp = namespace(self.x, other.x)
         return _cut(ReducedPairs(
             x=xp.concat([self.x, other.x], axis=0),
             y=xp.concat([self.y, other.y], axis=0),
             one=xp.concat([self.one, other.one], axis=0),
-            max_rank=self.max_rank,
+            max_rank=max(self.max_rank, other.max_rank),
             n_pairs=self.n_pairs + other.n_pairs,
             tail=self.tail + other.tail,
             energy=self.energy + other.energy))

@@ -28,21 +28,28 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
     Where the basis captures less of all pairs than it had promised, it goes on with the pairs it
     has not seen, and all are fitted again; the outcome says so.
     """
+    notices = []
     if spec.n_pairs < budget.MANY_PAIRS:
-        keys, _ = stages.find_basis(split.runs, spec, None, complete=True, spent=ReadStats())
-        return _settled(stages.solve(split.runs, spec, keys[1]))
-    rounds = _Rounds(stages, pairs, split, spec)
-    rounds.until_enough()
-    solved = stages.solve(split.runs, spec, rounds.basis)
+        (_, basis), known = stages.find_basis(split.runs, spec, None, complete=True,
+                                              spent=ReadStats())
+    else:
+        rounds = _Rounds(stages, pairs, split, spec)
+        known, basis = rounds.until_enough(), rounds.basis
+    solved = stages.solve(split.runs, spec, basis)
     if isinstance(solved, Short):
-        rounds.spend(solved.stats)
-        rounds.read(spec.n_pairs)
-        notice = (f"{100 * solved.outside:.3g} % of y² lay outside the basis of a sample that had "
-                  f"promised {100 * solved.promised:.3g} %, so all pairs were read for it and "
-                  "then once more for the fit")
-        solved = _settled(stages.solve(split.runs, spec, rounds.basis))
-        return replace(solved, notices=(notice,))
-    return solved
+        notices.append(
+            f"{100 * solved.outside:.3g} % of y² lay outside the basis of a sample that had "
+            f"promised {100 * solved.promised:.3g} %, so all pairs were read for it and then once "
+            "more for the fit")
+        known = rounds.read_the_rest(solved.stats)
+        solved = stages.solve(split.runs, spec, rounds.basis)
+    assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
+    d = pairs.n_features
+    if known.is_full and 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES:
+        notices.append(f"the spectrum of y does not end within the {known.n_columns} columns of "
+                       f"the basis; --basis {d} fits in all of R^D, at a price that `lrh plan` "
+                       "tells")
+    return replace(solved, notices=tuple(notices))
 
 
 class _Rounds:
@@ -69,7 +76,7 @@ class _Rounds:
         self._spent = self._spent.merge(ReadStats(n_bytes=stats.n_bytes,
                                                   read_seconds=stats.read_seconds))
 
-    def until_enough(self) -> None:
+    def until_enough(self) -> Outlook:
         """Read rounds, each at least as large as all before, until the basis is enough."""
         known = self.read(budget.FIRST_ROWS)
         if known.is_full and self._spec.max_basis < self._most_columns:
@@ -82,6 +89,17 @@ class _Rounds:
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
             called_for = min(known.n_pairs, self._spec.n_pairs // LARGEST_SAMPLE)
             known = self.read(max(2 * known.stats.n_pairs, called_for))
+        return known
+
+    def read_the_rest(self, wasted: ReadStats) -> Outlook:
+        """Bring all pairs that were not seen into the basis, and look for any columns again.
+
+        Args:
+            wasted: what the pass cost that showed the sample to be none.
+        """
+        self.spend(wasted)
+        self._spec = replace(self._spec, max_basis=self._most_columns)
+        return self.read(self._spec.n_pairs)
 
     def read(self, n_pairs: int) -> Outlook:
         """Read on until that many pairs are in the basis, or all where that is nearly all."""
@@ -100,8 +118,3 @@ class _Rounds:
             complete=stop == len(self._blocks), spent=self._spent)
         self._n_seen = stop
         return known
-
-
-def _settled(solved: Solved | Short) -> Solved:
-    assert isinstance(solved, Solved)
-    return solved

@@ -112,11 +112,12 @@ class Screen:
     def plan(self, plan: Plan, n_runs: int) -> None:
         """The price of a run."""
         facts = Table.grid(padding=(0, 2))
-        passes = 2 if plan.route is Route.fitted_basis else 1
+        passes = 2 if plan.route in {Route.fitted_basis, Route.by_features} else 1
+        most = "at most " * (plan.route is Route.fitted_basis)
         for name, text in (
                 ("route", plan.route.value), ("basis", f"up to {plan.max_basis} columns"),
-                ("reads", f"{size(plan.bytes_read)} in {passes} pass{'es'[:2 * (passes - 1)]}, "
-                          f"{n_runs} task{'s'[:n_runs > 1]} each"),
+                ("reads", f"{most}{size(plan.bytes_read)} in {passes} pass"
+                          f"{'es'[:2 * (passes - 1)]}, {n_runs} task{'s'[:n_runs > 1]} each"),
                 ("computes", f"about {plan.flops:.2g} floating-point operations"),
                 ("tasks", f"{plan.n_tasks}"),
                 ("memory", f"at most {size(plan.peak_worker_bytes)} a worker"
@@ -182,6 +183,9 @@ class _Bars(_Stages):
 
     def event(self, event: Event) -> None:
         if event.stage not in self.tasks:
+            for before in self.tasks.values():  # a basis may have had enough of a sample
+                done = next(t.completed for t in self.bars.tasks if t.id == before)
+                self.bars.update(before, total=done, count=f"{int(done):,} pairs")
             total = None if event.stage == "solve" else self.n_pairs
             self.tasks[event.stage] = self.bars.add_task(event.stage, total=total, count="")
         task = self.tasks[event.stage]

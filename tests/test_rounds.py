@@ -120,3 +120,10 @@ def test_joined_runs_hold_the_same_blocks_and_rows():
     assert [p for run in joined for p in run.pieces] == [p for run in order for p in run.pieces]
     assert max(run.n_pairs for run in joined) * 100 <= 5000
     assert len({run.index for run in joined}) == len(joined)
+
+
+def test_a_basis_that_does_not_end_is_told_with_what_would_hold_it(tmp_path, many):
+    x, y, _ = noisy(values=np.linspace(1.0, 0.5, 30))
+    hessian = fit(stored(tmp_path, x, y), basis=16)
+    assert any(f"--basis {D}" in said for said in hessian.provenance["notices"])
+    assert hessian.certificates.n_basis == 16
