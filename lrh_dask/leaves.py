@@ -28,8 +28,9 @@ __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partia
 class Fold(Protocol):
     """What takes blocks of pairs one after another and ends as a mergeable state."""
 
-    def add(self, x: Array, y: Array, weight: Array | None) -> None:
-        """Count a block."""
+    def add(self, x: Array, y: Array, weight: Array | None,
+            squares: tuple[Array, Array]) -> None:
+        """Count a block; ``squares`` are ‖x‖² and ‖y‖² of its rows."""
 
     def state(self) -> Any:
         """What was counted."""
@@ -73,11 +74,14 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
             for start in range(first, last, slab_rows):
                 slab = block.rows(start, min(start + slab_rows, last))
                 rows = _counted(slab, spec)
-                no_weight += len(slab.x) - len(rows[0])
+                no_weight += len(slab.x) - len(rows.x)
                 bucket = bucket_of(piece.bucket)
                 if bucket not in folds:
                     folds[bucket] = new()
-                folds[bucket].add(*(None if a is None else device.put(a) for a in rows))
+                folds[bucket].add(
+                    device.put(rows.x), device.put(rows.y),
+                    None if rows.weight is None else device.put(rows.weight),
+                    (device.put(rows.x_squares), device.put(rows.y_squares)))
         stats = stats.merge(ReadStats(
             len(block.x), block.n_bytes, block.seconds,
             _zero_rows(block.x, block.x_squares), _zero_rows(block.y, block.y_squares),
@@ -105,8 +109,8 @@ def read_ahead(pairs: Pairs, blocks: Sequence[tuple[Any, ...]]) -> Iterator[Bloc
             del block  # before the next one is waited for
 
 
-def _counted(slab: Block, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """x, y and weight of the rows that count; for noise that grows with ‖x‖ divided by ‖x‖².
+def _counted(slab: Block, spec: Spec) -> Block:
+    """The rows that count; for noise that grows with ‖x‖ their weight is divided by ‖x‖².
 
     Rows of weight zero are left out here, so that no number of pairs has them in it.
     """
@@ -116,9 +120,10 @@ def _counted(slab: Block, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarra
                             where=slab.x_squares > 0)
         weight = by_step if weight is None else weight * by_step
     if weight is None:
-        return slab.x, slab.y, None
+        return slab
     counts = weight > 0
-    return slab.x[counts], slab.y[counts], weight[counts]
+    return Block(slab.start, slab.x[counts], slab.y[counts], slab.x_squares[counts],
+                 slab.y_squares[counts], weight[counts])
 
 
 def hashes_of(block: Block, n_pairs: int) -> RowHashes:

@@ -117,22 +117,26 @@ class ReducedPairs:
                          for a in (self.x, self.y, self.one))
 
 
-def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: int) -> ReducedPairs:
+def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: int,
+                 y_squares: Array | None = None) -> ReducedPairs:
     """Reduce a block of pairs to at most ``max_rank`` of them.
 
     Args:
         x, y: (m, D), finite, of one floating dtype.
         weight: (m,) non-negative; row i counts as ``weight[i]`` rows.
         max_rank: how many pairs are kept.
+        y_squares: (m,) ‖y‖² of the rows, where they are known.
     Cost: O(m D k) flops (a sketch with one power step) where m > 4 k, else O(m² D).
     """
     xp = namespace(x, y)
+    squares = row_squares(y) if y_squares is None else y_squares
     if weight is None:
         one = xp.ones(x.shape[0], dtype=x.dtype, device=device_of(x))
     else:
         one = xp.astype(xp.sqrt(weight), x.dtype)
-        x, y = x * one[:, None], y * one[:, None]
-    return _cut(ReducedPairs(x, y, one, max_rank, n_pairs=int(x.shape[0]), energy=_squares(y)))
+        x, y, squares = x * one[:, None], y * one[:, None], squares * weight
+    return _cut(ReducedPairs(x, y, one, max_rank, n_pairs=int(x.shape[0]),
+                             energy=float(xp.sum(squares))))
 
 
 class Reducing:
@@ -142,9 +146,11 @@ class Reducing:
         self._max_rank = max_rank
         self._state: ReducedPairs | None = None
 
-    def add(self, x: Array, y: Array, weight: Array | None = None) -> None:
+    def add(self, x: Array, y: Array, weight: Array | None = None,
+            squares: tuple[Array, Array] | None = None) -> None:
         """Count a block: see :func:`reduce_pairs`."""
-        state = reduce_pairs(x, y, weight, max_rank=self._max_rank)
+        state = reduce_pairs(x, y, weight, max_rank=self._max_rank,
+                             y_squares=None if squares is None else squares[1])
         self._state = state if self._state is None else self._state.merge(state)
 
     def state(self) -> ReducedPairs:

@@ -181,20 +181,28 @@ class Gathering:
         self._by_products, self._in_dtype = True, True
         self._sums: Triangle | None = None   # all that is a plain sum
 
-    def add(self, x: Array, y: Array, weight: Array | None = None) -> None:
+    def add(self, x: Array, y: Array, weight: Array | None = None,
+            squares: tuple[Array, Array] | None = None) -> None:
         """Count a block.
 
         Args:
             x, y: (m, D), finite, of one floating dtype.
             weight: (m,) non-negative.
+            squares: ‖x‖² and ‖y‖² of the rows (m,) float64, where they are known.
         Cost: 4 m D k flops for the projection, O(m k²) for the products.
         """
         xp = namespace(x, y)
+        x_squares, y_squares = squares or (row_squares(x), row_squares(y))
         root = xp.ones(x.shape[0], dtype=x.dtype, device=device_of(x))
         if weight is not None:
             root = xp.astype(xp.sqrt(weight), x.dtype)
             x, y = x * root[:, None], y * root[:, None]
-        self._add_sums(x, y, root)
+            x_squares, y_squares = x_squares * weight, y_squares * weight
+        added = Triangle(
+            x[:0, :], xp.astype(root @ x, xp.float64), xp.astype(root @ y, xp.float64),
+            energy=float(xp.sum(y_squares)), n_pairs=int(x.shape[0]),
+            x_energy=float(xp.sum(x_squares)), x_length=float(xp.sum(xp.sqrt(x_squares))))
+        self._sums = added if self._sums is None else _summed([self._sums, added], x[:0, :])
         if self._basis is None and self._in_dtype and x.dtype == xp.float32:
             self._in_dtype = self._take(_gram_in_dtype(root, x, y), WELL_CONDITIONED["float32"])
             if self._in_dtype:
@@ -218,15 +226,6 @@ class Gathering:
         factor = parts[0] if len(parts) == 1 else _triangular(
             namespace(*parts).concat(parts, axis=0))
         return replace(self._sums, factor=factor)
-
-    def _add_sums(self, x: Array, y: Array, root: Array) -> None:
-        xp = namespace(x)
-        x_squares = row_squares(x)
-        added = Triangle(
-            x[:0, :], xp.astype(root @ x, xp.float64), xp.astype(root @ y, xp.float64),
-            energy=float(xp.sum(row_squares(y))), n_pairs=int(x.shape[0]),
-            x_energy=float(xp.sum(x_squares)), x_length=float(xp.sum(xp.sqrt(x_squares))))
-        self._sums = added if self._sums is None else _summed([self._sums, added], x[:0, :])
 
     def _multiply(self) -> None:
         """Bring the rows that wait into the Gram matrix, or where that loses too much a factor."""
