@@ -63,7 +63,7 @@ class Shape:
         # Products in the data's dtype need none of the rows in float64; a fall-back does.
         leaf = 3 * min(max(rows, GATHERED_ROWS), self.n_pairs) * c * FLOAT64 + 6 * self._triangle(c)
         return self._process(self._reading() + self._scaled() + max(
-            leaf + self._states(c), self._merge(c)), self._solve(k, k))
+            leaf + self._states(c), self._merge(c)), self._block() + self._solve(k, k))
 
     def in_basis(self, k: int, width: int) -> int:
         """Rounds of reduced pairs, and a pass over blocks in a basis of ``width`` columns.
@@ -86,7 +86,7 @@ class Shape:
         fit = self._reading() + q + 2 * CACHED_BYTES + 3 * min(
             max(GATHERED_ROWS, 2 * c), self.n_pairs) * c * FLOAT64 + 6 * self._triangle(c)
         return self._process(max(find, merge, orthonormal, fit + self._states(c),
-                                 q + self._merge(c)), q + self._solve(width, width))
+                                 q + self._merge(c)), self._block() + q + self._solve(width, width))
 
     def on_one_worker(self, basis: int) -> int:
         """All pairs uncut on one worker, which fits in their own basis."""
@@ -112,8 +112,11 @@ class Shape:
 
     def _reading(self) -> int:
         """Blocks in use, ahead, and being decoded."""
-        block = 2 * min(self.block_rows, self.n_pairs) * self.n_features * self.itemsize
-        return (self.n_ahead + 1) * block + block // 2
+        return (self.n_ahead + 1) * self._block() + self._block() // 2
+
+    def _block(self) -> int:
+        """What is read at once; the solve comes to a process that has not given back the last."""
+        return 2 * min(self.block_rows, self.n_pairs) * self.n_features * self.itemsize
 
     def _scaled(self) -> int:
         return SLAB_BYTES if self.weighted else 0
