@@ -31,7 +31,7 @@ class Shape:
     Attributes:
         itemsize: bytes of a number as computed.
         block_rows: pairs read at once; ``block_columns``: features, where all pairs are read.
-        n_ahead: blocks that are read ahead.
+        n_ahead: blocks that are read ahead, at most; ``run_blocks``: blocks of pairs a task reads.
         n_buckets: sets of pairs that are kept apart; ``apart``: each in runs of its own.
         threads: threads of a worker, each of which runs a task.
         held_bytes: what a worker may be holding besides (pairs sent from memory).
@@ -44,6 +44,7 @@ class Shape:
     block_rows: int
     block_columns: int
     n_ahead: int = 1
+    run_blocks: int = 2
     n_buckets: int = 20
     apart: bool = True
     threads: int = 1
@@ -112,7 +113,7 @@ class Shape:
 
     def _reading(self) -> int:
         """Blocks in use, ahead, and being decoded."""
-        return (self.n_ahead + 1) * self._block() + self._block() // 2
+        return (min(self.n_ahead, self.run_blocks - 1) + 1) * self._block() + self._block() // 2
 
     def _block(self) -> int:
         """What is read at once; the solve comes to a process that has not given back the last."""

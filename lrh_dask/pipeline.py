@@ -125,7 +125,8 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
         worker_bytes = MEMORY_LIMIT
     shape = Shape(
         pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
-        pairs.block_columns, pairs.n_ahead, len(split.buckets),
+        pairs.block_columns, pairs.n_ahead, max(len(run.blocks) for run in split.runs),
+        len(split.buckets),
         apart=all(len(run.pieces) == 1 for run in split.runs), threads=threads,
         held_bytes=held_bytes, weighted=pairs.weight is not None)
     return plan_run(shape, split, method=method, rank=rank, basis=basis,

@@ -17,7 +17,7 @@ SHAPES = {  # n, D, what else; the route that it takes
     "all_features": (60_000, 256, {}, {}),
     "all_features, float64": (20_000, 384, {"dtype": "float64"}, {}),
     "fitted_basis, all pairs": (12_000, 2600, {}, {"basis": 96}),
-    "fitted_basis, a sample": (90_000, 512, {}, {"basis": 100}),
+    "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
     "whole_pairs": (250, 16_000, {}, {}),
     "by_features": (100, 2_000_000, {"chunks": (50, 50_000)}, {}),
 }

@@ -217,7 +217,7 @@ def large(folder: Path) -> dict[str, Any]:
     with cluster() as client:
         what = floor_and_ours(path, client)
         what["lrh, basis=32"] = lambda: fit(open_pairs(path), basis=32).eigenvalues
-        rows = in_turn(what, 256, rounds=2, before=lambda: drop_pages(path))
+        rows = in_turn(what, 256, rounds=1, before=lambda: drop_pages(path))
     shutil.rmtree(path)
     return {"rows": rows}
 
