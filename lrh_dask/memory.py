@@ -14,7 +14,7 @@ from lrh_dask.triangle import GATHERED_ROWS
 __all__ = ["CACHED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
 
 MIB = 2**20
-IDLE_BYTES = 120 * MIB
+IDLE_BYTES = 128 * MIB
 """A worker process with NumPy, Dask, Zarr and this package imported."""
 RETAINED = 40 * MIB
 SLAB_BYTES = 32 * MIB
