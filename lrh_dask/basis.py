@@ -1,11 +1,12 @@
 """The fitted basis: what a task makes of reduced pairs, and whether enough of them were read.
 
 A basis needs far fewer pairs than a fit. It is found from a first round of blocks that are spread
-over the store, and further rounds follow until two things hold:
+over the store. Two things decide on further rounds:
 
-* of the gradients last read, held out of the basis, the basis before them had captured as much as
-  the basis after them: the energy it left was larger by no more than MISSED;
-* what the basis still misses moves eigenvalues by less than noise does in the fit of all n pairs.
+* they follow until the basis had captured as much of the gradients last read, held out of it, as
+  the basis after them does: the energy it left was larger by no more than MISSED;
+* each reads so many that what the basis still misses should move eigenvalues by less than noise
+  does in the fit of all n pairs, as far as the round before it tells (a quarter of all at most).
   With noise of variance f in each direction of y and a signal of variance g_i along direction i,
   N pairs leave an angle θ_i² = (D - k) f / (N g_i) and an eigenvalue short by λ_i θ_i², while the
   fit knows it to λ_i √(f / (g_i n)): so N >= (D - k) √(n f / g_i).

@@ -98,8 +98,7 @@ class Stages:
             return
         from distributed import as_completed
 
-        futures = as_completed(self._client.get(graph, list(keys), sync=False))
-        for future in futures:
+        for future in as_completed(self._submit(graph, list(keys))):
             yield keys[future.key], future.result()
             future.release()
 
@@ -136,17 +135,22 @@ class Stages:
                 found = get_sync(graph, wanted)
             self._kept.update(zip(keep, found[1:], strict=True))
             return found[0]
-        from dask.highlevelgraph import HighLevelGraph
-
-        # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
-        layers = HighLevelGraph.from_collections(key, graph)
-        last, *futures = self._client.get(layers, wanted, sync=False)
+        last, *futures = self._submit(graph, wanted)
         try:
             found = last.result()
         finally:
             last.release()
         self._kept.update(zip(keep, futures, strict=True))
         return found
+
+    def _submit(self, graph: dict[Any, Any], keys: list[str]) -> list[Any]:
+        """Futures of some keys of a graph."""
+        from dask.highlevelgraph import HighLevelGraph
+
+        # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
+        layers = HighLevelGraph.from_collections(keys[0], graph)
+        futures: list[Any] = self._client.get(layers, keys, sync=False)
+        return futures
 
     def _forget(self, keys: Sequence[str]) -> None:
         """Let the cluster drop what no later stage needs."""

@@ -267,7 +267,8 @@ def parts(folder: Path) -> dict[str, Any]:
     def gathered() -> None:
         gathering = Gathering(q)
         for start in range(0, 4096, 1024):
-            gathering.add(x[start:start + 1024], y[start:start + 1024])
+            part = slice(start, start + 1024)
+            gathering.add(x[part], y[part], None, (block.x_squares[part], block.y_squares[part]))
         gathering.state()
 
     group = rivals.open_group(pairs.name)
@@ -281,7 +282,6 @@ def parts(folder: Path) -> dict[str, Any]:
         "- projections xQ and yQ": lambda: [
             a[s:s + 1024] @ q for a in (x, y) for s in range(0, 4096, 1024)],
         "- sums of x and y": lambda: [np.ones(4096, "f4") @ a for a in (x, y)],
-        "- squared lengths again, of what is counted": lambda: (row_squares(x), row_squares(y)),
     }
     from threadpoolctl import threadpool_limits
 
