@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lrh_dask.certificates import Certificates
     from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
     from lrh_dask.hessian import LowRankHessian
-    from lrh_dask.pairs import Pairs, open_pairs
+    from lrh_dask.opening import open_pairs
+    from lrh_dask.pairs import Pairs
     from lrh_dask.pipeline import fit
     from lrh_dask.report import write_report
     from lrh_dask.verdicts import Verdict
@@ -29,7 +30,7 @@ __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "R
 _HOME = {
     "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
     "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
-    "Verdict": "verdicts", "fit": "pipeline", "open_pairs": "pairs", "write_pairs": "writing",
+    "Verdict": "verdicts", "fit": "pipeline", "open_pairs": "opening", "write_pairs": "writing",
     "write_report": "report",
 }
 

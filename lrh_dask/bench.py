@@ -17,7 +17,7 @@ from lrh_dask import rivals
 from lrh_dask.cluster import connect
 from lrh_dask.config import ClusterSettings
 from lrh_dask.errors import SettingsError, explain
-from lrh_dask.pairs import open_pairs
+from lrh_dask.opening import open_pairs
 from lrh_dask.pipeline import fit
 from lrh_dask.synthetic import Known, write_known
 

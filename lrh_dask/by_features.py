@@ -60,8 +60,10 @@ def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     device = device_of_run(spec)
     gathering, stats = Gathering(), ReadStats()
     n, n_features = pairs.n_pairs, pairs.n_features
-    for block in read_ahead(pairs, [(0, n, columns) for columns in run.blocks]):
-        gathering.add(device.put(block.x), device.put(block.y))
+    rooms = _rooms(pairs, run)
+    parts = [(0, n, columns, room) for columns, room in zip(run.blocks, rooms, strict=True)]
+    for block, room in zip(read_ahead(pairs.read, parts, pairs.n_ahead), rooms, strict=True):
+        gathering.add(device.put(room))
         stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
                                       peak_worker_bytes=process.peak_bytes()))
     # So many pairs as the share of features makes up: over all runs they are n.
@@ -104,18 +106,34 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
     """Vectors (w, r) over a run of blocks of features; x is read only where they need it."""
     device = device_of_run(spec)
     n, stats = pairs.n_pairs, ReadStats()
-    of_x, of_y = (device.put(c.astype(pairs.dtype)) for c in np.split(coefficients, [n]))
-    parts = []
-    for columns in run.blocks:
-        begin = time.perf_counter()
-        y = pairs.read_columns("y", columns)
-        x = pairs.read_columns("x", columns) if coefficients[:n].any() else None
-        seconds = time.perf_counter() - begin
-        part = device.put(y).T @ of_y
-        parts.append(to_host(part if x is None else part + device.put(x).T @ of_x))
-        stats = stats.merge(ReadStats(0, y.nbytes + (0 if x is None else x.nbytes), seconds,
-                                      peak_worker_bytes=process.peak_bytes()))
-    return np.concatenate(parts), stats
+    needed = slice(0 if coefficients[:n].any() else n, 2 * n)
+    used = device.put(coefficients[needed].astype(pairs.dtype))
+    lifted = []
+
+    def read(columns: tuple[int, int], room: np.ndarray) -> ReadStats:
+        begin, n_bytes = time.perf_counter(), 0
+        for label, rows in (("x", room[:n]), ("y", room[n:]))[needed.start // n:]:
+            pairs.read_columns(label, columns, rows)
+            n_bytes += rows.size * getattr(pairs, label).dtype.itemsize
+        return ReadStats(0, n_bytes, time.perf_counter() - begin)
+
+    rooms = _rooms(pairs, run)
+    reads = read_ahead(read, list(zip(run.blocks, rooms, strict=True)), pairs.n_ahead)
+    for one, room in zip(reads, rooms, strict=True):
+        lifted.append(to_host(device.put(room[needed]).T @ used))
+        stats = stats.merge(replace(one, peak_worker_bytes=process.peak_bytes()))
+    return np.concatenate(lifted), stats
+
+
+def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
+    """Where each block of features of a run is read to: Z (2n, w), as few as are used in turn.
+
+    One is computed on while others are read to, so that memory is asked for once a run.
+    """
+    width = max(last - first for first, last in run.blocks)
+    rooms = [np.empty((2 * pairs.n_pairs, width), pairs.dtype)
+             for _ in range(min(pairs.n_ahead + 1, len(run.blocks)))]
+    return [rooms[i % len(rooms)][:, :last - first] for i, (first, last) in enumerate(run.blocks)]
 
 
 def _runs(pairs: Pairs) -> tuple[Run, ...]:

@@ -25,18 +25,19 @@ __all__ = ["is_remote", "is_zarr", "missing_chunks", "read_rows", "stored_chunks
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
-REQUESTS = 16
-"""Chunks of one array that are asked for at once."""
+REQUESTS, REQUESTED_BYTES = 16, 16 * 2**20
+"""Chunks of one array that are asked for at once, and their bytes where there are several."""
 
 
 def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str] = frozenset(),
-              columns: tuple[int, int] | None = None) -> np.ndarray:
+              columns: tuple[int, int] | None = None, out: np.ndarray | None = None) -> np.ndarray:
     """Rows ``start`` to ``stop`` of a Zarr array.
 
     Args:
         name: what messages call the array.
         fill: keys of chunks that the store declares to hold nothing but fill.
         columns: the first column and the one after the last; None is all.
+        out: where to put them, in its dtype; None makes an array.
     Raises:
         BadPairs: a chunk is missing or cannot be decoded.
     """
@@ -46,17 +47,21 @@ def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str]
         where = f"read columns {columns[0]}-{columns[1] - 1} of {name}"
         wanted = (slice(start, stop), slice(*columns))
     with _said_clearly(where, array):
-        return _rows(where, array, wanted, fill)
+        return _rows(where, array, wanted, fill, out)
 
 
-def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str]) -> np.ndarray:
+def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
+          out: np.ndarray | None) -> np.ndarray:
     failed: Exception | None = None
     missing: list[str] | None = None
     try:
         if _is_plain(array):
-            rows, missing = _read_plain(array, wanted, fill)
+            rows, missing = _read_plain(array, wanted, fill, out)
         else:
             rows = np.asarray(array[wanted])
+            if out is not None:
+                out[...] = rows
+                rows = out
     except Exception as error:
         if is_refusal(error):
             raise
@@ -130,8 +135,8 @@ def _is_plain(array: Any) -> bool:
             and [codec["name"] for codec in after] in ([], ["crc32c"]))
 
 
-def _read_plain(array: Any, wanted: tuple[slice, ...],
-                fill: frozenset[str]) -> tuple[np.ndarray, list[str]]:
+def _read_plain(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
+                out: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """A part of an array of plain chunks, and the keys of those that are missing.
 
     Raises:
@@ -140,32 +145,35 @@ def _read_plain(array: Any, wanted: tuple[slice, ...],
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    coordinates = list(_coordinates(array, wanted))
     prototype = default_buffer_prototype()
-    keys = [array.metadata.encode_chunk_key(coords) for coords in coordinates]
-    answers = sync(_ask(lambda key: (array.store_path / key).get(prototype), keys))
-    missing = [key for key, answer in zip(keys, answers, strict=True)
-               if answer is None and key not in fill]
-    if missing:
-        return np.empty(0), missing
-    numbers = [None if answer is None else _numbers(array, key, answer.as_numpy_array())
-               for key, answer in zip(keys, answers, strict=True)]
-    if len(numbers) == 1 and numbers[0] is not None:
-        return numbers[0][tuple(
-            slice(part.start - at * size, part.stop - at * size)
-            for part, at, size in zip(wanted, coordinates[0], array.chunks, strict=True))], []
-    found = np.full([part.stop - part.start for part in wanted], array.fill_value, array.dtype)
-    for at, chunk in zip(coordinates, numbers, strict=True):
-        if chunk is None:
-            continue
-        spans = [(max(i * size, part.start), min((i + 1) * size, part.stop))
-                 for part, i, size in zip(wanted, at, array.chunks, strict=True)]
-        into = tuple(slice(low - part.start, high - part.start)
-                     for part, (low, high) in zip(wanted, spans, strict=True))
-        found[into] = chunk[tuple(
-            slice(low - i * size, high - i * size)
-            for i, size, (low, high) in zip(at, array.chunks, spans, strict=True))]
-    return found, []
+    places = {array.metadata.encode_chunk_key(at): at for at in _coordinates(array, wanted)}
+    chunk_bytes = int(np.prod(array.chunks)) * array.dtype.itemsize
+    at_once = max(1, min(REQUESTS, REQUESTED_BYTES // chunk_bytes))
+    missing: list[str] = []
+    found = out
+    if found is None and len(places) > 1:
+        found = np.empty([part.stop - part.start for part in wanted], array.dtype)
+    asked = list(places)
+    for first in range(0, len(asked), at_once):
+        keys = asked[first:first + at_once]
+        answers = sync(_ask(lambda key: (array.store_path / key).get(prototype), keys))
+        for key in keys:  # each is given back before the next one is put in its place
+            answer, at = answers.pop(0), places[key]
+            if answer is None and key not in fill:
+                missing.append(key)
+                continue
+            spans = [(max(i * size, part.start), min((i + 1) * size, part.stop))
+                     for part, i, size in zip(wanted, at, array.chunks, strict=True)]
+            chunk = array.fill_value if answer is None else _numbers(
+                array, key, answer.as_numpy_array())[tuple(
+                    slice(low - i * size, high - i * size)
+                    for i, size, (low, high) in zip(at, array.chunks, spans, strict=True))]
+            if found is None:
+                shape = [high - low for low, high in spans]
+                return np.full(shape, chunk, array.dtype) if answer is None else chunk, []
+            found[tuple(slice(low - part.start, high - part.start)
+                        for part, (low, high) in zip(wanted, spans, strict=True))] = chunk
+    return np.empty(0) if found is None else found, missing
 
 
 def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
@@ -228,7 +236,7 @@ def _listed(array: Any) -> set[str]:
     return sync(keys())
 
 
-async def _ask(request: Callable[[str], Awaitable[Any]], keys: Sequence[str]) -> list[Any]:
+async def _ask(request: Callable[[str], Awaitable[Any]], keys: Iterable[str]) -> list[Any]:
     """The answers to a request for every key, REQUESTS of which are under way at once."""
     at_once = asyncio.Semaphore(REQUESTS)
 

@@ -137,7 +137,7 @@ def demo(
     from lrh_dask.cluster import connect
     from lrh_dask.demo import record_digits
     from lrh_dask.jobs import fit_job, keep, settings_of
-    from lrh_dask.pairs import open_pairs
+    from lrh_dask.opening import open_pairs
     from lrh_dask.report import write_report
     from lrh_dask.screen import Screen
 
@@ -212,7 +212,7 @@ def inspect(
         as_json: Json = False) -> None:
     """Say what a store holds and whether it is usable, before any run."""
     from lrh_dask.inspection import inspect_pairs
-    from lrh_dask.pairs import open_pairs
+    from lrh_dask.opening import open_pairs
     from lrh_dask.screen import Screen, size
 
     screen = Screen(quiet_output=as_json)
@@ -232,7 +232,7 @@ def plan(store: Store, rank: RankText = None, basis: BasisText = None,
     from dataclasses import asdict
 
     from lrh_dask.jobs import price_of, settings_of
-    from lrh_dask.pairs import open_pairs
+    from lrh_dask.opening import open_pairs
     from lrh_dask.screen import Screen
 
     settings = settings_of(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y,

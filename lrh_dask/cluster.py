@@ -23,6 +23,8 @@ MALLOC = {
     # Dask trims the allocator's memory at every chance, which halves the speed of reading.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 268435456,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 33554432,
+    # Zarr reads on several threads, each of which would keep freed chunks to itself.
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from dask._task_spec import DataNode, Task, TaskRef
 
 from lrh_dask.basis import Outlook, find_basis, outlook
 from lrh_dask.leaves import basis_leaf, fit_leaf, merge_partials
+from lrh_dask.memory import AHEAD_OF_FETCHING
 from lrh_dask.pairs import Pairs, is_dask, slice_in_memory
 from lrh_dask.shards import Run
 from lrh_dask.spec import Spec
@@ -81,26 +83,34 @@ class Stages:
              *extra: Any) -> Iterator[tuple[Run, Any]]:
         """What leaves over runs return, run by run, each as soon as it is there."""
         self._n_stages += 1
-        graph: dict[Any, Any] = {}
-        source = self._sources(runs, graph)
-        keys = {f"{self._key(kind)}-{run.index}": run for run in runs}
-        graph.update({key: producer(key, leaf, source[run.index], run, *extra)
-                      for key, run in keys.items()})
-        self.n_tasks += len(graph)
+        source = self._sources(runs, {})
+        by_key = {f"{self._key(kind)}-{run.index}": run for run in runs}
+        tasks = {key: producer(key, leaf, source[run.index], run, *extra)
+                 for key, run in by_key.items()}
+        self.n_tasks += len(tasks)
         if self._client is None:
             from dask.local import get_sync
             from threadpoolctl import threadpool_limits
 
-            for key, run in keys.items():
+            for key, run in by_key.items():
                 with threadpool_limits(1, user_api="blas"):
-                    found = get_sync(graph, key)
+                    found = get_sync(tasks, key)
                 yield run, found
             return
         from distributed import as_completed
 
-        for future in as_completed(self._submit(graph, list(keys))):
-            yield keys[future.key], future.result()
+        waiting = iter(tasks.items())
+        at_once = AHEAD_OF_FETCHING * sum(self._client.nthreads().values())
+        futures = as_completed(self._start(islice(waiting, at_once)))
+        for future in futures:
+            yield by_key[future.key], future.result()
             future.release()
+            futures.update(self._start(islice(waiting, 1)))
+
+    def _start(self, tasks: Iterable[tuple[str, Any]]) -> list[Any]:
+        """Futures of tasks that need no others."""
+        graph = dict(tasks)
+        return self._submit(graph, list(graph)) if graph else []
 
     def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
               *extra: Any) -> tuple[dict[Any, Any], str]:

@@ -14,7 +14,8 @@ from lrh_dask.cluster import connect, default_workers
 from lrh_dask.config import RunSettings, load_config, settings_from
 from lrh_dask.errors import LrhError
 from lrh_dask.hessian import LowRankHessian
-from lrh_dask.pairs import Pairs, open_pairs
+from lrh_dask.opening import open_pairs
+from lrh_dask.pairs import Pairs
 from lrh_dask.pipeline import fit, price
 from lrh_dask.results import is_result, save_result
 from lrh_dask.screen import Screen, size

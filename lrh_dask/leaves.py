@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Gathering
 
 __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead"]
+
+
+Read = TypeVar("Read")
 
 
 class Fold(Protocol):
@@ -67,7 +70,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     folds: dict[int, Fold] = {}
     stats = ReadStats()
     hashed = stage == "fit" or spec.route is Route.whole_pairs
-    for block in read_ahead(pairs, run.blocks):
+    for block in read_ahead(pairs.read, run.blocks, pairs.n_ahead):
         no_weight, end = 0, block.start + len(block.x)
         for piece in run.pieces:
             first, last = max(piece.start, block.start), min(piece.stop, end)
@@ -93,20 +96,21 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
 
 
-def read_ahead(pairs: Pairs, blocks: Sequence[tuple[Any, ...]]) -> Iterator[Block]:
-    """Blocks in turn, the next ones being read while this one is computed on.
+def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],
+               n_ahead: int) -> Iterator[Read]:
+    """Parts in turn, the next ``n_ahead`` being read while this one is computed on.
 
     Args:
-        blocks: what :meth:`lrh_dask.pairs.Pairs.read` is given.
+        read: reads a part; ``parts``: what it is given for each.
     """
-    with ThreadPoolExecutor(pairs.n_ahead, thread_name_prefix="lrh-read") as pool:
-        pending = [pool.submit(pairs.read, *block) for block in blocks[:pairs.n_ahead]]
-        for following in (*blocks[pairs.n_ahead:], *[None] * len(pending)):
-            block = pending.pop(0).result()
+    with ThreadPoolExecutor(n_ahead, thread_name_prefix="lrh-read") as pool:
+        pending = [pool.submit(read, *part) for part in parts[:n_ahead]]
+        for following in (*parts[n_ahead:], *[None] * len(pending)):
+            found = pending.pop(0).result()
             if following is not None:
-                pending.append(pool.submit(pairs.read, *following))
-            yield block
-            del block  # before the next one is waited for
+                pending.append(pool.submit(read, *following))
+            yield found
+            del found  # before the next one is waited for
 
 
 def _counted(slab: Block, spec: Spec) -> Block:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lrh_dask.row_gram import FIRST_FEATURES
+from lrh_dask.shards import RUN_BYTES
 from lrh_dask.tree import FAN_IN
 from lrh_dask.triangle import GATHERED_ROWS
 
-__all__ = ["CACHED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
+__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
 
 MIB = 2**20
 IDLE_BYTES = 128 * MIB
@@ -21,6 +23,8 @@ SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
 CACHED_BYTES = 8 * MIB
 """The same where a slab is gone over more than once and had better stay in a processor's cache."""
+AHEAD_OF_FETCHING = 2
+"""Tasks a thread whose results may wait to be fetched one by one: more would fill the workers."""
 FLOAT64 = 8
 
 
@@ -99,12 +103,14 @@ class Shape:
 
     def by_features(self, rank: int) -> int:
         """Products of all pairs summed over blocks of features; vectors made block by block."""
-        numbers = 2 * self.n_pairs * self.block_columns
         m = 2 * self.n_pairs + 1
-        block = (self.n_ahead + 3) * numbers * self.itemsize  # put together from chunks
-        lift = self.block_columns * rank * (FLOAT64 + self.itemsize)
-        return self._process(block + numbers * (FLOAT64 + self.itemsize) + lift
-                             + 4 * m**2 * FLOAT64, self._solve(min(m, self.n_pairs * 3 // 2), m))
+        room = 2 * self.n_pairs * self.block_columns * self.itemsize
+        reading = (self.n_ahead + 1) * room + room // 2  # and chunks on their way there
+        first = self.n_pairs * 2 * max(m, FIRST_FEATURES) * FLOAT64 + 4 * m**2 * FLOAT64
+        run_columns = max(RUN_BYTES // (2 * self.n_pairs * self.itemsize), self.block_columns)
+        lifted = min(run_columns, self.n_features) * rank * self.itemsize
+        return self._process(reading + max(first, (2 + AHEAD_OF_FETCHING) * lifted),
+                             self._solve(min(m, self.n_pairs * 3 // 2), m))
 
     def _process(self, task: int, solve: int) -> int:
         """A worker whose threads all run the dearest task, or one of them the last."""

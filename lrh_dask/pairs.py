@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,15 @@ import numpy as np
 from lrh_dask.arrays import row_squares
 from lrh_dask.checks import check_array, check_rows, working_dtype
 from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
-from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
+from lrh_dask.errors import BadPairs, SettingsError, explain
 
-__all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "open_pairs", "slice_in_memory"]
+__all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "slice_in_memory"]
 
 CHUNK_BYTES = 16 * 2**20
 BLOCK_BYTES = 16 * 2**20
 """Smaller chunks are read together, so that a badly chunked store costs little more."""
 AHEAD_BYTES, LEAST_AHEAD, MOST_AHEAD = 32 * 2**20, 2, 16
 """Where every request waits for a network, so many bytes are asked for ahead, in so many blocks."""
-REMOTE = ("s3", "gs")
-"""Addresses that :mod:`lrh_dask.remote` opens."""
 LEAST_BLOCKS = 80
 """So many blocks are left, for buckets and workers to share."""
 
@@ -224,18 +221,21 @@ class Pairs:
         return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
                                None if self.weight is None else self.weight[start:stop])
 
-    def read(self, start: int, stop: int, columns: tuple[int, int] | None = None) -> Block:
+    def read(self, start: int, stop: int, columns: tuple[int, int] | None = None,
+             out: np.ndarray | None = None) -> Block:
         """Read rows ``start`` to ``stop`` and check them.
 
         Args:
             columns: the first feature and the one after the last; None is all.
+            out: where to put the rows of x and below them those of y, in the working dtype.
         Raises:
             BadPairs: a chunk is missing or cannot be decoded, or a row is not finite.
         """
         begin = time.perf_counter()
-        x, y, *weights = self._read_arrays(start, stop, columns)
+        x, y, *weights = self._read_arrays(start, stop, columns, out)
         weight = weights[0] if weights else None
-        n_bytes = x.nbytes + y.nbytes + (0 if weight is None else weight.nbytes)
+        n_bytes = x.size * self.x.dtype.itemsize + y.size * self.y.dtype.itemsize + (
+            0 if weight is None else weight.nbytes)
         seconds = time.perf_counter() - begin
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
         x_squares, y_squares = row_squares(x), row_squares(y)
@@ -244,10 +244,11 @@ class Pairs:
                 check_rows(f"{self.name}/{label}", start, rows)
         return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds)
 
-    def read_columns(self, label: str, columns: tuple[int, int]) -> np.ndarray:
+    def read_columns(self, label: str, columns: tuple[int, int],
+                     out: np.ndarray | None = None) -> np.ndarray:
         """Some columns of all rows of x or y, which were checked before."""
         array = getattr(self, label)
-        return np.asarray(self._rows(label, array, 0, self.n_pairs, columns), self.dtype)
+        return np.asarray(self._rows(label, array, 0, self.n_pairs, columns, out), self.dtype)
 
     def read_weight(self, start: int, stop: int) -> np.ndarray | None:
         """The weights of rows ``start`` to ``stop``, checked; None where the store has none.
@@ -261,12 +262,13 @@ class Pairs:
         check_rows(f"{self.name}/weight", start, weight, least=0.0)
         return weight
 
-    def _read_arrays(self, start: int, stop: int,
-                     columns: tuple[int, int] | None) -> list[np.ndarray]:
+    def _read_arrays(self, start: int, stop: int, columns: tuple[int, int] | None,
+                     out: np.ndarray | None) -> list[np.ndarray]:
         """A part of x, of y and the weights (where there are any); at once through a network."""
+        for_x, for_y = (None, None) if out is None else (out[:stop - start], out[stop - start:])
         reads: list[Callable[[], np.ndarray | None]] = [
-            lambda: self._rows("x", self.x, start, stop, columns),
-            lambda: self._rows("y", self.y, start, stop, columns),
+            lambda: self._rows("x", self.x, start, stop, columns, for_x),
+            lambda: self._rows("y", self.y, start, stop, columns, for_y),
             lambda: self.read_weight(start, stop)]
         if not is_remote(self.x):
             found = [read() for read in reads]
@@ -276,10 +278,12 @@ class Pairs:
         return [array for array in found if array is not None]
 
     def _rows(self, label: str, array: Any, start: int, stop: int,
-              columns: tuple[int, int] | None = None) -> np.ndarray:
-        if not is_zarr(array):
-            return np.asarray(array[start:stop, slice(*columns)] if columns else array[start:stop])
-        return read_rows(f"{self.name}/{label}", array, start, stop, self._fill(label), columns)
+              columns: tuple[int, int] | None = None,
+              out: np.ndarray | None = None) -> np.ndarray:
+        if is_zarr(array):
+            return read_rows(f"{self.name}/{label}", array, start, stop, self._fill(label),
+                             columns, out)
+        return np.asarray(array[start:stop, slice(*columns)] if columns else array[start:stop])
 
     def _fill(self, label: str) -> frozenset[str]:
         return self.fill_chunks.get(label, frozenset())
@@ -299,58 +303,15 @@ class _Slice(Pairs):
         return 200 + sum(a.nbytes for a in (self.x, self.y, self.weight) if a is not None)
 
     def _rows(self, label: str, array: Any, start: int, stop: int,
-              columns: tuple[int, int] | None = None) -> np.ndarray:
-        return super()._rows(label, array, start - self.offset, stop - self.offset, columns)
+              columns: tuple[int, int] | None = None,
+              out: np.ndarray | None = None) -> np.ndarray:
+        return super()._rows(label, array, start - self.offset, stop - self.offset, columns, out)
 
 
 def slice_in_memory(name: str, start: int, x: np.ndarray, y: np.ndarray,
                     weight: np.ndarray | None = None) -> Pairs:
     """Rows ``start``, ``start + 1``, ... of checked pairs, as arrays in memory."""
     return _Slice(x, y, weight, name, offset=start)
-
-
-def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight") -> Pairs:
-    """Open a Zarr group of pairs.
-
-    Args:
-        store: path, URL (``s3://`` and ``gs://`` with the extra ``remote``, others as far as
-            fsspec has them), or an open :class:`zarr.Group`.
-        x, y: names of the arrays (n, D); ``weight``: name of the weights (n,), used where present.
-    Raises:
-        BadPairs: there is no such group, an array is missing, or the pairs are unusable.
-        SettingsError: the extra ``remote`` is needed and not installed.
-    """
-    import zarr
-
-    name = public_name(store)
-    in_bucket = isinstance(store, str) and store.partition("://")[0] in REMOTE
-    source = _in_a_bucket(store) if in_bucket else _seen_from_anywhere(store)
-    try:
-        group = source if isinstance(source, zarr.Group) else zarr.open_group(
-            source, mode="r", use_consolidated=False)
-        arrays = dict(group.arrays())
-    except Exception as error:
-        if in_bucket and (told := source.why_not(f"open {name}", error)):
-            raise told from error
-        raise BadPairs(explain(
-            f"open {name}", expected="a Zarr group",
-            got="nothing there" if isinstance(error, FileNotFoundError)
-            else f"{type(error).__name__}: {error}",
-            consequence="Nothing was read",
-            fix="Check the path; a group is made by `lrh_dask.write_pairs` or by "
-                "`zarr.open_group(path, mode='w')`")) from error
-    absent = [key for key in (x, y) if key not in arrays]
-    if absent:
-        raise BadPairs(explain(
-            f"open {name}", expected=f"arrays {x!r} and {y!r}",
-            got=f"arrays {sorted(arrays)}" if arrays else "a group without arrays",
-            consequence=f"{' and '.join(map(repr, absent))} cannot be read",
-            fix="Name the arrays with --x and --y"))
-    declared = group.attrs.asdict().get("lrh_fill_chunks", {})
-    fill = {label: frozenset(str(key) for key in declared.get(array, ()))
-            for label, array in (("x", x), ("y", y), ("weight", weight))
-            } if isinstance(declared, dict) else {}
-    return Pairs(arrays[x], arrays[y], arrays.get(weight), name, fill)
 
 
 def is_dask(array: Any) -> bool:
@@ -360,16 +321,3 @@ def is_dask(array: Any) -> bool:
 
 def _library(array: Any) -> str:
     return "dask" if is_dask(array) else "Zarr" if is_zarr(array) else "NumPy"
-
-
-def _seen_from_anywhere(store: Any) -> Any:
-    """A local path made absolute: workers have other working directories."""
-    if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
-        return str(Path(store).absolute())
-    return store
-
-
-def _in_a_bucket(url: str) -> Any:
-    from lrh_dask.remote import RemoteStore
-
-    return RemoteStore(url)

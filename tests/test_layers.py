@@ -12,7 +12,7 @@ LAYERS = [
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
-    {"chunks", "checks"}, {"pairs", "config"}, {"writing"}, {"results", "inspection"},
+    {"chunks", "checks"}, {"pairs", "config"}, {"opening", "writing"}, {"results", "inspection"},
     {"shards", "tree"}, {"memory"}, {"budget"},
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},

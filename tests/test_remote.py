@@ -205,7 +205,7 @@ def test_all_blocks_ahead_are_asked_for_at_once(counted, url):
     pairs = open_pairs(url)
     blocks = tuple((row, row + 10) for row in range(0, 500, 10))
     requests(counted)
-    assert sum(len(block.x) for block in read_ahead(pairs, blocks)) == 500
+    assert sum(len(block.x) for block in read_ahead(pairs.read, blocks, pairs.n_ahead)) == 500
     assert pairs.n_ahead == 16
     assert requests(counted)[1] >= 2 * pairs.n_ahead
 

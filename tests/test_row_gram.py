@@ -18,7 +18,7 @@ def gathered(x, y, cuts, put=np.asarray):
     for parts in (cuts[:2], cuts[2:]):
         gathering = Gathering()
         for part in parts:
-            gathering.add(put(x[:, part]), put(y[:, part]))
+            gathering.add(put(np.concatenate([x[:, part], y[:, part]])))
         states.append(gathering.state())
     return states[0].merge(states[1])
 
