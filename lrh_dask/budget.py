@@ -26,6 +26,10 @@ MAX_WHOLE_PAIRS = 1024
 MAX_WHOLE_BYTES = 2**30
 """More is not brought to one worker where the store lets features be read apart."""
 SMALL_BASIS, USUAL_BASIS, LARGE_BASIS = 128, 256, 512
+LEAST_BASIS = 8
+"""No memory shrinks a basis below so many columns, or the rank that was asked for."""
+PAUSED = 0.8
+"""Dask pauses a worker above this share of its memory limit; so much of it may a run cost."""
 FIRST_COLUMNS, FIRST_ROWS = 64, 8192
 """Columns that a basis looks for at first, and pairs that it looks for them in ..."""
 MANY_PAIRS = 8 * FIRST_ROWS
@@ -97,7 +101,7 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
         raise SettingsError(explain(
             f"basis of {basis} columns", expected=f"at least the rank, {rank}", got=f"{basis}",
             consequence="That many eigenvalues do not fit in", fix="Raise --basis"))
-    limit = float("inf") if worker_bytes is None else worker_bytes
+    limit = float("inf") if worker_bytes is None else PAUSED * worker_bytes
     exact = method != "symmetric"
     route, columns = _route(n_pairs, n_features, rank, basis, exact=exact)
     if route is Route.whole_pairs and shape.block_columns < n_features and (
@@ -107,22 +111,26 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
     if not exact and basis is None and route is not Route.by_features:
         if n_features > ALWAYS_ALL_FEATURES and _peak(shape, route, columns, rank) > limit:
             route, columns = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
-        lowest = max(rank or 0, 8)
+        lowest = max(rank or 0, LEAST_BASIS)
         while route is Route.fitted_basis and columns > lowest \
                 and _peak(shape, route, columns, rank) > limit:
             columns = max(lowest, columns * 3 // 4)
     notice = "" if (route, columns) == wanted else (
-        f"the workers' memory of {limit / MIB:.0f} MiB decided: {route.value}, up to {columns} "
-        "columns")
+        f"the workers' memory of {(worker_bytes or 0) / MIB:.0f} MiB decided: {route.value}, up to "
+        f"{columns} columns")
     peak = _peak(shape, route, columns, rank)
     if peak > limit:
+        smaller = 0 if exact else _largest_basis_within(shape, limit, rank)
+        enough = f"`--memory-limit {-(-peak // round(PAUSED * MIB))}MiB`"
         raise SettingsError(explain(
             f"method '{method}' over {n_pairs} pairs of {n_features} features",
-            expected=f"workers of at least {_mib(peak)} MiB", got=f"{limit / MIB:.0f} MiB",
+            expected=f"at most {limit / MIB:.0f} MiB a worker ({PAUSED:.0%} of its limit of "
+                     f"{(worker_bytes or 0) / MIB:.0f} MiB, where Dask pauses it)",
+            got=f"a price of {_mib(peak)} MiB",
             consequence="A worker would run out of memory, so nothing was started",
-            fix=("Use `--method symmetric`, which needs no worker to hold all pairs, or `"
-                 if exact else "Leave --basis out, or use `" if basis is not None else "Use `")
-            + f"--memory-limit {_mib(peak)}MiB`"))
+            fix=f"Use {enough}" + (
+                ", or `--method symmetric`, which needs no worker to hold all pairs" if exact else
+                f", or `--basis {smaller}`" if smaller else "")))
     passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
     merges = -(-len(split.runs) // (FAN_IN - 1))
     first = first_columns(rank, columns) if n_pairs >= MANY_PAIRS else columns
@@ -184,9 +192,16 @@ def _peak(shape: Shape, route: Route, basis: int, rank: int | None) -> int:
     if route is Route.whole_pairs:
         return shape.on_one_worker(basis)
     if route is Route.by_features:
-        return shape.by_features(rank or FIRST_COLUMNS)
+        return shape.by_features(rank or min(basis, shape.n_pairs))
     few = shape.n_pairs < FEW_PAIRS * basis
     return shape.in_basis(basis, min(2 * basis, shape.n_features) if few else basis)
+
+
+def _largest_basis_within(shape: Shape, limit: float, rank: int | None) -> int:
+    """Columns of the largest fitted basis that workers have room for; 0 where none is."""
+    sizes = (LARGE_BASIS >> halved for halved in range(LARGE_BASIS.bit_length()))
+    return next((k for k in sizes if max(rank or 0, LEAST_BASIS) <= k < shape.n_features
+                 and _peak(shape, Route.fitted_basis, k, rank) <= limit), 0)
 
 
 def _mib(n_bytes: int) -> int:

@@ -14,6 +14,7 @@ from lrh_dask import process, progress
 from lrh_dask.arrays import to_host
 from lrh_dask.graph import Stages
 from lrh_dask.leaves import device_of_run, read_ahead
+from lrh_dask.memory import LIFTED_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import reduce_pairs
 from lrh_dask.row_gram import Gathering, RowGram, lifting_coefficients
@@ -40,12 +41,13 @@ class Lift:
 
 def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
     """Sum the products of pairs over features, solve, and lift the eigenvectors."""
-    runs = _runs(pairs)
+    runs = _runs(pairs, RUN_BYTES // (2 * pairs.n_pairs * pairs.dtype.itemsize))
     lift: Lift = stages.reduce("basis", products_leaf, runs, (spec,), solve_products, pairs, split,
                                spec)
-    solved = lift.solved
-    lifted = np.empty((pairs.n_features, lift.coefficients.shape[1]), pairs.dtype)
+    solved, n_vectors = lift.solved, lift.coefficients.shape[1]
+    lifted = np.empty((pairs.n_features, n_vectors), pairs.dtype)
     stats = solved.basis_stats
+    runs = _runs(pairs, LIFTED_BYTES // (n_vectors * pairs.dtype.itemsize))
     for run, (part, read) in stages.each("lift", lift_leaf, runs, lift.coefficients, spec):
         lifted[run.blocks[0][0]:run.blocks[-1][1]] = part
         stats = stats.merge(read)
@@ -108,7 +110,8 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
     n, stats = pairs.n_pairs, ReadStats()
     needed = slice(0 if coefficients[:n].any() else n, 2 * n)
     used = device.put(coefficients[needed].astype(pairs.dtype))
-    lifted = []
+    first, last = run.blocks[0][0], run.blocks[-1][1]
+    lifted = np.empty((last - first, coefficients.shape[1]), pairs.dtype)
 
     def read(columns: tuple[int, int], room: np.ndarray) -> ReadStats:
         begin, n_bytes = time.perf_counter(), 0
@@ -119,10 +122,10 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
 
     rooms = _rooms(pairs, run)
     reads = read_ahead(read, list(zip(run.blocks, rooms, strict=True)), pairs.n_ahead)
-    for one, room in zip(reads, rooms, strict=True):
-        lifted.append(to_host(device.put(room[needed]).T @ used))
+    for (start, stop), one, room in zip(run.blocks, reads, rooms, strict=True):
+        lifted[start - first:stop - first] = to_host(device.put(room[needed]).T @ used)
         stats = stats.merge(replace(one, peak_worker_bytes=process.peak_bytes()))
-    return np.concatenate(lifted), stats
+    return lifted, stats
 
 
 def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
@@ -136,10 +139,10 @@ def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
     return [rooms[i % len(rooms)][:, :last - first] for i, (first, last) in enumerate(run.blocks)]
 
 
-def _runs(pairs: Pairs) -> tuple[Run, ...]:
-    """Blocks of features, in runs of about RUN_BYTES; every run holds all pairs."""
+def _runs(pairs: Pairs, n_columns: int) -> tuple[Run, ...]:
+    """Blocks of features, in runs of about so many columns; every run holds all pairs."""
     width, n_features = pairs.block_columns, pairs.n_features
     blocks = [(first, min(first + width, n_features)) for first in range(0, n_features, width)]
-    at_once = max(1, RUN_BYTES // (width * pairs.n_pairs * 2 * pairs.dtype.itemsize))
+    at_once = max(1, n_columns // width)
     return tuple(Run(i, tuple(blocks[first:first + at_once]), (Piece(0, pairs.n_pairs, 0),))
                  for i, first in enumerate(range(0, len(blocks), at_once)))

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lrh_dask.row_gram import FIRST_FEATURES
-from lrh_dask.shards import RUN_BYTES
 from lrh_dask.tree import FAN_IN
 from lrh_dask.triangle import GATHERED_ROWS
 
-__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
+__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
 
 MIB = 2**20
 IDLE_BYTES = 128 * MIB
@@ -23,6 +22,8 @@ SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
 CACHED_BYTES = 8 * MIB
 """The same where a slab is gone over more than once and had better stay in a processor's cache."""
+LIFTED_BYTES = 16 * MIB
+"""A task makes vectors over so many features that they are about this size."""
 AHEAD_OF_FETCHING = 2
 """Tasks a thread whose results may wait to be fetched one by one: more would fill the workers."""
 FLOAT64 = 8
@@ -107,8 +108,8 @@ class Shape:
         room = 2 * self.n_pairs * self.block_columns * self.itemsize
         reading = (self.n_ahead + 1) * room + room // 2  # and chunks on their way there
         first = self.n_pairs * 2 * max(m, FIRST_FEATURES) * FLOAT64 + 4 * m**2 * FLOAT64
-        run_columns = max(RUN_BYTES // (2 * self.n_pairs * self.itemsize), self.block_columns)
-        lifted = min(run_columns, self.n_features) * rank * self.itemsize
+        block = min(self.block_columns, self.n_features) * (rank + 1) * self.itemsize
+        lifted = min(max(LIFTED_BYTES, block), self.n_features * (rank + 1) * self.itemsize)
         return self._process(reading + max(first, (2 + AHEAD_OF_FETCHING) * lifted),
                              self._solve(min(m, self.n_pairs * 3 // 2), m))
 
