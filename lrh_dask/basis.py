@@ -6,7 +6,7 @@ over the store. Two things decide on further rounds:
 * they follow until the basis had captured as much of the gradients last read, held out of it, as
   the basis after them does: the energy it left was larger by no more than MISSED;
 * each reads so many that what the basis still misses should move eigenvalues by less than noise
-  does in the fit of all n pairs, as far as the round before it tells (a quarter of all at most).
+  does in the fit of all n pairs, as far as the round before it tells (all, beyond a quarter).
   With noise of variance f in each direction of y and a signal of variance g_i along direction i,
   N pairs leave an angle θ_i² = (D - k) f / (N g_i) and an eigenvalue short by λ_i θ_i², while the
   fit knows it to λ_i √(f / (g_i n)): so N >= (D - k) √(n f / g_i).

@@ -56,7 +56,7 @@ class Stages:
         graph[seen] = Task(seen, outlook, TaskRef(found))
         known: Outlook = self._carry_out(graph, seen, keep=(reduced, found))
         if before is not None:
-            self._forget(before)
+            self.forget(before)
         return (reduced, found), known
 
     def solve(self, runs: Sequence[Run], spec: Spec, basis: str | None) -> Solved | Short:
@@ -162,7 +162,7 @@ class Stages:
         futures: list[Any] = self._client.get(layers, keys, sync=False)
         return futures
 
-    def _forget(self, keys: Sequence[str]) -> None:
+    def forget(self, keys: Sequence[str]) -> None:
         """Let the cluster drop what no later stage needs."""
         for key in keys:
             self._kept.pop(key)

@@ -11,7 +11,7 @@ from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
 from lrh_dask.shards import RUN_BYTES, Partition, gathered
 from lrh_dask.spec import HELD_OUT, Spec, group_of
-from lrh_dask.tasks import Short, Solved
+from lrh_dask.tasks import Missed, Short, Solved
 from lrh_dask.tree import ReadStats
 
 __all__ = ["fit_in_basis"]
@@ -19,7 +19,7 @@ __all__ = ["fit_in_basis"]
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
 LARGEST_SAMPLE = 4
-"""More than the LARGEST_SAMPLE-th part of the pairs is called for by nothing but missed energy."""
+"""Where more than the LARGEST_SAMPLE-th part of the pairs is called for, all are read."""
 
 
 def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
@@ -37,12 +37,14 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
         known, basis = rounds.until_enough(), rounds.basis
     solved = stages.solve(split.runs, spec, basis)
     if isinstance(solved, Short):
-        notices.append(
-            f"{100 * solved.outside:.3g} % of y² lay outside the basis of a sample that had "
-            f"promised {100 * solved.promised:.3g} %, so all pairs were read for it and then once "
-            "more for the fit")
+        notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
+                       "then once more for the fit")
         known = rounds.read_the_rest(solved.stats)
         solved = stages.solve(split.runs, spec, rounds.basis)
+        if isinstance(solved, Solved) and solved.missed is not None:
+            notices.append(f"{_share(solved.missed)} of all pairs, too: few pairs may explore a "
+                           f"direction that it lacks; `--basis {pairs.n_features}` fits in all of "
+                           "R^D")
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
     d = pairs.n_features
     if known.is_full and 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES:
@@ -50,6 +52,12 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
                        f"the basis; --basis {d} fits in all of R^D, at a price that `lrh plan` "
                        "tells")
     return replace(solved, notices=tuple(notices))
+
+
+def _share(missed: Missed) -> str:
+    bucket = "" if missed.bucket is None else f" in bucket {missed.bucket}"
+    return (f"{100 * missed.outside:.3g} % of y²{bucket}, where {100 * missed.expected:.3g} % was "
+            "to be expected, lay outside the basis")
 
 
 class _Rounds:
@@ -79,15 +87,17 @@ class _Rounds:
     def until_enough(self) -> Outlook:
         """Read rounds, each at least as large as all before, until the basis is enough."""
         known = self.read(budget.FIRST_ROWS)
-        if known.is_full and self._spec.max_basis < self._most_columns:
+        if known.is_full and self._spec.max_basis < self._most_columns and self._keys:
             self.spend(known.stats)
             self._spec = replace(self._spec, max_basis=self._most_columns)
+            self._stages.forget(self._keys)
             self._n_seen, self._keys = 0, None
             known = self.read(budget.FIRST_ROWS)
         while not known.enough:
             self._spec = replace(self._spec, max_basis=min(
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
-            called_for = min(known.n_pairs, self._spec.n_pairs // LARGEST_SAMPLE)
+            most = self._spec.n_pairs // LARGEST_SAMPLE
+            called_for = known.n_pairs if known.n_pairs <= most else self._spec.n_pairs
             known = self.read(max(2 * known.stats.n_pairs, called_for))
         return known
 

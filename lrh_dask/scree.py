@@ -59,5 +59,20 @@ def scree(q: Array, held_out: ReducedPairs, *, rank: int | None) -> Scree:
     last = int(signal[-1]) + 1 if signal.size else 0
     wanted = max(last + max(8, last // 2), 0 if rank is None else rank + 8)
     kept = energy[:min(int(k), wanted)]
-    return Scree(kept.size, wanted > k, kept, floor,
-                 max(held_out.energy - float(kept.sum()), 0.0))
+    inside = float(kept.sum()) + _inside_of_cut(to_host(seen)[:, :kept.size], held_out)
+    return Scree(kept.size, wanted > k, kept, floor, max(held_out.energy - inside, 0.0))
+
+
+def _inside_of_cut(seen: np.ndarray, held_out: ReducedPairs) -> float:
+    """What columns would capture of the energy that the reduction has cut, were it isotropic.
+
+    The cut lies beside the reduced rows, which are orthogonal then.
+
+    Args:
+        seen: (m, k) products of the reduced rows with the columns.
+    """
+    rows = to_host(held_out.y)
+    square = np.sum(rows.astype(np.float64)**2, axis=1)
+    along = np.sum(seen[square > 0].astype(np.float64)**2 / square[square > 0, None], axis=0)
+    n_beside = rows.shape[1] - np.count_nonzero(square)
+    return held_out.tail * float(np.sum(np.maximum(1.0 - along, 0.0))) / max(n_beside, 1)

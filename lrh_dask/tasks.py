@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,32 @@ from lrh_dask.units import in_units
 __all__ = ["Short", "Solved", "solve_buckets", "solve_whole"]
 
 SURPRISE = 1.1
-"""The energy beside a basis may be so many times what its sample had promised."""
+"""The energy beside a basis may be so many times what its sample had promised ..."""
+STANDS_OUT, NEGLIGIBLE = (5.0, 4.0), 1e-4
+"""... and that of one bucket exceed the others' by so many times the spread of normal noise and the
+spread that they have, unless that is a negligible share of what the basis captures."""
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What a basis captures less of than it should, of all pairs or of a bucket.
+
+    Attributes:
+        outside: share of their ‖Y‖² beside the basis; ``expected``: what was to be expected.
+        bucket: whose; None is all pairs.
+    """
+
+    outside: float
+    expected: float
+    bucket: int | None
+
+
+@dataclass(frozen=True)
+class Short:
+    """The basis of a sample does not do for all pairs; ``stats`` is what it cost to find out."""
+
+    missed: Missed
+    stats: ReadStats
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +63,7 @@ class Solved:
     Attributes:
         eigenvectors: (D, r); ``offset``: b (D,), or None.
         times: times of day at which stages ended.
+        missed: what even the basis of all pairs leaves out of a bucket.
     """
 
     fit: Fit
@@ -49,23 +75,10 @@ class Solved:
     content: str
     times: dict[str, float]
     notices: tuple[str, ...] = ()
+    missed: Missed | None = None
 
     def __sizeof__(self) -> int:
         return 200 + self.eigenvectors.nbytes + self.fit.vectors.nbytes
-
-
-@dataclass(frozen=True)
-class Short:
-    """A basis of a sample captures less of all pairs than it had promised.
-
-    Attributes:
-        outside: share of ‖Y‖² of all pairs beside the basis; ``promised``: what was expected.
-        stats: what the pass cost that found it out.
-    """
-
-    outside: float
-    promised: float
-    stats: ReadStats
 
 
 def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved | Short:
@@ -76,10 +89,11 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved |
     refuse_empty(partial.stats)
     buckets: dict[int, Triangle] = {b: t for b, t in partial.states.items() if t.n_pairs}
     refuse_useless(buckets)
-    if basis is not None and not basis.complete:
-        outside = _outside(buckets)
-        if outside > SURPRISE * basis.outside + 10.0 * float(np.finfo(spec.dtype).eps):
-            return Short(outside, basis.outside, partial.stats)
+    missed = None
+    if basis is not None:
+        missed = _missed(buckets, basis, spec)
+        if missed is not None and not basis.complete:
+            return Short(missed, partial.stats)
     q = None if basis is None else basis.q
     if q is None:
         folds = rotating_folds(buckets)
@@ -92,10 +106,10 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved |
         n_blind=None if basis is None else basis.n_blind,
         tail=0.0 if basis is None else basis.tail))
     lifted = outcome.vectors if q is None else q @ outcome.vectors
-    return _done(outcome, lifted, buckets,
-                 ReadStats() if basis is None else basis.stats, partial.stats,
-                 {"basis": begin if basis is None else basis.finished,
-                  "fit": begin, "solve": time.time()})
+    return replace(_done(outcome, lifted, buckets,
+                         ReadStats() if basis is None else basis.stats, partial.stats,
+                         {"basis": begin if basis is None else basis.finished,
+                          "fit": begin, "solve": time.time()}), missed=missed)
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:
@@ -154,11 +168,39 @@ def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
                   sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
 
 
-def _outside(buckets: dict[int, Triangle]) -> float:
-    """Share of ‖Y‖² that lies outside the basis."""
-    energy = sum(t.energy for t in buckets.values())
-    inside = sum(float(np.sum(t.factor[:, t.n_basis + 1:] ** 2)) for t in buckets.values())
-    return max(1.0 - inside / energy, 0.0) if energy else 0.0
+def _missed(buckets: dict[int, Triangle], basis: Basis,
+            spec: Spec) -> Missed | None:
+    """What a basis misses that it should not, as far as a sample has promised or buckets tell.
+
+    A direction that few pairs explore may be little beside the noise of all of them; in the
+    bucket where it is explored it stands out, be it from what the others have beside the basis
+    or from their shares of it.
+    """
+    energy = np.array([t.energy for t in buckets.values()])
+    inside = np.array([float(np.sum(t.factor[:, t.n_basis + 1:] ** 2)) for t in buckets.values()])
+    beside = np.maximum(energy - inside, 0.0)
+    if not energy.all():
+        return None
+    rounding = 10.0 * float(np.finfo(np.result_type(spec.dtype, np.float32)).eps)
+    outside = float(beside.sum() / energy.sum())
+    if not basis.complete and outside > SURPRISE * basis.outside + rounding:
+        return Missed(outside, basis.outside, None)
+    n_features, k = basis.q.shape
+    n_pairs = np.array([t.n_pairs for t in buckets.values()])
+    of_noise = np.sqrt(2.0 / (n_pairs * max(n_features - k, 1)))
+    worst, expected = None, 0.0
+    for unit in (np.array([t.weight for t in buckets.values()]), energy):
+        shares = beside / unit
+        usual = float(np.median(shares))
+        spread = np.maximum(STANDS_OUT[0] * of_noise * usual,
+                            STANDS_OUT[1] * 1.4826 * np.median(np.abs(shares - usual)))
+        excess = np.where(shares - usual > spread, (shares - usual) * unit, 0.0)
+        if excess.max() > NEGLIGIBLE * inside.sum() + rounding * energy.sum():
+            worst = int(np.argmax(excess))
+            expected = float((beside[worst] - excess[worst]) / energy[worst])
+    if worst is None:
+        return None
+    return Missed(float(beside[worst] / energy[worst]), expected, list(buckets)[worst])
 
 
 def _tell_begin(spec: Spec) -> None:

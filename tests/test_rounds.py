@@ -127,3 +127,29 @@ def test_a_basis_that_does_not_end_is_told_with_what_would_hold_it(tmp_path, man
     hessian = fit(stored(tmp_path, x, y), basis=16)
     assert any(f"--basis {D}" in said for said in hessian.provenance["notices"])
     assert hessian.certificates.n_basis == 16
+
+
+def test_a_strong_direction_that_few_pairs_explore_is_told_although_noise_hides_it(tmp_path, many):
+    """It is 1 % of y² and beneath the noise, but stands out in the buckets that explore it."""
+    rng = np.random.default_rng(0)
+    u = np.linalg.qr(rng.standard_normal((D, 2)))[0]
+    x = rng.standard_normal((20_000, D))
+    x -= np.outer(x @ u[:, 1], u[:, 1])
+    plain = x @ u[:, :1] @ u[:, :1].T + 2.0 / np.sqrt(D) * rng.standard_normal(x.shape)
+    hessian = fit(stored(tmp_path, x.astype("f4"), plain.astype("f4")), basis=8)
+    assert not any("outside the basis" in said for said in hessian.provenance["notices"])
+    late = np.zeros((20_000, 1))
+    late[-1000:, 0] = 0.5 * rng.standard_normal(1000)
+    x += late * u[:, 1]
+    y = plain + 2.0 * late * u[:, 1]
+    found = open_pairs(write_pairs(tmp_path / "b.zarr", x.astype("f4"), y.astype("f4"),
+                                   chunk_rows=100))
+    hessian = fit(found, basis=8)
+    said, = (s for s in hessian.provenance["notices"] if "outside the basis" in s)
+    assert "in bucket" in said
+
+
+def test_where_much_is_called_for_all_pairs_are_read(tmp_path, many):
+    x, y, _ = noisy(values=(1.0,), noise=4.0)
+    found = stored(tmp_path, x, y)
+    assert fit(found, basis=8).provenance["bytes"]["basis"] == found.stored_bytes
