@@ -17,8 +17,8 @@ import numpy as np
 
 from lrh_dask.errors import SettingsError, explain
 
-__all__ = ["CPU", "Array", "Device", "device_of", "like", "lower_factor", "namespace",
-           "pick_device", "row_squares", "to_host", "triangular_factor"]
+__all__ = ["CPU", "Array", "Device", "device_of", "in_range", "like", "lower_factor",
+           "namespace", "pick_device", "row_squares", "to_host", "triangular_factor"]
 
 Array = Any
 """An array of any library that follows the array API standard."""
@@ -72,6 +72,18 @@ def row_squares(rows: Array) -> Array:
             again = xp.astype(xp.take(rows, which, axis=0), xp.float64)
             squares[doubtful] = xp.vecdot(again, again)
     return squares
+
+
+def in_range(gram: Array, n_terms: int) -> bool:
+    """Whether sums of so many squares in the dtype of a Gram matrix lost nothing to its range.
+
+    Its diagonal is neither infinite nor so small that terms which count were below the smallest
+    normal number.
+    """
+    xp = namespace(gram)
+    square, kind = xp.linalg.diagonal(gram), xp.finfo(gram.dtype)
+    least = n_terms * float(kind.smallest_normal) / float(kind.eps)
+    return bool(xp.all((square >= least) & (square < np.inf)))
 
 
 def lower_factor(gram: Array, least: float) -> Array | None:

@@ -17,7 +17,7 @@ from lrh_dask.leaves import device_of_run, read_ahead
 from lrh_dask.memory import LIFTED_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.row_gram import Gathering, RowGram, lifting_coefficients
+from lrh_dask.row_gram import RowGram, Summing, lifting_coefficients
 from lrh_dask.shards import RUN_BYTES, Partition, Piece, Run
 from lrh_dask.spec import Spec
 from lrh_dask.tasks import Solved, solve_whole
@@ -60,12 +60,12 @@ def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) 
 def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     """Products of all rows over a run of blocks of features."""
     device = device_of_run(spec)
-    gathering, stats = Gathering(), ReadStats()
+    summing, stats = Summing(), ReadStats()
     n, n_features = pairs.n_pairs, pairs.n_features
     rooms = _rooms(pairs, run)
     parts = [(0, n, columns, room) for columns, room in zip(run.blocks, rooms, strict=True)]
     for block, room in zip(read_ahead(pairs.read, parts, pairs.n_ahead), rooms, strict=True):
-        gathering.add(device.put(room))
+        summing.add(device.put(room))
         stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
                                       peak_worker_bytes=process.peak_bytes()))
     # So many pairs as the share of features makes up: over all runs they are n.
@@ -73,7 +73,7 @@ def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     n_told = n * last // n_features - n * first // n_features
     if spec.watched:
         progress.emit(spec.run_id, progress.Event("basis", run.index, n_told, stats.n_bytes))
-    return Partial({0: gathering.state().to_host()}, replace(stats, n_pairs=n_told))
+    return Partial({0: summing.state().to_host()}, replace(stats, n_pairs=n_told))
 
 
 def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec) -> Lift:

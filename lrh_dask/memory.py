@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lrh_dask.row_gram import FIRST_FEATURES
+from lrh_dask.row_gram import CAST_FEATURES
 from lrh_dask.tree import FAN_IN
 from lrh_dask.triangle import GATHERED_ROWS
 
@@ -107,7 +107,7 @@ class Shape:
         m = 2 * self.n_pairs + 1
         room = 2 * self.n_pairs * self.block_columns * self.itemsize
         reading = (self.n_ahead + 1) * room + room // 2  # and chunks on their way there
-        first = self.n_pairs * 2 * max(m, FIRST_FEATURES) * FLOAT64 + 4 * m**2 * FLOAT64
+        first = self.n_pairs * 2 * max(m, CAST_FEATURES) * FLOAT64 + 4 * m**2 * FLOAT64
         block = min(self.block_columns, self.n_features) * (rank + 1) * self.itemsize
         lifted = min(max(LIFTED_BYTES, block), self.n_features * (rank + 1) * self.itemsize)
         return self._process(reading + max(first, (2 + AHEAD_OF_FETCHING) * lifted),

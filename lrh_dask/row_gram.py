@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrh_dask.arrays import Array, lower_factor, namespace, to_host
+from lrh_dask.arrays import Array, in_range, lower_factor, namespace, to_host
 
-__all__ = ["Gathering", "RowGram", "lifting_coefficients"]
+__all__ = ["CAST_FEATURES", "RowGram", "Summing", "lifting_coefficients"]
 
 WELL_CONDITIONED = 1e-4
 """Above this relative pivot of Z Zᵀ products in float32 do: summed over blocks in float64 they are
 off by 4e-9 of the diagonal, and the smallest eigenvalue by 4e-5 of itself."""
-FIRST_FEATURES = 2048
-"""So many features, or as many as there are rows, are multiplied in float64 at once."""
+CAST_FEATURES = 2048
+"""So many features, or as many as there are rows, are made float64 at once."""
 REPEATED = 1e-12
 """Squared distance of two rows, relative to their squares, at which one repeats the other."""
 
@@ -80,36 +80,37 @@ class RowGram:
         return 200 + 8 * int(np.prod(self.products.shape))
 
 
-class Gathering:
+class Summing:
     """Sums products of rows over blocks of features, one after another.
 
-    The first features are multiplied in float64; where that shows all rows to be well apart, the
-    others are multiplied in their own dtype.
+    A block is multiplied in its own dtype where its rows are well apart in it and its numbers
+    well within the dtype's range: then so they are in the sum, too. Else it is multiplied again,
+    in float64, and so are all that follow.
     """
 
     def __init__(self) -> None:
         self._products: Array | None = None
-        self._in_dtype = False
+        self._in_dtype = True
 
     def add(self, z: Array) -> None:
         """Count a block of features: Z (2n, w), the rows of x and below them those of y."""
-        start = 0
-        while start < z.shape[1]:
-            stop = z.shape[1] if self._in_dtype else min(
-                start + max(z.shape[0], FIRST_FEATURES), z.shape[1])
-            self._multiply(z[:, start:stop])
-            start = stop
+        xp = namespace(z)
+        if self._in_dtype and z.dtype != xp.float64 and z.shape[1] > z.shape[0]:
+            with np.errstate(over="ignore", invalid="ignore"):
+                products = z @ z.T
+            self._in_dtype = in_range(products, z.shape[1])
+            products = xp.astype(products, xp.float64)
+            if self._in_dtype and lower_factor(products, WELL_CONDITIONED) is not None:
+                self._sum(products)
+                return
+            self._in_dtype = False
+        width = max(z.shape[0], CAST_FEATURES)
+        for start in range(0, z.shape[1], width):
+            part = xp.astype(z[:, start:min(start + width, z.shape[1])], xp.float64)
+            self._sum(part @ part.T)
 
-    def _multiply(self, part: Array) -> None:
-        xp = namespace(part)
-        if not self._in_dtype:
-            part = xp.astype(part, xp.float64)
-        products = xp.astype(part @ part.T, xp.float64)
-        if self._products is None:
-            self._products = products
-            self._in_dtype = lower_factor(products, WELL_CONDITIONED) is not None
-        else:
-            self._products = self._products + products
+    def _sum(self, products: Array) -> None:
+        self._products = products if self._products is None else self._products + products
 
     def state(self) -> RowGram:
         """The products over all blocks so far (there must be one)."""

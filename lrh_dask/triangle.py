@@ -25,6 +25,7 @@ import numpy as np
 from lrh_dask.arrays import (
     Array,
     device_of,
+    in_range,
     lower_factor,
     namespace,
     row_squares,
@@ -177,8 +178,8 @@ class Gathering:
         self._gram: Array | None = None      # of rows that are well conditioned together
         self._least = 0.0                    # which its pivots must not fall below
         self._stacked: list[Array] = []      # rows or factors of all others
-        self._waiting: list[Array] = []      # projected rows, not multiplied yet
-        self._by_products, self._in_dtype = True, True
+        self._waiting: list[tuple[Array, Array, Array]] = []  # (root, x̃, ỹ), not multiplied yet
+        self._by_products, self._in_dtype = True, basis is None
         self._sums: Triangle | None = None   # all that is a plain sum
 
     def add(self, x: Array, y: Array, weight: Array | None = None,
@@ -203,17 +204,19 @@ class Gathering:
             energy=float(xp.sum(y_squares)), n_pairs=int(x.shape[0]),
             x_energy=float(xp.sum(x_squares)), x_length=float(xp.sum(xp.sqrt(x_squares))))
         self._sums = added if self._sums is None else _summed([self._sums, added], x[:0, :])
-        if self._basis is None and self._in_dtype and x.dtype == xp.float32:
-            self._in_dtype = self._take(_gram_in_dtype(root, x, y), WELL_CONDITIONED["float32"])
-            if self._in_dtype:
-                return
+        n_waiting = sum(part[0].shape[0] for part in self._waiting) + x.shape[0]
+        enough = n_waiting >= max(GATHERED_ROWS, 2 * self._n_columns(x))
         if self._basis is not None:
             q = xp.astype(self._basis, x.dtype)
             x, y = x @ q, y @ q
-        rows = xp.concat([xp.astype(a, xp.float64) for a in (root[:, None], x, y)], axis=1)
-        self._waiting.append(rows)
-        if sum(part.shape[0] for part in self._waiting) >= max(GATHERED_ROWS, 2 * rows.shape[1]):
+        elif not enough:  # the block may go meanwhile
+            x, y = xp.asarray(x, copy=True), xp.asarray(y, copy=True)
+        self._waiting.append((root, x, y))
+        if enough:
             self._multiply()
+
+    def _n_columns(self, x: Array) -> int:
+        return 1 + 2 * int(x.shape[1] if self._basis is None else self._basis.shape[1])
 
     def state(self) -> Triangle:
         """The triangle of all pairs so far (there must be some)."""
@@ -231,9 +234,20 @@ class Gathering:
         """Bring the rows that wait into the Gram matrix, or where that loses too much a factor."""
         if not self._waiting:
             return
-        rows = namespace(*self._waiting).concat(self._waiting, axis=0)
+        root, x, y = (parts[0] if len(parts) == 1 else namespace(*parts).concat(parts, axis=0)
+                      for parts in (list(part) for part in zip(*self._waiting, strict=True)))
         self._waiting = []
-        if self._by_products and (self._gram is not None or rows.shape[0] > rows.shape[1]):
+        xp = namespace(x)
+        overdetermined = self._gram is not None or x.shape[0] > 2 * x.shape[1] + 1
+        if self._in_dtype and overdetermined and x.dtype == xp.float32:
+            with np.errstate(over="ignore", invalid="ignore"):
+                gram = _gram_in_dtype(root, x, y)
+            self._in_dtype = in_range(gram, x.shape[0]) and self._take(
+                xp.astype(gram, xp.float64), WELL_CONDITIONED["float32"])
+            if self._in_dtype:
+                return
+        rows = xp.concat([xp.astype(a, xp.float64) for a in (root[:, None], x, y)], axis=1)
+        if self._by_products and overdetermined:
             self._by_products = self._take(rows.T @ rows, WELL_CONDITIONED["float64"])
             if self._by_products:
                 return
@@ -258,14 +272,14 @@ class Gathering:
 
 
 def _gram_in_dtype(root: Array, x: Array, y: Array) -> Array:
-    """Gram matrix of rows [root, x, y], multiplied in their dtype, as float64."""
+    """Gram matrix of rows [root, x, y] in their dtype."""
     xp = namespace(x, y)
     ones, xy = (root @ root)[None, None], x.T @ y
     edge = xp.concat([root @ x, root @ y], axis=0)[:, None]
     inner = xp.concat([xp.concat([x.T @ x, xy], axis=1),
                        xp.concat([xy.T, y.T @ y], axis=1)], axis=0)
-    return xp.astype(xp.concat([xp.concat([ones, edge.T], axis=1),
-                                xp.concat([edge, inner], axis=1)], axis=0), xp.float64)
+    return xp.concat([xp.concat([ones, edge.T], axis=1),
+                      xp.concat([edge, inner], axis=1)], axis=0)
 
 
 def _factor_of(gram: Array, least: float) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask.row_gram import Gathering, RowGram, lifting_coefficients
+from lrh_dask.row_gram import RowGram, Summing, lifting_coefficients
 
 
 def rows(seed, n=12, d=90, dtype="float64"):
@@ -16,10 +16,10 @@ def gathered(x, y, cuts, put=np.asarray):
     """Products over blocks of features, some in one state and some in another, merged."""
     states = []
     for parts in (cuts[:2], cuts[2:]):
-        gathering = Gathering()
+        summing = Summing()
         for part in parts:
-            gathering.add(put(np.concatenate([x[:, part], y[:, part]])))
-        states.append(gathering.state())
+            summing.add(put(np.concatenate([x[:, part], y[:, part]])))
+        states.append(summing.state())
     return states[0].merge(states[1])
 
 
@@ -42,6 +42,34 @@ def test_rows_that_are_close_are_multiplied_in_float64():
     y[0] *= np.float32(1 + 1e-4)
     z = np.concatenate([x, y]).astype(float)
     np.testing.assert_allclose(gathered(x, y, CUTS).products, z @ z.T, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("where", [0, 1, 2], ids=["first", "second", "last"])
+def test_a_block_whose_rows_are_close_is_seen_wherever_it_comes(apart, where):
+    """That the rows of other blocks are apart says nothing of it: here it holds all energy."""
+    rng = np.random.default_rng(3)
+    blocks = [1e-3 * rng.standard_normal((6, 40)) for _ in range(3)]
+    blocks[where] = np.tile(rng.standard_normal((1, 40)), (6, 1)) \
+        + apart * rng.standard_normal((6, 40))
+    blocks = [block.astype("f4") for block in blocks]
+    summing = Summing()
+    for block in blocks:
+        summing.add(block)
+    z = np.concatenate(blocks, axis=1).astype(float)
+    true = np.linalg.eigvalsh(z @ z.T)
+    np.testing.assert_allclose(np.linalg.eigvalsh(summing.state().products), true, rtol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-22, 1e20, 1e35])
+def test_numbers_at_the_ends_of_float32_lose_nothing(scale):
+    z = np.concatenate([rows(0), scale * rows(1)]).astype("f4")
+    summing = Summing()
+    summing.add(z)
+    true = z.astype(float) @ z.T.astype(float)
+    size = np.sqrt(np.diagonal(true))
+    np.testing.assert_allclose(summing.state().products / np.outer(size, size),
+                               true / np.outer(size, size), atol=1e-6)
 
 
 def test_the_small_pairs_have_the_same_products_and_zeros_beyond():

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from lrh_dask.arrays import device_of
 from lrh_dask.errors import BadPairs
-from lrh_dask.triangle import Triangle, reduce_to_triangle
+from lrh_dask.triangle import Gathering, Triangle, reduce_to_triangle
 
 
 def gram(triangle):
@@ -144,6 +144,33 @@ def test_any_weights_give_the_weighted_gram_matrix(make_pairs, frozen):
     np.testing.assert_allclose(state.sum_x, weight @ pairs.x, atol=1e-12)
     np.testing.assert_allclose(state.sum_y, weight @ pairs.y, atol=1e-12)
     assert state.energy == pytest.approx(weight @ np.sum(pairs.y**2, axis=1))
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-22, 1e20, 1e35])
+def test_numbers_at_the_ends_of_float32_lose_nothing(scale):
+    rng = np.random.default_rng(0)
+    x, y = (a.astype("f4") for a in (rng.standard_normal((400, 6)),
+                                     scale * rng.standard_normal((400, 6))))
+    rows = literal_rows(x, y, np.eye(6))
+    size = np.linalg.norm(rows, axis=0)
+    np.testing.assert_allclose(gram(reduce_to_triangle(x, y)) / np.outer(size, size),
+                               rows.T @ rows / np.outer(size, size), atol=1e-6)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (5, 9, 700), (699,), tuple(range(50, 3000, 50))], ids=len)
+def test_pieces_too_few_to_judge_wait_for_others(cuts):
+    """Any cut into pieces is multiplied in the data's dtype, as the whole is, and as exact."""
+    rng = np.random.default_rng(1)
+    x, y = (rng.standard_normal((3000, 20)).astype("f4") for _ in range(2))
+    gathering = Gathering()
+    for part_x, part_y in zip(np.split(x, cuts), np.split(y, cuts), strict=True):
+        room = [part_x.copy(), part_y.copy()]
+        gathering.add(*room)
+        for array in room:
+            array[...] = np.nan  # the block may be read over once it was added
+    rows = literal_rows(x, y, np.eye(20))
+    np.testing.assert_allclose(gram(gathering.state()), rows.T @ rows, atol=1e-6 * 3000)
+    assert gathering._in_dtype
 
 
 def test_rank_deficient_and_duplicated_pairs_keep_their_gram_matrix(make_pairs):
