@@ -48,7 +48,8 @@ def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) 
     lifted = np.empty((pairs.n_features, n_vectors), pairs.dtype)
     stats = solved.basis_stats
     runs = _runs(pairs, LIFTED_BYTES // (n_vectors * pairs.dtype.itemsize))
-    for run, (part, read) in stages.each("lift", lift_leaf, runs, lift.coefficients, spec):
+    coefficients = stages.share(lift.coefficients)
+    for run, (part, read) in stages.each("lift", lift_leaf, runs, coefficients, spec):
         lifted[run.blocks[0][0]:run.blocks[-1][1]] = part
         stats = stats.merge(read)
     r = solved.eigenvectors.shape[1]
@@ -61,18 +62,14 @@ def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     """Products of all rows over a run of blocks of features."""
     device = device_of_run(spec)
     summing, stats = Summing(), ReadStats()
-    n, n_features = pairs.n_pairs, pairs.n_features
+    n = pairs.n_pairs
     rooms = _rooms(pairs, run)
     parts = [(0, n, columns, room) for columns, room in zip(run.blocks, rooms, strict=True)]
     for block, room in zip(read_ahead(pairs.read, parts, pairs.n_ahead), rooms, strict=True):
         summing.add(device.put(room))
         stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
                                       peak_worker_bytes=process.peak_bytes()))
-    # So many pairs as the share of features makes up: over all runs they are n.
-    first, last = run.blocks[0][0], run.blocks[-1][1]
-    n_told = n * last // n_features - n * first // n_features
-    if spec.watched:
-        progress.emit(spec.run_id, progress.Event("basis", run.index, n_told, stats.n_bytes))
+    n_told = _tell(pairs, run, spec, "basis", stats)
     return Partial({0: summing.state().to_host()}, replace(stats, n_pairs=n_told))
 
 
@@ -125,7 +122,17 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
     for (start, stop), one, room in zip(run.blocks, reads, rooms, strict=True):
         lifted[start - first:stop - first] = to_host(device.put(room[needed]).T @ used)
         stats = stats.merge(replace(one, peak_worker_bytes=process.peak_bytes()))
+    _tell(pairs, run, spec, "vectors", stats)
     return lifted, stats
+
+
+def _tell(pairs: Pairs, run: Run, spec: Spec, stage: str, stats: ReadStats) -> int:
+    """Tell of as many pairs as the run's share of the features makes up: over all they are n."""
+    n, n_features = pairs.n_pairs, pairs.n_features
+    n_told = n * run.blocks[-1][1] // n_features - n * run.blocks[0][0] // n_features
+    if spec.watched:
+        progress.emit(spec.run_id, progress.Event(stage, run.index, n_told, stats.n_bytes))
+    return n_told
 
 
 def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:

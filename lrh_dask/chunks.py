@@ -21,7 +21,7 @@ import numpy as np
 
 from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 
-__all__ = ["is_remote", "is_zarr", "missing_chunks", "read_rows", "stored_chunks"]
+__all__ = ["is_plain", "is_remote", "is_zarr", "missing_chunks", "read_rows", "stored_chunks"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
@@ -55,7 +55,7 @@ def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str
     failed: Exception | None = None
     missing: list[str] | None = None
     try:
-        if _is_plain(array):
+        if is_plain(array):
             rows, missing = _read_plain(array, wanted, fill, out)
         else:
             rows = np.asarray(array[wanted])
@@ -124,7 +124,7 @@ def stored_chunks(array: Any) -> tuple[int, ...]:
     return getattr(array, "shards", None) or array.chunks
 
 
-def _is_plain(array: Any) -> bool:
+def is_plain(array: Any) -> bool:
     """Whether a chunk is the bytes of its numbers, with or without a crc32c after them."""
     if array.metadata.zarr_format != 3 or np.dtype(array.dtype).kind not in "fiu" \
             or array.metadata.chunk_grid.to_dict()["name"] != "regular":

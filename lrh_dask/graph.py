@@ -79,6 +79,10 @@ class Stages:
         graph[last] = Task(last, solve, TaskRef(root), *solve_args)
         return self._carry_out(graph, last)
 
+    def share(self, value: Any) -> Any:
+        """What many tasks are given: on a cluster it travels once a worker, not once a task."""
+        return value if self._client is None else self._client.scatter(value, hash=False)
+
     def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[Run],
              *extra: Any) -> Iterator[tuple[Run, Any]]:
         """What leaves over runs return, run by run, each as soon as it is there."""
@@ -187,21 +191,16 @@ class Stages:
         from dask.graph_manipulation import clone
 
         pairs = self._pairs
-        arrays = clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))
+        arrays = [a.rechunk({0: pairs.block_rows, 1: -1} if a.ndim == 2 else pairs.block_rows)
+                  for a in clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))]
+        keys = {run.index: [(a.name, run.blocks[0][0] // pairs.block_rows, *[0] * (a.ndim - 1))
+                            for a in arrays] for run in runs}
+        for array, wanted in zip(arrays, zip(*keys.values(), strict=True), strict=True):
+            graph.update(array.__dask_graph__().cull(set(wanted)).to_dict())
         sources = {}
         for run in runs:
-            start, stop = run.blocks[0][0], run.blocks[-1][1]
-            cuts = [a[start:stop].rechunk(-1) for a in arrays]
-            for cut in cuts:
-                graph.update(cut.__dask_graph__())
-            keys = [_first(cut.__dask_keys__()) for cut in cuts]
             key = f"lrh-block-{uuid.uuid4().hex}"
-            graph[key] = Task(key, slice_in_memory, pairs.name, start, *(TaskRef(k) for k in keys))
+            graph[key] = Task(key, slice_in_memory, pairs.name, run.blocks[0][0],
+                              *map(TaskRef, keys[run.index]))
             sources[run.index] = TaskRef(key)
         return sources
-
-
-def _first(keys: Any) -> Any:
-    while isinstance(keys, list):
-        keys = keys[0]
-    return keys

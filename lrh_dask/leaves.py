@@ -53,7 +53,7 @@ def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial
     device = device_of_run(spec)
     q = None if basis is None else device.put(basis.q.astype(pairs.dtype, copy=False))
     in_cache = q is not None and device is CPU  # a slab is gone over five times
-    return _fold(pairs, run, spec, "fit",
+    return _fold(pairs, run, spec, "fit again" if spec.again else "fit",
                  max(64, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
                  lambda: Gathering(q), lambda b: b, device)
 
@@ -69,7 +69,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     """Read a run block by block and fold its rows, slab by slab, into one state a bucket."""
     folds: dict[int, Fold] = {}
     stats = ReadStats()
-    hashed = stage == "fit" or spec.route is Route.whole_pairs
+    hashed = stage != "basis" or spec.route is Route.whole_pairs
     for block in read_ahead(pairs.read, run.blocks, pairs.n_ahead):
         no_weight, end = 0, block.start + len(block.x)
         for piece in run.pieces:

@@ -40,7 +40,8 @@ class Shape:
         n_buckets: sets of pairs that are kept apart; ``apart``: each in runs of its own.
         threads: threads of a worker, each of which runs a task.
         held_bytes: what a worker may be holding besides (pairs sent from memory).
-        weighted: rows are scaled, which takes a copy.
+        weight_bytes: a chunk of weights (none: 0); rows are scaled by them, which takes a copy.
+        decoded: what is stored is compressed, and takes memory of its own while it is decoded.
     """
 
     n_pairs: int
@@ -54,7 +55,8 @@ class Shape:
     apart: bool = True
     threads: int = 1
     held_bytes: int = 0
-    weighted: bool = False
+    weight_bytes: int = 0
+    decoded: bool = False
 
     @property
     def whole(self) -> int:
@@ -106,7 +108,8 @@ class Shape:
         """Products of all pairs summed over blocks of features; vectors made block by block."""
         m = 2 * self.n_pairs + 1
         room = 2 * self.n_pairs * self.block_columns * self.itemsize
-        reading = (self.n_ahead + 1) * room + room // 2  # and chunks on their way there
+        arriving = room if self.decoded else room // 2
+        reading = (self.n_ahead + 1) * room + arriving
         first = self.n_pairs * 2 * max(m, CAST_FEATURES) * FLOAT64 + 4 * m**2 * FLOAT64
         block = min(self.block_columns, self.n_features) * (rank + 1) * self.itemsize
         lifted = min(max(LIFTED_BYTES, block), self.n_features * (rank + 1) * self.itemsize)
@@ -119,15 +122,17 @@ class Shape:
         return IDLE_BYTES + RETAINED + self.held_bytes + tasks
 
     def _reading(self) -> int:
-        """Blocks in use, ahead, and being decoded."""
-        return (min(self.n_ahead, self.run_blocks - 1) + 1) * self._block() + self._block() // 2
+        """Blocks in use and ahead; chunks being put together or decoded, those of weights too."""
+        n_blocks = min(self.n_ahead, self.run_blocks - 1) + 1
+        arriving = self._block() if self.decoded else self._block() // 2
+        return n_blocks * (self._block() + 2 * self.weight_bytes) + arriving
 
     def _block(self) -> int:
         """What is read at once; the solve comes to a process that has not given back the last."""
         return 2 * min(self.block_rows, self.n_pairs) * self.n_features * self.itemsize
 
     def _scaled(self) -> int:
-        return SLAB_BYTES if self.weighted else 0
+        return SLAB_BYTES if self.weight_bytes else 0
 
     def _triangle(self, c: int) -> int:
         return c**2 * FLOAT64

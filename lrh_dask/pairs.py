@@ -18,7 +18,14 @@ import numpy as np
 
 from lrh_dask.arrays import row_squares
 from lrh_dask.checks import check_array, check_rows, working_dtype
-from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
+from lrh_dask.chunks import (
+    is_plain,
+    is_remote,
+    is_zarr,
+    missing_chunks,
+    read_rows,
+    stored_chunks,
+)
 from lrh_dask.errors import BadPairs, SettingsError, explain
 
 __all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "slice_in_memory"]
@@ -28,6 +35,8 @@ BLOCK_BYTES = 16 * 2**20
 """Smaller chunks are read together, so that a badly chunked store costs little more."""
 AHEAD_BYTES, LEAST_AHEAD, MOST_AHEAD = 32 * 2**20, 2, 16
 """Where every request waits for a network, so many bytes are asked for ahead, in so many blocks."""
+WEIGHT_BYTES = 2**20
+"""Larger chunks of weights, of more rows than a block has, are worth a notice."""
 LEAST_BLOCKS = 80
 """So many blocks are left, for buckets and workers to share."""
 
@@ -162,6 +171,19 @@ class Pairs:
         return min(max(AHEAD_BYTES // block_bytes, LEAST_AHEAD), MOST_AHEAD)
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether what is stored is compressed, and takes memory of its own when it is read."""
+        return is_zarr(self.x) and not (is_plain(self.x) and is_plain(self.y))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that are read at once, whatever rows are wanted: a chunk of them."""
+        if self.weight is None:
+            return 0
+        rows = int(stored_chunks(self.weight)[0]) if is_zarr(self.weight) else self.block_rows
+        return rows * self.weight.dtype.itemsize
+
+    @property
     def in_memory(self) -> bool:
         """Whether the pairs are NumPy arrays, which travel with the tasks."""
         return not (is_dask(self.x) or is_zarr(self.x))
@@ -187,6 +209,11 @@ class Pairs:
             if rows[-1] % rows[0]:
                 said.append(f"x and y have row chunks of {rows[0]} and {rows[-1]}: some chunks "
                             "are read more than once")
+            if self.weight_bytes > max(WEIGHT_BYTES, self.block_rows * self.weight.dtype.itemsize
+                                       if self.weight is not None else 0):
+                said.append(f"weight has chunks of {stored_chunks(self.weight)[0]} rows, each of "
+                            f"which is read again for every {self.block_rows} pairs: store it in "
+                            "row chunks like those of x")
             if any(getattr(a, "shards", None) for a in (self.x, self.y)):
                 said.append("the store is sharded: a chunk missing inside a shard that is there "
                             "cannot be told from zeros")

@@ -128,7 +128,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
         pairs.block_columns, pairs.n_ahead, max(len(run.blocks) for run in split.runs),
         len(split.buckets),
         apart=all(len(run.pieces) == 1 for run in split.runs), threads=threads,
-        held_bytes=held_bytes, weighted=pairs.weight is not None)
+        held_bytes=held_bytes, weight_bytes=pairs.weight_bytes, decoded=pairs.is_decoded)
     return plan_run(shape, split, method=method, rank=rank, basis=basis,
                     worker_bytes=worker_bytes), split
 

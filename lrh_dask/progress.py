@@ -23,7 +23,8 @@ class Event:
     """A task is done.
 
     Attributes:
-        stage: ``basis``, ``fit`` (a run of shards was reduced) or ``solve`` (it begins).
+        stage: ``basis``, ``fit``, ``fit again`` (a run of shards was reduced), ``solve`` (it
+            begins) or ``vectors`` (they were made over some of the features).
         run: index of the run of shards.
         n_pairs, n_bytes: what was read in it.
     """

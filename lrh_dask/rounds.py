@@ -40,7 +40,7 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
         notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
                        "then once more for the fit")
         known = rounds.read_the_rest(solved.stats)
-        solved = stages.solve(split.runs, spec, rounds.basis)
+        solved = stages.solve(split.runs, replace(spec, again=True), rounds.basis)
         if isinstance(solved, Solved) and solved.missed is not None:
             notices.append(f"{_share(solved.missed)} of all pairs, too: few pairs may explore a "
                            f"direction that it lacks; `--basis {pairs.n_features}` fits in all of "

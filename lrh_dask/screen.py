@@ -167,7 +167,7 @@ class _Bars(_Stages):
     def __init__(self, console: Console, n_pairs: int) -> None:
         self.n_pairs = n_pairs
         self.bars = Progress(
-            TextColumn("{task.description:>6}"), BarColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description:>9}"), BarColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[count]}"), console=console)
         self.tasks: dict[str, Any] = {}
 
@@ -176,23 +176,31 @@ class _Bars(_Stages):
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name, task in self.tasks.items():
-            if name == "solve":
-                self.bars.update(task, total=1, completed=1)
+        self._end("solve")
         self.bars.stop()
+
+    def _end(self, stage: str) -> None:
+        """A stage is over: the solve, or a basis that has had enough of a sample."""
+        if stage not in self.tasks:
+            return
+        if stage == "solve":
+            self.bars.update(self.tasks[stage], total=1, completed=1)
+        else:
+            done = self._done(stage)
+            self.bars.update(self.tasks[stage], total=done, count=f"{done:,} pairs")
+
+    def _done(self, stage: str) -> int:
+        return int(next(t.completed for t in self.bars.tasks if t.id == self.tasks[stage]))
 
     def event(self, event: Event) -> None:
         if event.stage not in self.tasks:
-            for before in self.tasks.values():  # a basis may have had enough of a sample
-                done = next(t.completed for t in self.bars.tasks if t.id == before)
-                self.bars.update(before, total=done, count=f"{int(done):,} pairs")
-            total = None if event.stage == "solve" else self.n_pairs
-            self.tasks[event.stage] = self.bars.add_task(event.stage, total=total, count="")
-        task = self.tasks[event.stage]
-        self.bars.advance(task, event.n_pairs)
+            for before in self.tasks:
+                self._end(before)
+            self.tasks[event.stage] = self.bars.add_task(event.stage, total=None, count="")
         if event.stage != "solve":
-            done = int(next(t.completed for t in self.bars.tasks if t.id == task))
-            self.bars.update(task, count=f"{done:,} of {self.n_pairs:,} pairs")
+            task = self.tasks[event.stage]
+            self.bars.update(task, advance=event.n_pairs, total=self.n_pairs)
+            self.bars.update(task, count=f"{self._done(event.stage):,} of {self.n_pairs:,} pairs")
 
 
 class _Lines(_Stages):

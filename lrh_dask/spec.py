@@ -28,6 +28,7 @@ class Spec:
     n_pairs: int
     watched: bool
     weighting: str = "stored"
+    again: bool = False
 
 
 def group_of(bucket: int) -> int:

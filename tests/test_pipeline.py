@@ -100,6 +100,17 @@ def test_numpy_dask_and_zarr_pairs_agree(tmp_path, client, route):
                                atol=0.01)
 
 
+def test_dask_arrays_of_any_chunks_give_what_their_numbers_give(client):
+    x, y, *_ = known(**ROUTES[Route.all_features])
+    weight = 1.0 + np.arange(len(x)) % 3
+    cut = fit(Pairs(da.from_array(x, chunks=((1000, 700, 1300), (15, 25))),
+                    da.from_array(y, chunks=((900, 2100), 40)),
+                    da.from_array(weight, chunks=1111)))
+    here = fit(Pairs(x, y, weight))
+    np.testing.assert_allclose(cut.eigenvalues, here.eigenvalues, rtol=1e-5)
+    assert cut.n_pairs == here.n_pairs
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
 def test_weights_decide_which_of_two_hessians_is_found(route):
     x, y, _, s = known(**ROUTES[route], dtype=np.float64)
