@@ -133,7 +133,8 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
                 f", or `--basis {smaller}`" if smaller else "")))
     passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
     merges = -(-len(split.runs) // (FAN_IN - 1))
-    first = first_columns(rank, columns) if n_pairs >= MANY_PAIRS else columns
+    sampled = n_pairs >= MANY_PAIRS or route is Route.by_features
+    first = first_columns(rank, columns) if sampled else columns
     return Plan(route, columns, bytes_read=round(passes * shape.whole),
                 flops=_flops(route, n_pairs, n_features, columns),
                 n_tasks=round(passes) * (len(split.runs) + merges + 1), notice=notice,

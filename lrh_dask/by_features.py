@@ -65,7 +65,7 @@ def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     n = pairs.n_pairs
     rooms = _rooms(pairs, run)
     parts = [(0, n, columns, room) for columns, room in zip(run.blocks, rooms, strict=True)]
-    for block, room in zip(read_ahead(pairs.read, parts, pairs.n_ahead), rooms, strict=True):
+    for block, room in zip(read_ahead(pairs.read, parts, pairs.blocks.n_ahead), rooms, strict=True):
         summing.add(device.put(room))
         stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
                                       peak_worker_bytes=process.peak_bytes()))
@@ -118,7 +118,7 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
         return ReadStats(0, n_bytes, time.perf_counter() - begin)
 
     rooms = _rooms(pairs, run)
-    reads = read_ahead(read, list(zip(run.blocks, rooms, strict=True)), pairs.n_ahead)
+    reads = read_ahead(read, list(zip(run.blocks, rooms, strict=True)), pairs.blocks.n_ahead)
     for (start, stop), one, room in zip(run.blocks, reads, rooms, strict=True):
         lifted[start - first:stop - first] = to_host(device.put(room[needed]).T @ used)
         stats = stats.merge(replace(one, peak_worker_bytes=process.peak_bytes()))
@@ -142,13 +142,13 @@ def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
     """
     width = max(last - first for first, last in run.blocks)
     rooms = [np.empty((2 * pairs.n_pairs, width), pairs.dtype)
-             for _ in range(min(pairs.n_ahead + 1, len(run.blocks)))]
+             for _ in range(min(pairs.blocks.n_ahead + 1, len(run.blocks)))]
     return [rooms[i % len(rooms)][:, :last - first] for i, (first, last) in enumerate(run.blocks)]
 
 
 def _runs(pairs: Pairs, n_columns: int) -> tuple[Run, ...]:
     """Blocks of features, in runs of about so many columns; every run holds all pairs."""
-    width, n_features = pairs.block_columns, pairs.n_features
+    width, n_features = pairs.blocks.columns, pairs.n_features
     blocks = [(first, min(first + width, n_features)) for first in range(0, n_features, width)]
     at_once = max(1, n_columns // width)
     return tuple(Run(i, tuple(blocks[first:first + at_once]), (Piece(0, pairs.n_pairs, 0),))

@@ -10,9 +10,10 @@ from typing import Any
 from dask._task_spec import DataNode, Task, TaskRef
 
 from lrh_dask.basis import Outlook, find_basis, outlook
+from lrh_dask.blocks import is_dask
 from lrh_dask.leaves import basis_leaf, fit_leaf, merge_partials
 from lrh_dask.memory import AHEAD_OF_FETCHING
-from lrh_dask.pairs import Pairs, is_dask, slice_in_memory
+from lrh_dask.pairs import Pairs, slice_in_memory
 from lrh_dask.shards import Run
 from lrh_dask.spec import Spec
 from lrh_dask.tasks import Short, Solved, solve_buckets, solve_whole
@@ -191,9 +192,9 @@ class Stages:
         from dask.graph_manipulation import clone
 
         pairs = self._pairs
-        arrays = [a.rechunk({0: pairs.block_rows, 1: -1} if a.ndim == 2 else pairs.block_rows)
+        arrays = [a.rechunk({0: pairs.blocks.rows, 1: -1} if a.ndim == 2 else pairs.blocks.rows)
                   for a in clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))]
-        keys = {run.index: [(a.name, run.blocks[0][0] // pairs.block_rows, *[0] * (a.ndim - 1))
+        keys = {run.index: [(a.name, run.blocks[0][0] // pairs.blocks.rows, *[0] * (a.ndim - 1))
                             for a in arrays] for run in runs}
         for array, wanted in zip(arrays, zip(*keys.values(), strict=True), strict=True):
             graph.update(array.__dask_graph__().cull(set(wanted)).to_dict())

@@ -32,7 +32,7 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
             consequence="Zarr would read them as fill values, so a run refuses them",
             fix="Restore the chunks, or name those that hold nothing but fill in the group "
                 "attribute `lrh_fill_chunks`"))
-    rows = min(pairs.chunk_rows, pairs.n_pairs)
+    rows = min(pairs.blocks.chunk_rows, pairs.n_pairs)
     starts = sorted({0, (pairs.n_pairs // 2) // rows * rows, (pairs.n_pairs - 1) // rows * rows})
     if every_row:
         starts = list(range(0, pairs.n_pairs, rows))
@@ -52,7 +52,7 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
         "weights": pairs.weight is not None,
         "dtype": f"x {pairs.x.dtype}, y {pairs.y.dtype}; computed in {pairs.dtype}",
         "bytes": pairs.stored_bytes,
-        "row_chunk": pairs.chunk_rows,
+        "row_chunk": pairs.blocks.chunk_rows,
         "checksums": pairs.has_checksums(),
         "rows_read": sample.n_rows,
         "zero_rows": f"x {sample.zeros['x']}, y {sample.zeros['y']} of the rows read",

@@ -12,10 +12,11 @@ import numpy as np
 from lrh_dask import process, progress
 from lrh_dask.arrays import CPU, Array, Device, pick_device
 from lrh_dask.basis import Basis
+from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES
-from lrh_dask.pairs import Block, Pairs
+from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import Reducing
 from lrh_dask.shards import Run
 from lrh_dask.spec import Spec, group_of
@@ -70,7 +71,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     folds: dict[int, Fold] = {}
     stats = ReadStats()
     hashed = stage != "basis" or spec.route is Route.whole_pairs
-    for block in read_ahead(pairs.read, run.blocks, pairs.n_ahead):
+    for block in read_ahead(pairs.read, run.blocks, pairs.blocks.n_ahead):
         no_weight, end = 0, block.start + len(block.x)
         for piece in run.pieces:
             first, last = max(piece.start, block.start), min(piece.stop, end)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from lrh_dask.row_gram import CAST_FEATURES
 from lrh_dask.tree import FAN_IN
-from lrh_dask.triangle import GATHERED_ROWS
+from lrh_dask.triangle import CAST_ROWS, GATHERED_ROWS, fewest_rows
 
 __all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
 
 MIB = 2**20
-IDLE_BYTES = 128 * MIB
+IDLE_BYTES = 120 * MIB
 """A worker process with NumPy, Dask, Zarr and this package imported."""
-RETAINED = 40 * MIB
+RETAINED = 32 * MIB
 SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
 CACHED_BYTES = 8 * MIB
@@ -66,12 +66,8 @@ class Shape:
     def over_all_features(self) -> int:
         """One pass over blocks of pairs; the basis is all of R^D."""
         k = self.n_features
-        c = 2 * k + 1
-        rows = min(SLAB_BYTES // (2 * k * self.itemsize), self.block_rows)
-        # Products in the data's dtype need none of the rows in float64; a fall-back does.
-        leaf = 3 * min(max(rows, GATHERED_ROWS), self.n_pairs) * c * FLOAT64 + 6 * self._triangle(c)
         return self._process(self._reading() + self._scaled() + max(
-            leaf + self._states(c), self._merge(c)), self._block() + self._solve(k, k))
+            self._gathering(k), self._merge(2 * k + 1)), self._block() + self._solve(k, k))
 
     def in_basis(self, k: int, width: int) -> int:
         """Rounds of reduced pairs, and a pass over blocks in a basis of ``width`` columns.
@@ -91,10 +87,9 @@ class Shape:
         merge = (FAN_IN + 2) * reduced + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
         q = d * width * (FLOAT64 + 2 * self.itemsize)
-        fit = self._reading() + q + 2 * CACHED_BYTES + 3 * min(
-            max(GATHERED_ROWS, 2 * c), self.n_pairs) * c * FLOAT64 + 6 * self._triangle(c)
-        return self._process(max(find, merge, orthonormal, fit + self._states(c),
-                                 q + self._merge(c)), self._block() + q + self._solve(width, width))
+        fit = self._reading() + q + 2 * CACHED_BYTES + self._gathering(width)
+        return self._process(max(find, merge, orthonormal, fit, q + self._merge(c)),
+                             self._block() + q + self._solve(width, width))
 
     def on_one_worker(self, basis: int) -> int:
         """All pairs uncut on one worker, which fits in their own basis."""
@@ -133,6 +128,14 @@ class Shape:
 
     def _scaled(self) -> int:
         return SLAB_BYTES if self.weight_bytes else 0
+
+    def _gathering(self, k: int) -> int:
+        """What a leaf makes of projected rows: those that wait, those in float64, factors."""
+        c = 2 * k + 1
+        waiting = min(max(GATHERED_ROWS, fewest_rows(c)) * (1 if self.apart else self.n_buckets),
+                      self.n_pairs) * 2 * k * self.itemsize
+        cast = 3 * min(max(CAST_ROWS, fewest_rows(c)), self.n_pairs) * c * FLOAT64
+        return waiting + cast + 6 * self._triangle(c) + self._states(c)
 
     def _triangle(self, c: int) -> int:
         return c**2 * FLOAT64

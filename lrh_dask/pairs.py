@@ -17,54 +17,12 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.arrays import row_squares
+from lrh_dask.blocks import Block, Blocks, is_dask
 from lrh_dask.checks import check_array, check_rows, working_dtype
-from lrh_dask.chunks import (
-    is_plain,
-    is_remote,
-    is_zarr,
-    missing_chunks,
-    read_rows,
-    stored_chunks,
-)
+from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, SettingsError, explain
 
-__all__ = ["CHUNK_BYTES", "Block", "Pairs", "is_dask", "slice_in_memory"]
-
-CHUNK_BYTES = 16 * 2**20
-BLOCK_BYTES = 16 * 2**20
-"""Smaller chunks are read together, so that a badly chunked store costs little more."""
-AHEAD_BYTES, LEAST_AHEAD, MOST_AHEAD = 32 * 2**20, 2, 16
-"""Where every request waits for a network, so many bytes are asked for ahead, in so many blocks."""
-WEIGHT_BYTES = 2**20
-"""Larger chunks of weights, of more rows than a block has, are worth a notice."""
-LEAST_BLOCKS = 80
-"""So many blocks are left, for buckets and workers to share."""
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Consecutive pairs in memory: x, y (m, D) of one floating dtype, weight (m,) or None.
-
-    Attributes:
-        start: number of the first row in the whole store.
-        x_squares, y_squares: (m,) float64, ‖x‖² and ‖y‖² of every row, finite.
-    """
-
-    start: int
-    x: np.ndarray
-    y: np.ndarray
-    x_squares: np.ndarray
-    y_squares: np.ndarray
-    weight: np.ndarray | None
-    n_bytes: int = 0
-    seconds: float = 0.0
-
-    def rows(self, start: int, stop: int) -> Block:
-        """Rows ``start`` to ``stop`` of the whole store, as a view; read costs are not divided."""
-        part = slice(start - self.start, stop - self.start)
-        return Block(start, self.x[part], self.y[part], self.x_squares[part], self.y_squares[part],
-                     None if self.weight is None else self.weight[part])
-
+__all__ = ["Pairs", "slice_in_memory"]
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -138,50 +96,9 @@ class Pairs:
         return min(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows that are read at once: the row chunk of x, or about 16 MiB without chunks."""
-        if is_dask(self.x):
-            return int(max(*self.x.chunks[0], *self.y.chunks[0]))
-        if is_zarr(self.x):
-            return max(int(stored_chunks(a)[0]) for a in (self.x, self.y))
-        return max(1, CHUNK_BYTES // max(self.row_bytes, 1))
-
-    @property
-    def block_rows(self) -> int:
-        """Rows that a task reads at once: one row chunk, or several where small ones are many."""
-        n_chunks = -(-self.n_pairs // self.chunk_rows)
-        at_once = min(BLOCK_BYTES // (self.chunk_rows * self.row_bytes), n_chunks // LEAST_BLOCKS)
-        return self.chunk_rows * max(1, at_once)
-
-    @property
-    def block_columns(self) -> int:
-        """Features that a task reads at once where it reads all rows: D where none are apart."""
-        if not is_zarr(self.x):
-            return self.n_features
-        width = max(int(stored_chunks(a)[1]) for a in (self.x, self.y))
-        at_once = BLOCK_BYTES // (self.n_pairs * width * 2 * self.dtype.itemsize)
-        return min(width * max(1, at_once), self.n_features)
-
-    @property
-    def n_ahead(self) -> int:
-        """Blocks that are read ahead: several where every request waits for a network."""
-        if not is_remote(self.x):
-            return 1
-        block_bytes = self.block_rows * self.row_bytes
-        return min(max(AHEAD_BYTES // block_bytes, LEAST_AHEAD), MOST_AHEAD)
-
-    @property
-    def is_decoded(self) -> bool:
-        """Whether what is stored is compressed, and takes memory of its own when it is read."""
-        return is_zarr(self.x) and not (is_plain(self.x) and is_plain(self.y))
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that are read at once, whatever rows are wanted: a chunk of them."""
-        if self.weight is None:
-            return 0
-        rows = int(stored_chunks(self.weight)[0]) if is_zarr(self.weight) else self.block_rows
-        return rows * self.weight.dtype.itemsize
+    def blocks(self) -> Blocks:
+        """How much of the pairs is read at once."""
+        return Blocks(self.x, self.y, self.weight, self.dtype.itemsize)
 
     @property
     def in_memory(self) -> bool:
@@ -191,7 +108,7 @@ class Pairs:
     @property
     def row_bytes(self) -> int:
         """Bytes of one pair in its working dtype."""
-        return 2 * self.n_features * self.dtype.itemsize
+        return self.blocks.row_bytes
 
     @property
     def stored_bytes(self) -> int:
@@ -209,10 +126,9 @@ class Pairs:
             if rows[-1] % rows[0]:
                 said.append(f"x and y have row chunks of {rows[0]} and {rows[-1]}: some chunks "
                             "are read more than once")
-            if self.weight_bytes > max(WEIGHT_BYTES, self.block_rows * self.weight.dtype.itemsize
-                                       if self.weight is not None else 0):
+            if self.blocks.repeats_weights:
                 said.append(f"weight has chunks of {stored_chunks(self.weight)[0]} rows, each of "
-                            f"which is read again for every {self.block_rows} pairs: store it in "
+                            f"which is read again for every {self.blocks.rows} pairs: store it in "
                             "row chunks like those of x")
             if any(getattr(a, "shards", None) for a in (self.x, self.y)):
                 said.append("the store is sharded: a chunk missing inside a shard that is there "
@@ -339,11 +255,6 @@ def slice_in_memory(name: str, start: int, x: np.ndarray, y: np.ndarray,
                     weight: np.ndarray | None = None) -> Pairs:
     """Rows ``start``, ``start + 1``, ... of checked pairs, as arrays in memory."""
     return _Slice(x, y, weight, name, offset=start)
-
-
-def is_dask(array: Any) -> bool:
-    """Whether an array is a dask array (without importing dask)."""
-    return type(array).__module__.startswith("dask.")
 
 
 def _library(array: Any) -> str:

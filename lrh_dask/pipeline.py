@@ -22,13 +22,14 @@ from distributed.system import MEMORY_LIMIT
 
 from lrh_dask import process, progress
 from lrh_dask.asked import asked_of
+from lrh_dask.blocks import is_dask
 from lrh_dask.budget import Plan, Route, plan_run
 from lrh_dask.by_features import fit_by_features
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.memory import Shape
-from lrh_dask.pairs import Pairs, is_dask
+from lrh_dask.pairs import Pairs
 from lrh_dask.rounds import fit_in_basis
 from lrh_dask.shards import Partition, partition
 from lrh_dask.spec import Spec
@@ -111,7 +112,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
     Raises:
         SettingsError: see :func:`lrh_dask.budget.plan_run`.
     """
-    split = partition(pairs.n_pairs, pairs.block_rows, pairs.row_bytes,
+    split = partition(pairs.n_pairs, pairs.blocks.rows, pairs.row_bytes,
                       **({"run_bytes": 1} if is_dask(pairs.x) else {}))
     held_bytes = 0
     if client is not None:
@@ -123,12 +124,12 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
             held_bytes = pairs.n_pairs * pairs.row_bytes
     elif worker_bytes is None:
         worker_bytes = MEMORY_LIMIT
+    blocks = pairs.blocks
     shape = Shape(
-        pairs.n_pairs, pairs.n_features, pairs.dtype.itemsize, pairs.block_rows,
-        pairs.block_columns, pairs.n_ahead, max(len(run.blocks) for run in split.runs),
-        len(split.buckets),
+        pairs.n_pairs, pairs.n_features, blocks.itemsize, blocks.rows, blocks.columns,
+        blocks.n_ahead, max(len(run.blocks) for run in split.runs), len(split.buckets),
         apart=all(len(run.pieces) == 1 for run in split.runs), threads=threads,
-        held_bytes=held_bytes, weight_bytes=pairs.weight_bytes, decoded=pairs.is_decoded)
+        held_bytes=held_bytes, weight_bytes=blocks.weight_bytes, decoded=blocks.are_decoded)
     return plan_run(shape, split, method=method, rank=rank, basis=basis,
                     worker_bytes=worker_bytes), split
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrh_dask.pairs import CHUNK_BYTES
+from lrh_dask.blocks import CHUNK_BYTES
 from lrh_dask.writing import pairs_group
 
 __all__ = ["Known", "write_known"]

@@ -34,13 +34,19 @@ from lrh_dask.arrays import (
 )
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["Gathering", "Triangle", "merge_all", "reduce_to_triangle"]
+__all__ = ["CAST_ROWS", "GATHERED_ROWS", "Gathering", "Triangle", "fewest_rows", "merge_all",
+           "reduce_to_triangle"]
 
 WELL_CONDITIONED = {"float64": 1e-6, "float32": 1e-4}
 """The least relative pivot of a Gram matrix whose products were taken in that dtype: what its
 rounding changes there is below 1e-8 and 1e-2 of a pivot, the latter at random from slab to slab."""
-GATHERED_ROWS = 2048
-"""So many projected rows, or twice their columns, are multiplied at once."""
+GATHERED_ROWS, CAST_ROWS = 2048, 4096
+"""So many rows are waited for, and so many are made float64 at once ..."""
+
+
+def fewest_rows(n_columns: int) -> int:
+    """... or, where that is more, a quarter more than columns: they stand well on their own."""
+    return n_columns + n_columns // 4 + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +211,7 @@ class Gathering:
             x_energy=float(xp.sum(x_squares)), x_length=float(xp.sum(xp.sqrt(x_squares))))
         self._sums = added if self._sums is None else _summed([self._sums, added], x[:0, :])
         n_waiting = sum(part[0].shape[0] for part in self._waiting) + x.shape[0]
-        enough = n_waiting >= max(GATHERED_ROWS, 2 * self._n_columns(x))
+        enough = n_waiting >= max(GATHERED_ROWS, fewest_rows(self._n_columns(x)))
         if self._basis is not None:
             q = xp.astype(self._basis, x.dtype)
             x, y = x @ q, y @ q
@@ -246,12 +252,16 @@ class Gathering:
                 xp.astype(gram, xp.float64), WELL_CONDITIONED["float32"])
             if self._in_dtype:
                 return
-        rows = xp.concat([xp.astype(a, xp.float64) for a in (root[:, None], x, y)], axis=1)
-        if self._by_products and overdetermined:
-            self._by_products = self._take(rows.T @ rows, WELL_CONDITIONED["float64"])
-            if self._by_products:
-                return
-        self._stacked = [_triangular(namespace(rows).concat([*self._stacked, rows], axis=0))]
+        at_once = max(CAST_ROWS, fewest_rows(2 * x.shape[1] + 1))
+        for start in range(0, max(int(x.shape[0]), 1), at_once):
+            part = slice(start, min(start + at_once, x.shape[0]))
+            rows = xp.concat([xp.astype(a, xp.float64)
+                              for a in (root[part, None], x[part, :], y[part, :])], axis=1)
+            if self._by_products and (self._gram is not None or rows.shape[0] > rows.shape[1]):
+                self._by_products = self._take(rows.T @ rows, WELL_CONDITIONED["float64"])
+                if self._by_products:
+                    continue
+            self._stacked = [_triangular(xp.concat([*self._stacked, rows], axis=0))]
 
     def _take(self, gram: Array, least: float) -> bool:
         """Add a Gram matrix to the sum, unless pivots fall below ``least``.

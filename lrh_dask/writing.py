@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from lrh_dask.blocks import CHUNK_BYTES
 from lrh_dask.errors import SettingsError, explain
-from lrh_dask.pairs import CHUNK_BYTES, Pairs
+from lrh_dask.pairs import Pairs
 
 __all__ = ["attributes_of", "pairs_group", "refuse_existing", "refuse_unwritable", "write_pairs",
            "written_aside"]

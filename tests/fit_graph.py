@@ -105,7 +105,7 @@ class FitGraph:
         x, y = (group.create_array(name, shape=shape, chunks=(rows, self.n_features), dtype="f4")
                 for name in ("x", "y"))
         pairs = Pairs(x, y)
-        split = partition(pairs.n_pairs, pairs.chunk_rows, pairs.row_bytes)
+        split = partition(pairs.n_pairs, pairs.blocks.chunk_rows, pairs.row_bytes)
         assert len(split.runs) == self.n_leaves
         spec = Spec("simulated", "symmetric", Asked(), Route.fitted_basis, self.n_basis, "cpu",
                     "float32", pairs.n_pairs, watched=False)

@@ -9,7 +9,7 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster
 
-from lrh_dask import BadPairs, budget, fit, memory, open_pairs, pairs
+from lrh_dask import BadPairs, blocks, budget, fit, memory, open_pairs
 from lrh_dask.pipeline import price
 
 N, D = 60, 3000
@@ -18,7 +18,7 @@ N, D = 60, 3000
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of one chunk, and no store so small that one worker takes it whole."""
-    monkeypatch.setattr(pairs, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     monkeypatch.setattr(budget, "MAX_WHOLE_BYTES", 0)
 
 

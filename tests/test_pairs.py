@@ -112,7 +112,7 @@ def test_a_missing_shard_is_never_read_as_zeros(tmp_path):
         group.create_array(name, data=array, shards=(20, 5), chunks=(5, 5))
     (tmp_path / "a.zarr" / "y" / "c" / "1" / "0").unlink()
     pairs = open_pairs(tmp_path / "a.zarr")
-    assert pairs.chunk_rows == 20
+    assert pairs.blocks.chunk_rows == 20
     with pytest.raises(BadPairs, match="c/1/0"):
         pairs.read(20, 25)
 
@@ -205,7 +205,7 @@ def test_negative_weights_are_refused():
 
 def test_dask_arrays_are_pairs_too():
     pairs = Pairs(da.from_array(X, chunks=(20, 2)), da.from_array(Y, chunks=(20, 5)))
-    assert (pairs.n_pairs, pairs.n_features, pairs.chunk_rows) == (57, 5, 20)
+    assert (pairs.n_pairs, pairs.n_features, pairs.blocks.chunk_rows) == (57, 5, 20)
 
 
 def test_credentials_in_an_address_are_not_repeated():

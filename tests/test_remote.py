@@ -205,9 +205,10 @@ def test_all_blocks_ahead_are_asked_for_at_once(counted, url):
     pairs = open_pairs(url)
     blocks = tuple((row, row + 10) for row in range(0, 500, 10))
     requests(counted)
-    assert sum(len(block.x) for block in read_ahead(pairs.read, blocks, pairs.n_ahead)) == 500
-    assert pairs.n_ahead == 16
-    assert requests(counted)[1] >= 2 * pairs.n_ahead
+    read = read_ahead(pairs.read, blocks, pairs.blocks.n_ahead)
+    assert sum(len(block.x) for block in read) == 500
+    assert pairs.blocks.n_ahead == 16
+    assert requests(counted)[1] >= 2 * pairs.blocks.n_ahead
 
 
 @pytest.mark.parametrize("counted", [0.0], indirect=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask import Pairs, budget, fit, open_pairs, pairs, write_pairs
+from lrh_dask import Pairs, blocks, budget, fit, open_pairs, write_pairs
 from lrh_dask.pipeline import price
 from lrh_dask.shards import gathered, partition
 from lrh_dask.spec import HELD_OUT, group_of
@@ -19,7 +19,7 @@ def many(monkeypatch):
     monkeypatch.setattr(budget, "FIRST_ROWS", 600)
     monkeypatch.setattr(budget, "MANY_PAIRS", 4800)
     monkeypatch.setattr(budget, "FIRST_COLUMNS", 12)
-    monkeypatch.setattr(pairs, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
 
 
 def noisy(n=20_000, values=(1.0, -0.9, 0.8, 0.7, -0.6, 0.5), noise=0.1, seed=0):
@@ -79,7 +79,7 @@ def test_a_spectrum_that_does_not_end_within_the_first_columns_is_looked_at_agai
 
 def test_samples_in_memory_are_those_of_the_store(tmp_path, many, monkeypatch):
     x, y, _ = noisy()
-    monkeypatch.setattr(pairs, "CHUNK_BYTES", 100 * 2 * D * 4)
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", 100 * 2 * D * 4)
     here, there = (fit(p, basis=20) for p in (Pairs(x, y), stored(tmp_path, x, y)))
     apart = np.abs(here.eigenvalues - there.eigenvalues)  # their trees are not the same
     assert np.all(apart < 0.5 * there.standard_errors)

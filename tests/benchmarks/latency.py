@@ -113,7 +113,7 @@ def run(url, workers):
 
 def read(url):
     pairs = open_pairs(url)
-    rows = pairs.block_rows
+    rows = pairs.blocks.rows
     blocks = tuple((i, i + rows) for i in range(0, pairs.n_pairs, rows))
     begin = time.perf_counter()
     for _ in read_ahead(pairs, blocks):
