@@ -40,8 +40,9 @@ LARGE_BASIS_PAIRS = 8192
 """Up to so many pairs a basis of up to LARGE_BASIS columns costs seconds."""
 MAX_FLOPS = 1e13
 """Above this the basis shrinks to SMALL_BASIS: some minutes of one core."""
-MAX_FLOPS_OF_ALL = 2e11
-"""Above this the products over all of R^D cost more than reading, and a fitted basis less."""
+MAX_FLOPS_OF_ALL, MAX_FLOPS_OF_SMALL = 2e11, 1e12
+"""Above this the products over all of R^D cost more than reading, and a fitted basis less. Up to
+ALWAYS_ALL_FEATURES the minutes of a core that they cost may be more, as they are more accurate."""
 
 
 class Route(Enum):
@@ -151,15 +152,15 @@ def _route(n_pairs: int, n_features: int, rank: int | None, asked: int | None, *
     """The way that loses least of those that cost no more than they may."""
     def fits(route: Route, basis: int) -> bool:
         return _flops(route, n_pairs, n_features, basis) <= MAX_FLOPS and (
-            route is Route.whole_pairs or 4.0 * n_pairs * n_features**2 <= MAX_FLOPS_OF_ALL)
+            route is Route.whole_pairs or 4.0 * n_pairs * n_features**2 <= (
+                MAX_FLOPS_OF_SMALL if n_features <= ALWAYS_ALL_FEATURES else MAX_FLOPS_OF_ALL))
 
     if exact:
         return Route.whole_pairs, min(n_features, 2 * n_pairs)
     if asked is not None:
         return (Route.all_features, n_features) if asked >= n_features else (
             Route.fitted_basis, asked)
-    if n_features <= ALWAYS_ALL_FEATURES or (
-            n_features <= SMALL_FEATURES and fits(Route.all_features, n_features)):
+    if n_features <= SMALL_FEATURES and fits(Route.all_features, n_features):
         return Route.all_features, n_features
     whole = min(n_pairs + n_pairs // 2, n_features)  # Krylov: x adds up to half as many
     if n_pairs <= min(MAX_WHOLE_PAIRS, n_features) and fits(Route.whole_pairs, whole):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from lrh_dask import budget
@@ -34,7 +35,10 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
                                               spent=ReadStats())
     else:
         rounds = _Rounds(stages, pairs, split, spec)
-        known, basis = rounds.until_enough(), rounds.basis
+        known = rounds.until_enough()
+        if known.is_full and spec.max_basis >= pairs.n_features:
+            return _in_all_features(stages, split, spec, known)
+        basis = rounds.basis
     solved = stages.solve(split.runs, spec, basis)
     if isinstance(solved, Short):
         notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
@@ -52,6 +56,17 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
                        f"the basis; --basis {d} fits in all of R^D, at a price that `lrh plan` "
                        "tells")
     return replace(solved, notices=tuple(notices))
+
+
+def _in_all_features(stages: Stages, split: Partition, spec: Spec, known: Outlook) -> Solved:
+    """Fit over all of R^D, which is as cheap as a basis of so many columns."""
+    begin = time.time()
+    solved = stages.solve(split.runs, spec, None)
+    assert isinstance(solved, Solved)
+    said = (f"the spectrum of y does not end within {known.n_columns} columns of a basis, so the "
+            "fit is in all of R^D")
+    return replace(solved, basis_stats=known.stats, times={**solved.times, "basis": begin},
+                   notices=(said,))
 
 
 def _share(missed: Missed) -> str:
@@ -87,6 +102,8 @@ class _Rounds:
     def until_enough(self) -> Outlook:
         """Read rounds, each at least as large as all before, until the basis is enough."""
         known = self.read(budget.FIRST_ROWS)
+        if known.is_full and self._most_columns >= self._pairs.n_features:
+            return known
         if known.is_full and self._spec.max_basis < self._most_columns and self._keys:
             self.spend(known.stats)
             self._spec = replace(self._spec, max_basis=self._most_columns)

@@ -17,7 +17,8 @@ def plan(n, d, chunk=4096, **kwargs):
 @pytest.mark.parametrize(("n", "d", "route"), [
     (200_000, 256, Route.all_features), (2000, 650, Route.all_features),
     (300, 5000, Route.whole_pairs), (100_000, 4096, Route.fitted_basis),
-    (5_000_000, 700, Route.fitted_basis)])
+    (5_000_000, 700, Route.fitted_basis), (1_000_000, 256, Route.all_features),
+    (10_000_000, 256, Route.fitted_basis), (10_000_000, 64, Route.all_features)])
 def test_the_route_follows_the_shape(n, d, route):
     assert plan(n, d).route is route
 

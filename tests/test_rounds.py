@@ -153,3 +153,20 @@ def test_where_much_is_called_for_all_pairs_are_read(tmp_path, many):
     x, y, _ = noisy(values=(1.0,), noise=4.0)
     found = stored(tmp_path, x, y)
     assert fit(found, basis=8).provenance["bytes"]["basis"] == found.stored_bytes
+
+
+def test_of_very_many_pairs_a_sample_says_whether_all_features_are_worth_their_price(
+        tmp_path, many, monkeypatch):
+    monkeypatch.setattr(budget, "MAX_FLOPS_OF_SMALL", 0.0)
+    monkeypatch.setattr(budget, "FIRST_COLUMNS", 20)
+    x, y, u = noisy()
+    hessian = fit(stored(tmp_path / "short", x, y))
+    assert hessian.certificates.n_basis < D // 2
+    assert np.linalg.svd(hessian.eigenvectors.T @ u, compute_uv=False).min() > 0.999
+    x, y, _ = noisy(values=np.linspace(1.0, 0.5, 30))
+    found = stored(tmp_path / "long", x, y)
+    hessian = fit(found)
+    everything = fit(found, basis=D)
+    assert "all of R^D" in hessian.provenance["notices"][0]
+    np.testing.assert_array_equal(hessian.eigenvalues, everything.eigenvalues)
+    assert 0 < hessian.provenance["bytes"]["basis"] < 0.1 * found.stored_bytes
