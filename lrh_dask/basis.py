@@ -6,7 +6,8 @@ over the store. Two things decide on further rounds:
 * they follow until the basis had captured as much of the gradients last read, held out of it, as
   the basis after them does: the energy it left was larger by no more than MISSED;
 * each reads so many that what the basis still misses should move eigenvalues by less than noise
-  does in the fit of all n pairs, as far as the round before it tells (all, beyond a quarter).
+  does in the fit of all n pairs, as far as the round before it tells (a quarter of all,
+  where up to half are called for, and a notice; all, where more are).
   With noise of variance f in each direction of y and a signal of variance g_i along direction i,
   N pairs leave an angle θ_i² = (D - k) f / (N g_i) and an eigenvalue short by λ_i θ_i², while the
   fit knows it to λ_i √(f / (g_i n)): so N >= (D - k) √(n f / g_i).
@@ -37,6 +38,8 @@ MISSED = 0.01
 """Share of the energy beside the basis by which the one before it may be worse."""
 WEAKEST = 0.05
 """Eigenvalues below that share of the largest may be moved by more than noise moves them."""
+STANDS_OUT = 4.0
+"""A signal is what exceeds the noise of held-out pairs by so many standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,7 @@ def find_basis(partial: Partial, newest: Partial, before: Basis | None, spec: Sp
         enough=complete or (before is not None and judged is not None
                             and _captured_before(q, before, judged)),
         is_full=found.is_full and k == train.max_rank,
-        n_pairs=_pairs_for(found, spec.n_pairs, train.x.shape[1]),
+        n_pairs=_pairs_for(found, spec.n_pairs, train.x.shape[1], held_out.n_pairs),
         n_columns=k, stats=partial.stats)
     n_read = train.n_pairs + held_out.n_pairs
     if complete and held_out.n_pairs and n_read < FEW_PAIRS * k:
@@ -143,11 +146,19 @@ def _captured_before(q: np.ndarray, before: Basis, judged: ReducedPairs) -> bool
     return now - earlier <= MISSED * max(judged.energy - now, 0.0) + rounding * judged.energy
 
 
-def _pairs_for(found: Scree, n_pairs: int, n_features: int) -> int:
-    """Pairs by which eigenvalues lose less to the basis than to noise."""
+def _pairs_for(found: Scree, n_pairs: int, n_features: int, n_judged: int) -> int:
+    """Pairs by which eigenvalues lose less to the basis than to noise; all where it hides them.
+
+    Args:
+        n_judged: held-out pairs, whose noise must not be taken for a weak signal.
+    """
     signal = found.energy - found.floor
-    signal = signal[signal > WEAKEST**2 * signal.max(initial=0.0)]
-    if not signal.size or found.floor <= 0:
+    least = max(WEAKEST**2 * signal.max(initial=0.0),
+                STANDS_OUT * found.floor * np.sqrt(2.0 / max(n_judged, 1)))
+    signal = signal[signal > least]
+    if found.floor <= 0:
         return 0
+    if not signal.size:
+        return n_pairs
     ratio = float(np.sqrt(n_pairs * found.floor / signal.min()))
     return min(round((n_features - found.n_columns) * ratio), n_pairs)

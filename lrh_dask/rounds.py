@@ -20,7 +20,10 @@ __all__ = ["fit_in_basis"]
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
 LARGEST_SAMPLE = 4
-"""Where more than the LARGEST_SAMPLE-th part of the pairs is called for, all are read."""
+"""The LARGEST_SAMPLE-th part of the pairs is all that is read where up to twice as many are called
+for; where more are, all pairs are read."""
+SHORT_OF = 1.5
+"""So many times fewer pairs than called for are worth another round, or a notice."""
 
 
 def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
@@ -50,6 +53,11 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
                            f"direction that it lacks; `--basis {pairs.n_features}` fits in all of "
                            "R^D")
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
+    n_read = known.stats.n_pairs
+    if SHORT_OF * n_read < min(known.n_pairs, spec.n_pairs):
+        notices.append(
+            f"the basis was found in {n_read:,} of {spec.n_pairs:,} pairs: what it lacks may leave "
+            f"the weakest eigenvalues short by {known.n_pairs / n_read:.1f} standard errors")
     d = pairs.n_features
     if known.is_full and 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES:
         notices.append(f"the spectrum of y does not end within the {known.n_columns} columns of "
@@ -110,13 +118,15 @@ class _Rounds:
             self._stages.forget(self._keys)
             self._n_seen, self._keys = 0, None
             known = self.read(budget.FIRST_ROWS)
-        while not known.enough:
+        while not known.enough or SHORT_OF * known.stats.n_pairs < self._worth_reading(known):
             self._spec = replace(self._spec, max_basis=min(
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
-            most = self._spec.n_pairs // LARGEST_SAMPLE
-            called_for = known.n_pairs if known.n_pairs <= most else self._spec.n_pairs
-            known = self.read(max(2 * known.stats.n_pairs, called_for))
+            known = self.read(max(2 * known.stats.n_pairs, self._worth_reading(known)))
         return known
+
+    def _worth_reading(self, known: Outlook) -> int:
+        most = self._spec.n_pairs // LARGEST_SAMPLE
+        return self._spec.n_pairs if known.n_pairs > 2 * most else min(known.n_pairs, most)
 
     def read_the_rest(self, wasted: ReadStats) -> Outlook:
         """Bring all pairs that were not seen into the basis, and look for any columns again.

@@ -50,8 +50,8 @@ def scree(q: Array, held_out: ReducedPairs, *, rank: int | None) -> Scree:
     if held_out.n_pairs == 0 or k == 0:
         return Scree(int(k), True, np.zeros(int(k)), 0.0, held_out.energy)
     xp = namespace(q)
-    seen = xp.astype(like(q, to_host(held_out.y)), q.dtype) @ q
-    energy = to_host(xp.sum(seen * seen, axis=0))
+    seen = to_host(xp.astype(like(q, to_host(held_out.y)), q.dtype) @ q).astype(np.float64)
+    energy = np.sum(seen**2, axis=0) + _of_the_cut(seen, held_out)
     floor = max(held_out.energy - float(energy.sum()), 0.0) / max(n_features - k, 1)
     window = np.ones(min(WINDOW, k))
     smooth = np.convolve(energy, window, "same") / np.convolve(np.ones(k), window, "same")
@@ -59,20 +59,19 @@ def scree(q: Array, held_out: ReducedPairs, *, rank: int | None) -> Scree:
     last = int(signal[-1]) + 1 if signal.size else 0
     wanted = max(last + max(8, last // 2), 0 if rank is None else rank + 8)
     kept = energy[:min(int(k), wanted)]
-    inside = float(kept.sum()) + _inside_of_cut(to_host(seen)[:, :kept.size], held_out)
-    return Scree(kept.size, wanted > k, kept, floor, max(held_out.energy - inside, 0.0))
+    return Scree(kept.size, wanted > k, kept, floor,
+                 max(held_out.energy - float(kept.sum()), 0.0))
 
 
-def _inside_of_cut(seen: np.ndarray, held_out: ReducedPairs) -> float:
-    """What columns would capture of the energy that the reduction has cut, were it isotropic.
+def _of_the_cut(seen: np.ndarray, held_out: ReducedPairs) -> np.ndarray:
+    """What each column would capture of the energy that the reduction has cut, were it isotropic.
 
     The cut lies beside the reduced rows, which are orthogonal then.
 
     Args:
         seen: (m, k) products of the reduced rows with the columns.
     """
-    rows = to_host(held_out.y)
-    square = np.sum(rows.astype(np.float64)**2, axis=1)
-    along = np.sum(seen[square > 0].astype(np.float64)**2 / square[square > 0, None], axis=0)
-    n_beside = rows.shape[1] - np.count_nonzero(square)
-    return held_out.tail * float(np.sum(np.maximum(1.0 - along, 0.0))) / max(n_beside, 1)
+    square = np.sum(to_host(held_out.y).astype(np.float64)**2, axis=1)
+    along = np.sum(seen[square > 0]**2 / square[square > 0, None], axis=0)
+    n_beside = held_out.y.shape[1] - np.count_nonzero(square)
+    return held_out.tail * np.maximum(1.0 - along, 0.0) / max(n_beside, 1)

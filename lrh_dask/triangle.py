@@ -182,6 +182,7 @@ class Gathering:
     def __init__(self, basis: Array | None = None) -> None:
         self._basis = basis
         self._gram: Array | None = None      # of rows that are well conditioned together
+        self._lower: Array | None = None     # its Cholesky factor
         self._least = 0.0                    # which its pivots must not fall below
         self._stacked: list[Array] = []      # rows or factors of all others
         self._waiting: list[tuple[Array, Array, Array]] = []  # (root, x̃, ỹ), not multiplied yet
@@ -230,8 +231,8 @@ class Gathering:
             raise ValueError("no block was added")
         self._multiply()
         parts = list(self._stacked)
-        if self._gram is not None:
-            parts.append(_factor_of(self._gram, self._least))
+        if self._lower is not None:
+            parts.append(self._lower.T)
         factor = parts[0] if len(parts) == 1 else _triangular(
             namespace(*parts).concat(parts, axis=0))
         return replace(self._sums, factor=factor)
@@ -270,14 +271,16 @@ class Gathering:
         """
         if self._gram is not None:
             together, floor = self._gram + gram, max(least, self._least)
-            if lower_factor(together, floor) is not None:
-                self._gram, self._least = together, floor
+            lower = lower_factor(together, floor)
+            if lower is not None:
+                self._gram, self._lower, self._least = together, lower, floor
                 return True
-        if lower_factor(gram, least) is None:
+        lower = lower_factor(gram, least)
+        if lower is None:
             return False
-        if self._gram is not None:
-            self._stacked.append(_factor_of(self._gram, self._least))
-        self._gram, self._least = gram, least
+        if self._lower is not None:
+            self._stacked.append(self._lower.T)
+        self._gram, self._lower, self._least = gram, lower, least
         return True
 
 
@@ -290,13 +293,6 @@ def _gram_in_dtype(root: Array, x: Array, y: Array) -> Array:
                        xp.concat([xy.T, y.T @ y], axis=1)], axis=0)
     return xp.concat([xp.concat([ones, edge.T], axis=1),
                       xp.concat([edge, inner], axis=1)], axis=0)
-
-
-def _factor_of(gram: Array, least: float) -> Array:
-    """R of a Gram matrix that is known to be well conditioned."""
-    factor = lower_factor(gram, least)
-    assert factor is not None
-    return factor.T
 
 
 def _triangular(rows: Array) -> Array:

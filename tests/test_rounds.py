@@ -149,10 +149,14 @@ def test_a_strong_direction_that_few_pairs_explore_is_told_although_noise_hides_
     assert "in bucket" in said
 
 
-def test_where_much_is_called_for_all_pairs_are_read(tmp_path, many):
-    x, y, _ = noisy(values=(1.0,), noise=4.0)
+@pytest.mark.parametrize(("noise", "least", "most"), [
+    (1.0, 0.05, 0.15), (3.0, 0.2, 0.5), (4.0, 1.0, 1.0), (8.0, 1.0, 1.0)])
+def test_the_more_noise_the_more_pairs_are_read_for_the_basis(tmp_path, many, noise, least, most):
+    """A quarter where up to half are called for; all beyond, or where noise hides everything."""
+    x, y, _ = noisy(values=(1.0, 0.9, 0.8), noise=noise)
     found = stored(tmp_path, x, y)
-    assert fit(found, basis=8).provenance["bytes"]["basis"] == found.stored_bytes
+    share = fit(found, basis=20).provenance["bytes"]["basis"] / found.stored_bytes
+    assert least <= share <= most
 
 
 def test_of_very_many_pairs_a_sample_says_whether_all_features_are_worth_their_price(

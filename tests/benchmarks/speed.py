@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,20 +23,25 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib as mpl
 import numpy as np
+import zarr
+from scipy.optimize import nnls
 
 from lrh_dask import fit, open_pairs, rivals
 from lrh_dask.arrays import row_squares
 from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
 from lrh_dask.cluster import connect
 from lrh_dask.config import ClusterSettings
-from lrh_dask.leaves import hashes_of
+from lrh_dask.leaves import hashes_of, read_ahead
 from lrh_dask.pipeline import price
 from lrh_dask.process import peak_bytes
+from lrh_dask.shards import Run
 from lrh_dask.synthetic import Known, write_known
 from lrh_dask.triangle import Gathering
+from lrh_dask.writing import pairs_group
 
 PAGE = Path(__file__).with_suffix(".md")
 PLOT = Path(__file__).with_suffix(".svg")
@@ -82,16 +88,42 @@ def floor_and_ours(path: str, client: Any, **settings: Any) -> dict[str, Callabl
             OURS: lambda: fit(open_pairs(path), **settings).eigenvalues}
 
 
+AHEAD = "read as lrh does, and summed"
+
+
+def read_ahead_floor(path: str, client: Any) -> float:
+    """The lowest floor: chunks used where they lie, one block ahead, and nothing but a sum."""
+    _, split = price(open_pairs(path), rank=None, method="symmetric")
+    return float(sum(client.gather(client.map(_sum_ahead, split.runs, store=path, pure=False))))
+
+
+def _sum_ahead(run: Run, store: str) -> float:
+    pairs = open_pairs(store)
+    found = read_ahead(lambda a, b: [pairs._rows(name, getattr(pairs, name), a, b)
+                                     for name in ("x", "y")], run.blocks, 1)
+    return sum(float(array.sum()) for arrays in found for array in arrays)
+
+
+def started_from_the_shell(folder: Path) -> float:
+    """Seconds of `lrh run` beside the fit: imports, cluster, writing the result and its page."""
+    path, out = store(folder, 10_000, 1024), folder / "result.zarr"
+    lrh = Path(sys.executable).parent / "lrh"
+    begin = time.perf_counter()
+    told = subprocess.run([lrh, "run", path, "--workers", "2", "--basis", "64", "--json",
+                           "--out", out, "--overwrite"], check=True, capture_output=True)
+    return time.perf_counter() - begin - json.loads(told.stdout)["seconds"]["total"]
+
+
 # The sections.
 
 def job(folder: Path) -> dict[str, Any]:
     """n = 1,000,000, D = 1,024, warm pages: all programs"""
     path = store(folder, 1_000_000, 1024)
-    begin = time.perf_counter()
-    with connect(ClusterSettings(workers=2, threads_per_worker=1)) as client:
-        client.run(_imported)
-        started = time.perf_counter() - begin
-        rows = in_turn(programs(path, RANK, client), 1024)
+    started = float(np.median([started_from_the_shell(folder) for _ in range(ROUNDS)]))
+    with cluster() as client:
+        what = programs(path, RANK, client)
+        rows = in_turn({FLOOR: what.pop(FLOOR), AHEAD: lambda: read_ahead_floor(path, client),
+                        **what}, 1024)
         last = fit(open_pairs(path)).provenance
     return {"rows": rows, "start_seconds": started, "stages": last["seconds"],
             "bytes": last["bytes"]}
@@ -101,8 +133,48 @@ def cold(folder: Path) -> dict[str, Any]:
     """n = 1,000,000, D = 1,024, pages dropped before every run"""
     path = store(folder, 1_000_000, 1024)
     with cluster() as client:
-        return {"rows": in_turn(floor_and_ours(path, client), 1024,
-                                before=lambda: drop_pages(path))}
+        what = floor_and_ours(path, client)
+        what[AHEAD] = lambda: read_ahead_floor(path, client)
+        return {"rows": in_turn(what, 1024, before=lambda: drop_pages(path))}
+
+
+def other_data(folder: Path) -> dict[str, Any]:
+    """n = 300,000, D = 1,024, warm pages: a spectrum 1/i that does not end; compressed chunks"""
+    rows = []
+    with cluster() as client:
+        for title, path in (
+                ("rank 16, as above", store(folder, 300_000, 1024)),
+                ("eigenvalues ± 1/i, i = 1 ... 512", long_tail(folder, 300_000, 1024)),
+                ("rank 16, zstd (Zarr's default)", compressed(store(folder, 300_000, 1024)))):
+            found = in_turn(floor_and_ours(path, client), 1024, rounds=3)
+            last = fit(open_pairs(path))
+            rows += [{"store": title if one["program"] == FLOOR else "", **one,
+                      "columns": "" if one["program"] == FLOOR else last.certificates.n_basis,
+                      "error": None} for one in found]
+    return {"rows": rows}
+
+
+def long_tail(folder: Path, n: int, d: int) -> str:
+    path = folder / f"{n}-{d}-tail.zarr"
+    if not path.exists():
+        vectors = np.linalg.qr(np.random.default_rng(0).standard_normal((d, 512)))[0]
+        index = 1.0 + np.arange(512)
+        write_known(path, n, Known((-1.0) ** index / index, vectors))
+    return str(path)
+
+
+def compressed(path: str) -> str:
+    """The same pairs as Zarr writes them where nothing is said of codecs."""
+    other = path.replace(".zarr", "-zstd.zarr")
+    if not Path(other).exists():
+        old, new = zarr.open_group(path, mode="r"), zarr.open_group(other, mode="w")
+        for name in ("x", "y"):
+            new.create_array(name, shape=old[name].shape, dtype=old[name].dtype,
+                             chunks=old[name].chunks)
+            height = old[name].chunks[0]
+            for row in range(0, old[name].shape[0], height):
+                new[name][row:row + height] = old[name][row:row + height]
+    return other
 
 
 def small_d(folder: Path) -> dict[str, Any]:
@@ -117,7 +189,11 @@ def small_d(folder: Path) -> dict[str, Any]:
 
 
 def memory(folder: Path) -> dict[str, Any]:
-    """Peak memory of a worker, idle before, and what the plan had said, in MiB"""
+    """Peak memory of a worker, idle before, and what the plan had said, in MiB
+
+    The plan says two figures: what it takes where the spectrum of y ends within the columns that a
+    basis looks for at first, as here, and at most, which is what a memory limit is held against.
+    """
     rows = []
     for n, d, settings in ((100_000, 1024, {}), (1_000_000, 1024, {}), (1_000_000, 256, {}),
                            (1_000_000, 256, {"basis": 32}), (20_000, 4096, {}),
@@ -133,8 +209,9 @@ def memory(folder: Path) -> dict[str, Any]:
         rows.append({"n": n, "D": d, "dtype": str(pairs.dtype), **asked,
                      "route": hessian.provenance["route"], "idle": idle / MIB,
                      "above idle": (peak - idle) / MIB, "peak": peak / MIB,
-                     "plan": plan.peak_worker_bytes / MIB,
-                     "plan / peak": plan.peak_worker_bytes / peak})
+                     "plan": plan.usual_worker_bytes / MIB,
+                     "plan / peak": plan.usual_worker_bytes / peak,
+                     "plan, at most": plan.peak_worker_bytes / MIB})
         print("   ", rows[-1], flush=True)
     return {"rows": rows}
 
@@ -151,21 +228,26 @@ def _idle() -> int:
 
 
 def growth(folder: Path) -> dict[str, Any]:
-    """Seconds against n (D = 256, all of R^D; D = 1,024, basis=64) and against D (n = 100,000)"""
+    """Seconds against n (D = 256, all of R^D; D = 1,024, basis=64) and against D (n = 100,000)
+
+    A run costs a + b n^p: what is fixed (graphs, the choice and solve on the merged triangles), and
+    what grows. `tasks` are seconds that workers spent in all tasks but the solve; p is that of the
+    least squared relative error.
+    """
     found: dict[str, Any] = {}
-    sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000]
+    sizes = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     with cluster() as client:
         for name, shapes, asked in (
                 ("n, D = 256", [(n, 256) for n in sizes], {}),
                 ("n, D = 1,024", [(n, 1024) for n in sizes], {"basis": 64}),
-                ("D, n = 100,000", [(100_000, d) for d in (512, 1024, 2048, 4096)],
+                ("D, n = 100,000", [(100_000, d) for d in (512, 1024, 2048, 4096, 8192)],
                  {"basis": 64})):
             rows = []
             for n, d in shapes:
                 path = store(folder, n, d)
                 what = floor_and_ours(path, client, **asked)
-                floors, walls, tasks = [], [], []
-                for turn in range(4):
+                floors, walls, tasks, solves = [], [], [], []
+                for turn in range(ROUNDS + 1):
                     begin = time.perf_counter()
                     what[FLOOR]()
                     middle = time.perf_counter()
@@ -174,29 +256,50 @@ def growth(folder: Path) -> dict[str, Any]:
                     if turn:
                         floors.append(middle - begin)
                         walls.append(end - middle)
-                        tasks.append(_leaf_seconds(client, begin=time.time() - (end - middle)))
-                rows.append({"n": n, "D": d, "floor": float(np.median(floors)),
-                             "wall": float(np.median(walls)), "leaves": float(np.median(tasks))})
+                        spent = _task_seconds(client, begin=time.time() - (end - middle))
+                        tasks.append(spent[False])
+                        solves.append(spent[True])
+                measured = {"floor": floors, "wall": walls, "tasks": tasks, "solve": solves}
+                rows.append({"n": n, "D": d} | {
+                    what: float(np.median(seconds)) for what, seconds in measured.items()})
                 print("   ", rows[-1], flush=True)
-            sizes_of = [row["D" if name.startswith("D") else "n"] for row in rows]
-            found[name] = {"rows": rows, "exponent": {
-                what: float(np.polyfit(np.log(sizes_of), np.log([r[what] for r in rows]), 1)[0])
-                for what in ("floor", "wall", "leaves")}}
+            sizes_of = np.array([row["D" if name.startswith("D") else "n"] for row in rows], float)
+            found[name] = {"rows": rows, "grows": {
+                what: growth_of(sizes_of, np.array([r[what] for r in rows]))
+                for what in ("floor", "wall", "tasks")}}
     return found
 
 
-def _leaf_seconds(client: Any, begin: float) -> float:
-    """What workers spent in leaves since a time of day."""
-    return sum(step["stop"] - step["start"] for task in client.get_task_stream(start=begin)
-               for step in task["startstops"]
-               if step["action"] == "compute" and task["key"].startswith(("lrh-fit", "lrh-basis")))
+def growth_of(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
+    """a, b and p of seconds ~ a + b (size / largest)^p with a, b >= 0."""
+    def fitted(p: float) -> tuple[float, np.ndarray]:
+        columns = np.stack([np.ones_like(sizes), (sizes / sizes.max()) ** p], axis=1)
+        parts, error = nnls(columns / seconds[:, None], np.ones_like(seconds))
+        return error, parts
+
+    p = min(np.arange(0.5, 1.501, 0.01), key=lambda p: fitted(p)[0])
+    error, (fixed, growing) = fitted(p)
+    return {"fixed": fixed, "growing": growing, "exponent": float(p),
+            "error": error / np.sqrt(len(sizes))}
+
+
+def _task_seconds(client: Any, begin: float) -> dict[bool, float]:
+    """What workers spent since a time of day, in the solve (True) and in all other tasks."""
+    spent = {True: 0.0, False: 0.0}
+    for task in client.get_task_stream(start=begin):
+        if task["key"].startswith("lrh-"):
+            spent[task["key"].startswith("lrh-solve")] += sum(
+                step["stop"] - step["start"] for step in task["startstops"]
+                if step["action"] == "compute")
+    return spent
 
 
 def small_chunks(folder: Path) -> dict[str, Any]:
     """100,000 chunks of 10 rows of x (as many of y) beside the same rows in chunks of 16 MiB"""
     rows = []
     n, d = 1_000_000, 64
-    small, usual = store(folder, n, d, chunks=(10, d)), store(folder, n, d)
+    usual = store(folder, n, d)
+    small = in_small_chunks(usual, 10)
     with cluster():
         for turn in range(4):
             seconds = {}
@@ -211,13 +314,27 @@ def small_chunks(folder: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def in_small_chunks(path: str, height: int) -> str:
+    """The same pairs in chunks of few rows; not brought to the disk file by file."""
+    small = path.replace(".zarr", f"-{height}.zarr")
+    if not Path(small).exists():
+        old = zarr.open_group(path, mode="r")
+        n, d = old["x"].shape
+        with patch("lrh_dask.writing._sync_tree", lambda _: None), pairs_group(
+                small, (n, d), old["x"].dtype, chunks=(height, d)) as group:
+            for row in range(0, n, 1000 * height):
+                for name in ("x", "y"):
+                    group[name][row:row + 1000 * height] = old[name][row:row + 1000 * height]
+    return small
+
+
 def large(folder: Path) -> dict[str, Any]:
     """n = 10,000,000, D = 256 (20 GB), pages dropped before every run"""
     path = store(folder, 10_000_000, 256)
     with cluster() as client:
         what = floor_and_ours(path, client)
-        what["lrh, basis=32"] = lambda: fit(open_pairs(path), basis=32).eigenvalues
-        rows = in_turn(what, 256, rounds=1, before=lambda: drop_pages(path))
+        what["lrh, basis=256 (all of R^D)"] = lambda: fit(open_pairs(path), basis=256).eigenvalues
+        rows = in_turn(what, 256, rounds=3, before=lambda: drop_pages(path))
     shutil.rmtree(path)
     return {"rows": rows}
 
@@ -236,10 +353,11 @@ def wide(folder: Path) -> dict[str, Any]:
             return last["hessian"].eigenvalues
 
         rows = in_turn({FLOOR: lambda: _floor_by_features(path, client), OURS: ours}, 10_000_000,
-                       rounds=1, before=lambda: drop_pages(path))
+                       rounds=3, before=lambda: drop_pages(path))
         peak = max(client.run(peak_bytes).values())
+    shutil.rmtree(path)
     return {"rows": rows, "idle": idle / MIB, "peak": peak / MIB,
-            "plan": plan.peak_worker_bytes / MIB,
+            "plan": plan.usual_worker_bytes / MIB,
             "stages": last["hessian"].provenance["seconds"]}
 
 
@@ -297,8 +415,8 @@ def parts(folder: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
-SECTIONS = {f.__name__: f for f in (job, cold, small_d, memory, growth, small_chunks, large, wide,
-                                    parts)}
+SECTIONS = {f.__name__: f for f in (job, cold, small_d, other_data, memory, growth, small_chunks,
+                                    large, wide, parts)}
 
 
 # The page.
@@ -320,6 +438,7 @@ def in_turn_table(rows: list[dict[str, Any]]) -> list[str]:
         return f"{np.median(values):.2f} ({min(values):.2f} – {max(values):.2f})"
 
     return table([{
+        **({"store": row["store"], "columns": row["columns"]} if "store" in row else {}),
         "program": row["program"], "seconds": spread(row["seconds"]),
         "times the floor": spread(row["ratio"]),
         "error of eigenvalues": "" if row["error"] is None else f"{row['error']:.2g}",
@@ -332,29 +451,34 @@ def page(found: dict[str, Any]) -> str:
         "Written by `tests/benchmarks/speed.py`. Two single-threaded workers on two cores, "
         "float32, rank 16, 5 % noise, chunks of 16 MiB with crc32c; the store is on the machine's "
         "disk. The *read floor* is the time in which the same workers read every chunk of x and y "
-        "through Zarr and sum it. Medians of five alternating rounds (least – most in brackets) "
-        "where not said otherwise; the error is the root mean square relative error of the 16 "
+        "through Zarr and sum it. Medians of alternating rounds (least – most in brackets); the "
+        "error is the root mean square relative error of the 16 "
         "eigenvalues.", ""]
     for name, section in SECTIONS.items():
         if name not in found:
             continue
         part = found[name]
-        lines += [f"## {(section.__doc__ or '').strip()}", "", f"*{part['about']}*", ""]
+        title, *more = (section.__doc__ or "").strip().split("\n\n")
+        said = [" ".join(paragraph.split()) for paragraph in more]
+        lines += [f"## {title}", "", f"*{part['about']}*", "",
+                  *(line for one in said for line in (one, ""))]
         if name == "growth":
             for title, one in part.items():
                 if title == "about":
                     continue
-                lines += [f"Against {title}: exponents "
-                          + ", ".join(f"{k} {v:.2f}" for k, v in one["exponent"].items()), "",
-                          *table(one["rows"]), ""]
+                lines += [f"Against {title}: " + "; ".join(
+                    f"{what} {g['fixed']:.2g} s + {g['growing']:.3g} s × (size / largest) to the "
+                    f"power of {g['exponent']:.2f} (± {100 * g['error']:.0f} %)"
+                    for what, g in one["grows"].items()), "", *table(one["rows"]), ""]
             lines += ["![seconds against n](speed.svg)", ""]
         elif "ratio" in part["rows"][0]:
-            lines += [*in_turn_table(part["rows"]), ""]
+            lines += [*in_turn_table(part["rows"]), "",
+                      f"{len(part['rows'][0]['seconds'])} rounds.", ""]
         else:
             lines += [*table(part["rows"]), ""]
         if "start_seconds" in part:
-            lines += [f"Start-up of the cluster, imports included: {part['start_seconds']:.1f} s "
-                      "(not in the table).", ""]
+            lines += [f"`lrh run` beside the fit (imports, cluster, writing the result): "
+                      f"{part['start_seconds']:.1f} s (not in the table).", ""]
         if "stages" in part:
             lines += ["Stages of the last run, seconds: " + ", ".join(
                 f"{k} {v:.2f}" for k, v in part["stages"].items())
@@ -375,7 +499,7 @@ def draw(found: dict[str, Any]) -> None:
         rows = found["growth"][title]["rows"]
         n = [row["n"] for row in rows]
         for what, label, style in (("floor", "read floor", "--"), ("wall", "lrh", "-"),
-                                   ("leaves", "lrh, seconds of tasks", ":")):
+                                   ("tasks", "lrh, seconds of tasks but the solve", ":")):
             panel.loglog(n, [row[what] for row in rows], style, marker="o", label=label)
         panel.set_title(title.removeprefix("n, "))
         panel.set_xlabel("pairs n")
