@@ -14,18 +14,24 @@ from typing import Any
 from lrh_dask.config import ClusterSettings
 from lrh_dask.errors import RunFailed, SettingsError, explain
 
-__all__ = ["connect", "default_workers"]
+__all__ = ["connect", "default_workers", "worker_environment"]
 
 CONNECT_SECONDS = 10
 MAX_WORKERS = 8
 DASHBOARD_PORT = 8787
-MALLOC = {
-    # Dask trims the allocator's memory at every chance, which halves the speed of reading.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 268435456,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 33554432,
-    # Zarr reads on several threads, each of which would keep freed chunks to itself.
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-}
+
+
+def worker_environment(threads: int) -> dict[str, int]:
+    """Dask settings that have a nanny start its worker with these environment variables."""
+    variables = {
+        # Dask trims the allocator's memory at every chance, which halves the speed of reading.
+        "MALLOC_TRIM_THRESHOLD_": 268435456,
+        "MALLOC_MMAP_THRESHOLD_": 33554432,
+        # Zarr reads on threads of its own: as many as compute, and none keeps freed chunks apart.
+        "MALLOC_ARENA_MAX": 1,
+        "ZARR_THREADING__MAX_WORKERS": threads,
+    }
+    return {f"distributed.nanny.pre-spawn-environ.{name}": n for name, n in variables.items()}
 
 
 @contextlib.contextmanager
@@ -38,7 +44,8 @@ def connect(settings: ClusterSettings) -> Iterator[Any]:
     """
     import dask
 
-    with dask.config.set({**MALLOC, "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):
+    with dask.config.set({**worker_environment(settings.threads_per_worker),
+                          "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):
         if settings.kind == "address":
             with _client(settings.address or "") as client:
                 yield client

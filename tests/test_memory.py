@@ -12,7 +12,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 from lrh_dask import SettingsError, fit, open_pairs
-from lrh_dask.cluster import MALLOC
+from lrh_dask.cluster import worker_environment
 from lrh_dask.pipeline import price
 from lrh_dask.process import peak_bytes
 from lrh_dask.synthetic import Known, write_known
@@ -83,8 +83,9 @@ def test_a_worker_of_the_size_that_a_refusal_names_carries_run_after_run(tmp_pat
 
 
 @contextlib.contextmanager
-def one_worker(**settings):
-    with dask.config.set(MALLOC), LocalCluster(
+def one_worker(threads_per_worker=1, **settings):
+    with dask.config.set(worker_environment(threads_per_worker)), LocalCluster(
             n_workers=1, dashboard_address="127.0.0.1:0", silence_logs=50,
-            **{"threads_per_worker": 1, **settings}) as cluster, Client(cluster) as client:
+            threads_per_worker=threads_per_worker, **settings) as cluster, \
+            Client(cluster) as client:
         yield client
