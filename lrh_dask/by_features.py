@@ -13,7 +13,7 @@ import numpy as np
 from lrh_dask import process, progress
 from lrh_dask.arrays import to_host
 from lrh_dask.graph import Stages
-from lrh_dask.leaves import device_of_run, read_ahead
+from lrh_dask.leaves import device_of_run, read_ahead, weights_of
 from lrh_dask.memory import LIFTED_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import reduce_pairs
@@ -78,10 +78,7 @@ def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec)
     gram: RowGram = partial.states[0]
     x, y = gram.rows()
     x_squares, y_squares = np.split(np.diagonal(gram.products), 2)
-    weight = None if pairs.weight is None else pairs.read_weight(0, pairs.n_pairs)
-    if spec.weighting == "step":
-        by_step = np.divide(1.0, x_squares, out=np.zeros_like(x_squares), where=x_squares > 0)
-        weight = by_step if weight is None else weight * by_step
+    weight = weights_of(pairs.read_weight(0, pairs.n_pairs), x_squares, spec)
     counts = np.ones(len(x), dtype=bool) if weight is None else weight > 0
     states = {}
     for bucket in split.buckets:

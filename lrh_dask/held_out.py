@@ -39,7 +39,7 @@ from lrh_dask.triangle import Triangle
 __all__ = ["Candidate", "Cut", "Fold", "OnFold", "Split", "View", "by_bucket", "error_of_sum",
            "score", "view_of"]
 
-WELL_CONDITIONED, ROUNDING = 1e-6, 1e-9
+LEAST_PIVOT, ROUNDING = 1e-6, 1e-9
 """The least relative pivot of test pairs whose best fit is known to that share of their squares."""
 
 
@@ -145,7 +145,7 @@ class Cut:
     @cached_property
     def floor(self) -> float:
         """What the matrix that suits the test pairs best leaves of them; 0 where x hardly goes."""
-        root = lower_factor(self.test.xx, WELL_CONDITIONED)
+        root = lower_factor(self.test.xx, LEAST_PIVOT)
         if root is None:
             return 0.0
         explained = solve_triangular(root, self.test.xy, lower=True, check_finite=False)

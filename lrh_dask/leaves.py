@@ -23,7 +23,8 @@ from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Gathering
 
-__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead"]
+__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead",
+           "weights_of"]
 
 
 Read = TypeVar("Read")
@@ -71,30 +72,39 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     folds: dict[int, Fold] = {}
     stats = ReadStats()
     hashed = stage != "basis" or spec.route is Route.whole_pairs
+
+    def add(block: Block) -> int:
+        """Count a block, slab by slab; how many of its rows have no weight."""
+        no_weight = 0
+        for start, stop, bucket in _slabs(block, run, slab_rows):
+            rows = _counted(block.rows(start, stop), spec)
+            no_weight += stop - start - len(rows.x)
+            if bucket_of(bucket) not in folds:
+                folds[bucket_of(bucket)] = new()
+            folds[bucket_of(bucket)].add(
+                device.put(rows.x), device.put(rows.y),
+                None if rows.weight is None else device.put(rows.weight),
+                (device.put(rows.x_squares), device.put(rows.y_squares)))
+        return no_weight
+
     for block in read_ahead(pairs.read, run.blocks, pairs.blocks.n_ahead):
-        no_weight, end = 0, block.start + len(block.x)
-        for piece in run.pieces:
-            first, last = max(piece.start, block.start), min(piece.stop, end)
-            for start in range(first, last, slab_rows):
-                slab = block.rows(start, min(start + slab_rows, last))
-                rows = _counted(slab, spec)
-                no_weight += len(slab.x) - len(rows.x)
-                bucket = bucket_of(piece.bucket)
-                if bucket not in folds:
-                    folds[bucket] = new()
-                folds[bucket].add(
-                    device.put(rows.x), device.put(rows.y),
-                    None if rows.weight is None else device.put(rows.weight),
-                    (device.put(rows.x_squares), device.put(rows.y_squares)))
         stats = stats.merge(ReadStats(
             len(block.x), block.n_bytes, block.seconds,
             _zero_rows(block.x, block.x_squares), _zero_rows(block.y, block.y_squares),
-            no_weight, process.peak_bytes(),
+            add(block), process.peak_bytes(),
             hashes_of(block, spec.n_pairs) if hashed else RowHashes()))
-        del block, slab, rows  # views of it, too, before the next one is waited for
+        del block  # before the next one is waited for
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
+
+
+def _slabs(block: Block, run: Run, slab_rows: int) -> Iterator[tuple[int, int, int]]:
+    """First row, the one after the last, and bucket of the slabs of a block."""
+    for piece in run.pieces:
+        first, last = max(piece.start, block.start), min(piece.stop, block.start + len(block.x))
+        for start in range(first, last, slab_rows):
+            yield start, min(start + slab_rows, last), piece.bucket
 
 
 def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],
@@ -115,20 +125,25 @@ def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],
 
 
 def _counted(slab: Block, spec: Spec) -> Block:
-    """The rows that count; for noise that grows with ‖x‖ their weight is divided by ‖x‖².
+    """The rows that count, with their weights.
 
     Rows of weight zero are left out here, so that no number of pairs has them in it.
     """
-    weight = slab.weight
-    if spec.weighting == "step":
-        by_step = np.divide(1.0, slab.x_squares, out=np.zeros_like(slab.x_squares),
-                            where=slab.x_squares > 0)
-        weight = by_step if weight is None else weight * by_step
+    weight = weights_of(slab.weight, slab.x_squares, spec)
     if weight is None:
         return slab
     counts = weight > 0
     return Block(slab.start, slab.x[counts], slab.y[counts], slab.x_squares[counts],
                  slab.y_squares[counts], weight[counts])
+
+
+def weights_of(stored: np.ndarray | None, x_squares: np.ndarray,
+               spec: Spec) -> np.ndarray | None:
+    """Weights (n,) of rows; for noise that grows with ‖x‖ they are divided by ‖x‖²."""
+    if spec.weighting != "step":
+        return stored
+    by_step = np.divide(1.0, x_squares, out=np.zeros_like(x_squares), where=x_squares > 0)
+    return by_step if stored is None else stored * by_step
 
 
 def hashes_of(block: Block, n_pairs: int) -> RowHashes:

@@ -20,7 +20,7 @@ from lrh_dask.arrays import Array, in_range, lower_factor, namespace, to_host
 
 __all__ = ["CAST_FEATURES", "RowGram", "Summing", "lifting_coefficients"]
 
-WELL_CONDITIONED = 1e-4
+APART = 1e-4
 """Above this relative pivot of Z Zᵀ products in float32 do: summed over blocks in float64 they are
 off by 4e-9 of the diagonal, and the smallest eigenvalue by 4e-5 of itself."""
 CAST_FEATURES = 2048
@@ -100,7 +100,7 @@ class Summing:
                 products = z @ z.T
             self._in_dtype = in_range(products, z.shape[1])
             products = xp.astype(products, xp.float64)
-            if self._in_dtype and lower_factor(products, WELL_CONDITIONED) is not None:
+            if self._in_dtype and lower_factor(products, APART) is not None:
                 self._sum(products)
                 return
             self._in_dtype = False
