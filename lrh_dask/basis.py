@@ -161,4 +161,4 @@ def _pairs_for(found: Scree, n_pairs: int, n_features: int, n_judged: int) -> in
     if not signal.size:
         return n_pairs
     ratio = float(np.sqrt(n_pairs * found.floor / signal.min()))
-    return min(round((n_features - found.n_columns) * ratio), n_pairs)
+    return round((n_features - found.n_columns) * ratio)

@@ -68,6 +68,7 @@ class Plan:
         usual_worker_bytes: the same where the spectrum of y ends within the columns that a basis
             looks for at first.
         notice: where the workers' memory, and not the pairs alone, decided route or basis.
+        all_features_too: whether all of R^D is affordable, should a fitted basis not do.
     """
 
     route: Route
@@ -78,6 +79,7 @@ class Plan:
     peak_worker_bytes: int
     usual_worker_bytes: int
     notice: str = ""
+    all_features_too: bool = False
 
 
 def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank: int | None = None,
@@ -110,7 +112,7 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
         route = Route.by_features
     wanted = route, columns
     if not exact and basis is None and route is not Route.by_features:
-        if n_features > ALWAYS_ALL_FEATURES and _peak(shape, route, columns, rank) > limit:
+        if _peak(shape, route, columns, rank) > limit:
             route, columns = Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
         lowest = max(rank or 0, LEAST_BASIS)
         while route is Route.fitted_basis and columns > lowest \
@@ -122,7 +124,9 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
     peak = _peak(shape, route, columns, rank)
     if peak > limit:
         smaller = 0 if exact else _largest_basis_within(shape, limit, rank)
-        enough = f"`--memory-limit {-(-peak // round(PAUSED * MIB))}MiB`"
+        enough = f"`--memory-limit {_limit(peak)}MiB`" + (
+            "" if (route, columns) == wanted else f" for at most {columns} eigenvalues, "
+            f"`--memory-limit {_limit(_peak(shape, *wanted, rank))}MiB` for as many as there are")
         raise SettingsError(explain(
             f"method '{method}' over {n_pairs} pairs of {n_features} features",
             expected=f"at most {limit / MIB:.0f} MiB a worker ({PAUSED:.0%} of its limit of "
@@ -132,6 +136,13 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
             fix=f"Use {enough}" + (
                 ", or `--method symmetric`, which needs no worker to hold all pairs" if exact else
                 f", or `--basis {smaller}`" if smaller else "")))
+    all_features_too = (
+        route is Route.fitted_basis and basis is None and 2 * n_features < n_pairs
+        and n_features <= MAX_FEATURES
+        and _flops(Route.all_features, n_pairs, n_features, n_features) <= MAX_FLOPS
+        and _peak(shape, Route.all_features, n_features, rank) <= limit)
+    if all_features_too:
+        peak = max(peak, _peak(shape, Route.all_features, n_features, rank))
     passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
     merges = -(-len(split.runs) // (FAN_IN - 1))
     sampled = n_pairs >= MANY_PAIRS or route is Route.by_features
@@ -139,6 +150,7 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
     return Plan(route, columns, bytes_read=round(passes * shape.whole),
                 flops=_flops(route, n_pairs, n_features, columns),
                 n_tasks=round(passes) * (len(split.runs) + merges + 1), notice=notice,
+                all_features_too=all_features_too,
                 peak_worker_bytes=peak, usual_worker_bytes=_peak(shape, route, first, rank))
 
 
@@ -204,6 +216,11 @@ def _largest_basis_within(shape: Shape, limit: float, rank: int | None) -> int:
     sizes = (LARGE_BASIS >> halved for halved in range(LARGE_BASIS.bit_length()))
     return next((k for k in sizes if max(rank or 0, LEAST_BASIS) <= k < shape.n_features
                  and _peak(shape, Route.fitted_basis, k, rank) <= limit), 0)
+
+
+def _limit(n_bytes: int) -> int:
+    """The memory limit in MiB of a worker that can use so much."""
+    return -(-n_bytes // round(PAUSED * MIB))
 
 
 def _mib(n_bytes: int) -> int:

@@ -17,7 +17,8 @@ def check_array(where: str, array: Any, ndim: int) -> None:
     """Look at shape and dtype of an array, not at its rows.
 
     Raises:
-        BadPairs: it is not 2-D (1-D for weights), or not of real numbers.
+        BadPairs: it is not 2-D (1-D for weights), is masked, of unknown length, or not of real
+            numbers.
     """
     dtype = getattr(array, "dtype", None)
     shape = tuple(getattr(array, "shape", ()))
@@ -27,6 +28,15 @@ def check_array(where: str, array: Any, ndim: int) -> None:
             got=f"shape {shape}" if dtype is not None else type(array).__name__,
             consequence="Rows are pairs and columns are features",
             fix="Flatten each point and gradient to one row"))
+    if isinstance(array, np.ma.MaskedArray):
+        raise BadPairs(explain(
+            where, expected="an array without a mask", got="a masked array",
+            consequence="Masked numbers would be counted", fix="Leave out the rows they are in"))
+    if any(n != n for n in shape):  # not a number: dask does not know it
+        raise BadPairs(explain(
+            where, expected="a known number of rows", got=f"shape {shape}",
+            consequence="Rows cannot be shared out to tasks",
+            fix="Call `compute_chunk_sizes()` on the array first"))
     dtype = np.dtype(dtype)
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise BadPairs(explain(

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,7 +100,8 @@ def _local(settings: ClusterSettings) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with contextlib.ExitStack() as stack:
-        with _workers_deaf_to_interrupts():
+        with _workers_deaf_to_interrupts(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Port .* is already in use")  # Dask takes another
             cluster = stack.enter_context(LocalCluster(
                 n_workers=settings.workers or default_workers(),
                 threads_per_worker=settings.threads_per_worker, processes=True,

@@ -91,7 +91,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     stages = Stages(pairs, client)
     with progress.watch(client, run_id, on_event):
         try:
-            solved = _carry_out(stages, pairs, split, spec)
+            solved = _carry_out(stages, pairs, split, spec, plan)
         except LrhError:
             raise
         except Exception as error:
@@ -150,13 +150,13 @@ def _current_client() -> Any:
     return None if client.status in {"closing", "closed"} else client
 
 
-def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
+def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, plan: Plan) -> Solved:
     if spec.route is Route.whole_pairs:
         return stages.solve_whole(split.runs, spec)
     if spec.route is Route.by_features:
         return fit_by_features(stages, pairs, split, spec)
     if spec.route is Route.fitted_basis:
-        return fit_in_basis(stages, pairs, split, spec)
+        return fit_in_basis(stages, pairs, split, spec, all_features_too=plan.all_features_too)
     solved = stages.solve(split.runs, spec, None)
     assert not isinstance(solved, Short)
     return solved

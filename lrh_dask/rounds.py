@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from lrh_dask import budget
@@ -19,29 +20,40 @@ __all__ = ["fit_in_basis"]
 
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
-LARGEST_SAMPLE = 4
-"""The LARGEST_SAMPLE-th part of the pairs is all that is read where up to twice as many are called
-for; where more are, all pairs are read."""
+LARGEST_SAMPLE, LARGEST_SHARE = 4, 2
+"""The LARGEST_SAMPLE-th part of the pairs is all that is read where up to the LARGEST_SHARE-th are
+called for; where more are, all pairs are read, or all of R^D is taken."""
 SHORT_OF = 1.5
 """So many times fewer pairs than called for are worth another round, or a notice."""
 
 
-def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
+def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
+                 all_features_too: bool) -> Solved:
     """Find a basis from as few pairs as it needs, fit all pairs in it, and solve.
 
     Where the basis captures less of all pairs than it had promised, it goes on with the pairs it
     has not seen, and all are fitted again; the outcome says so.
+
+    Args:
+        all_features_too: all of R^D may be taken where no basis does.
     """
+    def why_none(known: Outlook) -> str:
+        return _why_no_basis(known, pairs, spec) if all_features_too else ""
+
     notices = []
     if spec.n_pairs < budget.MANY_PAIRS:
         (_, basis), known = stages.find_basis(split.runs, spec, None, complete=True,
                                               spent=ReadStats())
     else:
-        rounds = _Rounds(stages, pairs, split, spec)
+        rounds = _Rounds(stages, pairs, split, spec, why_none)
         known = rounds.until_enough()
-        if known.is_full and spec.max_basis >= pairs.n_features:
-            return _in_all_features(stages, split, spec, known)
         basis = rounds.basis
+    if why := why_none(known):
+        begin = time.time()
+        solved = stages.solve(split.runs, spec, None)
+        assert isinstance(solved, Solved)
+        return replace(solved, basis_stats=known.stats, times={**solved.times, "basis": begin},
+                       notices=(f"{why}, so the fit is in all of R^D",))
     solved = stages.solve(split.runs, spec, basis)
     if isinstance(solved, Short):
         notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
@@ -50,11 +62,10 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
         solved = stages.solve(split.runs, replace(spec, again=True), rounds.basis)
         if isinstance(solved, Solved) and solved.missed is not None:
             notices.append(f"{_share(solved.missed)} of all pairs, too: few pairs may explore a "
-                           f"direction that it lacks; `--basis {pairs.n_features}` fits in all of "
-                           "R^D")
+                           "direction that it lacks. Look at that bucket's pairs by themselves")
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
     n_read = known.stats.n_pairs
-    if SHORT_OF * n_read < min(known.n_pairs, spec.n_pairs):
+    if SHORT_OF * n_read < known.n_pairs:
         notices.append(
             f"the basis was found in {n_read:,} of {spec.n_pairs:,} pairs: what it lacks may leave "
             f"the weakest eigenvalues short by {known.n_pairs / n_read:.1f} standard errors")
@@ -66,15 +77,13 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> 
     return replace(solved, notices=tuple(notices))
 
 
-def _in_all_features(stages: Stages, split: Partition, spec: Spec, known: Outlook) -> Solved:
-    """Fit over all of R^D, which is as cheap as a basis of so many columns."""
-    begin = time.time()
-    solved = stages.solve(split.runs, spec, None)
-    assert isinstance(solved, Solved)
-    said = (f"the spectrum of y does not end within {known.n_columns} columns of a basis, so the "
-            "fit is in all of R^D")
-    return replace(solved, basis_stats=known.stats, times={**solved.times, "basis": begin},
-                   notices=(said,))
+def _why_no_basis(known: Outlook, pairs: Pairs, spec: Spec) -> str:
+    """What makes all of R^D the better choice, where it can be had; nothing where a basis does."""
+    if known.is_full and spec.max_basis >= pairs.n_features:
+        return f"the spectrum of y does not end within {known.n_columns} columns of a basis"
+    if LARGEST_SHARE * known.n_pairs > spec.n_pairs:
+        return "noise would tilt a basis so far that it moved eigenvalues by more than noise does"
+    return ""
 
 
 def _share(missed: Missed) -> str:
@@ -86,8 +95,9 @@ def _share(missed: Missed) -> str:
 class _Rounds:
     """Blocks in an order of which every beginning is spread over the store."""
 
-    def __init__(self, stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> None:
-        self._stages, self._pairs = stages, pairs
+    def __init__(self, stages: Stages, pairs: Pairs, split: Partition, spec: Spec,
+                 why_none: Callable[[Outlook], str]) -> None:
+        self._stages, self._pairs, self._why_none = stages, pairs, why_none
         self._blocks = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
         self._spec = replace(spec, max_basis=budget.first_columns(
             spec.asked.rank, spec.max_basis))
@@ -110,7 +120,7 @@ class _Rounds:
     def until_enough(self) -> Outlook:
         """Read rounds, each at least as large as all before, until the basis is enough."""
         known = self.read(budget.FIRST_ROWS)
-        if known.is_full and self._most_columns >= self._pairs.n_features:
+        if self._why_none(known):
             return known
         if known.is_full and self._spec.max_basis < self._most_columns and self._keys:
             self.spend(known.stats)
@@ -122,11 +132,14 @@ class _Rounds:
             self._spec = replace(self._spec, max_basis=min(
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
             known = self.read(max(2 * known.stats.n_pairs, self._worth_reading(known)))
+            if self._why_none(known):
+                return known
         return known
 
     def _worth_reading(self, known: Outlook) -> int:
-        most = self._spec.n_pairs // LARGEST_SAMPLE
-        return self._spec.n_pairs if known.n_pairs > 2 * most else min(known.n_pairs, most)
+        n_pairs = self._spec.n_pairs
+        return n_pairs if LARGEST_SHARE * known.n_pairs > n_pairs else min(
+            known.n_pairs, n_pairs // LARGEST_SAMPLE)
 
     def read_the_rest(self, wasted: ReadStats) -> Outlook:
         """Bring all pairs that were not seen into the basis, and look for any columns again.

@@ -127,12 +127,13 @@ class Screen:
         self.output.print(facts)
 
     def programs(self, found: Mapping[str, Any]) -> None:
-        """Programs that were compared: seconds, ratios to the first of them, errors."""
+        """Programs that were compared: seconds, ratios to the first, errors of eigenvalues."""
         floor = next(iter(found.values()))
         table = Table(box=None, padding=(0, 2, 0, 0))
         for title in ("program", "seconds", "least - most", "times the floor",
-                      "error of eigenvalues"):
-            table.add_column(title, justify="left" if title == "program" else "right")
+                      "error"):
+            left = title == "program"
+            table.add_column(title, justify="left" if left else "right", no_wrap=left)
         for name, measured in found.items():
             ratio = measured.ratio_to(floor)
             table.add_row(

@@ -213,7 +213,7 @@ def test_what_x_does_not_explore_is_not_certified(rotation):
     h = (u * np.where(np.arange(60) % 2, -1.0, 1.0) / np.arange(1, 61)) @ u.T
     x = np.random.default_rng(0).standard_normal((2000, 5)) @ rotation(3, 60)[:5]
     hessian = lrh_dask.fit(lrh_dask.Pairs(x, x @ h))
-    assert hessian.certificates.residual < 1e-10
+    assert hessian.certificates.residual < 1e-7  # a difference of squares: √eps of it may be left
     assert relative(hessian, h) > 0.1
     assert hessian.certificates.verdict is lrh_dask.Verdict.underdetermined
     assert "no sign is certified" in hessian.curvature

@@ -40,21 +40,40 @@ def test_a_basis_shrinks_to_the_memory_that_workers_can_use():
     assert large.notice == ""
 
 
-@pytest.mark.parametrize("asked", [{}, {"basis": 255}])
-def test_a_worker_below_the_price_is_refused_with_settings_that_fit(asked):
+def test_a_worker_below_the_price_is_refused_with_settings_that_fit():
+    small = {"worker_bytes": 300 * 2**20}
     with pytest.raises(SettingsError, match="--memory-limit") as caught:
-        plan(200_000, 256, worker_bytes=300 * 2**20, **asked)
+        plan(200_000, 256, basis=255, **small)
     needed = int(str(caught.value).split("--memory-limit ")[1].split("MiB")[0])
-    plan(200_000, 256, worker_bytes=needed * 2**20, **asked)
+    plan(200_000, 256, worker_bytes=needed * 2**20, basis=255)
     basis = int(str(caught.value).split("--basis ")[1].split("`")[0])
-    assert plan(200_000, 256, worker_bytes=300 * 2**20, basis=basis).max_basis == basis
-    with pytest.raises(SettingsError, match="--memory-limit") as caught:
-        plan(200_000, 256, worker_bytes=needed * 2**20 * 99 // 100, **asked)
+    assert plan(200_000, 256, **small, basis=basis).max_basis == basis
+    with pytest.raises(SettingsError, match="--memory-limit"):
+        plan(200_000, 256, worker_bytes=needed * 2**20 * 99 // 100, basis=255)
+
+
+def test_a_refusal_names_the_least_limit_and_the_one_for_all_eigenvalues():
+    with pytest.raises(SettingsError, match="at most 8 eigenvalues") as caught:
+        plan(200_000, 256, worker_bytes=2**27)
+    least, full = (int(part.split("MiB")[0])
+                   for part in str(caught.value).split("--memory-limit ")[1:])
+    assert least < full
+    assert plan(200_000, 256, worker_bytes=least * 2**20).max_basis < 16
+    assert plan(200_000, 256, worker_bytes=full * 2**20).route is Route.all_features
+    assert plan(200_000, 256, worker_bytes=(full - 20) * 2**20).route is Route.fitted_basis
+
+
+def test_all_features_are_kept_in_reserve_where_workers_have_room():
+    roomy, tight = (plan(10**6, 1024, worker_bytes=n) for n in (8 * GIB, GIB))
+    assert roomy.all_features_too
+    assert not tight.all_features_too
+    assert tight.peak_worker_bytes < 0.8 * GIB < roomy.peak_worker_bytes
+    assert not plan(10**6, 1024, basis=64).all_features_too
 
 
 def test_no_basis_is_named_where_none_fits():
     with pytest.raises(SettingsError, match="--memory-limit") as caught:
-        plan(200_000, 256, worker_bytes=GIB // 8)
+        plan(200_000, 256, basis=8, worker_bytes=GIB // 8)
     assert "--basis" not in str(caught.value)
 
 

@@ -123,7 +123,7 @@ def test_scipy_sees_the_same_operator(hessian, dense, vectors):
     for product in (operator, operator.T, operator.H):
         np.testing.assert_allclose(product @ vectors, dense @ vectors, atol=1e-13)
         np.testing.assert_allclose(product @ vectors[:, 0], dense @ vectors[:, 0], atol=1e-13)
-        np.testing.assert_allclose(product.matvec(vectors[:, :1]), dense @ vectors[:, :1],
+        np.testing.assert_allclose(product.matmat(vectors[:, :1]), dense @ vectors[:, :1],
                                    atol=1e-13)
     np.testing.assert_allclose((2.0 * operator @ operator) @ vectors, 2.0 * dense @ dense @ vectors,
                                atol=1e-12)

@@ -73,8 +73,8 @@ def test_a_worker_of_the_size_that_a_refusal_names_carries_run_after_run(tmp_pat
     """Dask pauses a worker above four fifths of its limit; what it held is not all given back."""
     pairs = open_pairs(write_known(tmp_path / "a.zarr", 60_000, Known.indefinite(256, 8)))
     with pytest.raises(SettingsError, match="--memory-limit") as caught:
-        price(pairs, rank=None, method="symmetric", worker_bytes=2**28)
-    needed = str(caught.value).split("--memory-limit ")[1].split("`")[0]
+        price(pairs, rank=None, method="symmetric", worker_bytes=2**27)
+    needed = str(caught.value).split("--memory-limit ")[2].split("`")[0]
     with one_worker(memory_limit=needed) as client:
         for _ in range(3):
             fit(pairs)

@@ -117,6 +117,14 @@ def test_a_missing_shard_is_never_read_as_zeros(tmp_path):
         pairs.read(20, 25)
 
 
+def test_masks_and_unknown_lengths_are_refused_with_what_to_do():
+    with pytest.raises(BadPairs, match="a masked array.*Leave out the rows"):
+        Pairs(np.ma.masked_greater(X, 0.5), Y)
+    x, y = (da.from_array(a, chunks=(20, 5)) for a in (X, Y))
+    with pytest.raises(BadPairs, match=r"a known number of rows.*compute_chunk_sizes"):
+        Pairs(x[x[:, 0] > 0], y[x[:, 0] > 0])
+
+
 def test_a_store_that_went_away_is_never_read_as_zeros(tmp_path):
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", X, Y))
     (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")

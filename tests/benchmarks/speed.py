@@ -334,7 +334,7 @@ def large(folder: Path) -> dict[str, Any]:
     with cluster() as client:
         what = floor_and_ours(path, client)
         what["lrh, basis=256 (all of R^D)"] = lambda: fit(open_pairs(path), basis=256).eigenvalues
-        rows = in_turn(what, 256, rounds=3, before=lambda: drop_pages(path))
+        rows = in_turn(what, 256, rounds=2, before=lambda: drop_pages(path))
     shutil.rmtree(path)
     return {"rows": rows}
 
@@ -353,7 +353,7 @@ def wide(folder: Path) -> dict[str, Any]:
             return last["hessian"].eigenvalues
 
         rows = in_turn({FLOOR: lambda: _floor_by_features(path, client), OURS: ours}, 10_000_000,
-                       rounds=3, before=lambda: drop_pages(path))
+                       rounds=2, before=lambda: drop_pages(path))
         peak = max(client.run(peak_bytes).values())
     shutil.rmtree(path)
     return {"rows": rows, "idle": idle / MIB, "peak": peak / MIB,
