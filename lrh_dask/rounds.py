@@ -64,16 +64,17 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
             notices.append(f"{_share(solved.missed)} of all pairs, too: few pairs may explore a "
                            "direction that it lacks. Look at that bucket's pairs by themselves")
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
-    n_read = known.stats.n_pairs
-    if SHORT_OF * n_read < known.n_pairs:
+    d, n_read = pairs.n_features, known.stats.n_pairs
+    better = (f"; `--basis {d}` fits in all of R^D, at a price that `lrh plan` tells"
+              if 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES else "")
+    if SHORT_OF * n_read < known.n_pairs or LARGEST_SHARE * known.n_pairs > spec.n_pairs:
         notices.append(
-            f"the basis was found in {n_read:,} of {spec.n_pairs:,} pairs: what it lacks may leave "
-            f"the weakest eigenvalues short by {known.n_pairs / n_read:.1f} standard errors")
-    d = pairs.n_features
-    if known.is_full and 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES:
+            f"noise tilts the basis, found in {n_read:,} of {spec.n_pairs:,} pairs: the weakest "
+            f"eigenvalues may be short by {known.n_pairs / n_read:.1f} standard errors or more"
+            + better)
+    if known.is_full and better:
         notices.append(f"the spectrum of y does not end within the {known.n_columns} columns of "
-                       f"the basis; --basis {d} fits in all of R^D, at a price that `lrh plan` "
-                       "tells")
+                       f"the basis{better}")
     return replace(solved, notices=tuple(notices))
 
 
