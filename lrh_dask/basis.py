@@ -5,12 +5,12 @@ over the store. Two things decide on further rounds:
 
 * they follow until the basis had captured as much of the gradients last read, held out of it, as
   the basis after them does: the energy it left was larger by no more than MISSED;
-* each reads so many that what the basis still misses should move eigenvalues by less than noise
-  does in the fit of all n pairs, as far as the round before it tells (a quarter of all,
-  where up to half are called for, and a notice; all, where more are).
+* each reads so many that what the basis still misses should move eigenvalues by half of what noise
+  does in the fit of all n pairs, as far as the round before it tells (a quarter of
+  all, where up to all are called for, and a notice; all, where more than there are).
   With noise of variance f in each direction of y and a signal of variance g_i along direction i,
   N pairs leave an angle θ_i² = (D - k) f / (N g_i) and an eigenvalue short by λ_i θ_i², while the
-  fit knows it to λ_i √(f / (g_i n)): so N >= (D - k) √(n f / g_i).
+  fit knows it to λ_i √(f / (g_i n)): so N >= 2 (D - k) √(n f / g_i).
 
 The fit then measures what the basis captures of *all* pairs; where that is less than the held-out
 pairs of the sample had promised, the basis goes on with the blocks it has not seen.
@@ -32,12 +32,14 @@ from lrh_dask.scree import Scree, scree
 from lrh_dask.spec import HELD_OUT, TRAIN, Spec
 from lrh_dask.tree import Partial, ReadStats
 
-__all__ = ["Basis", "Outlook", "find_basis", "outlook"]
+__all__ = ["WELL_BELOW", "Basis", "Outlook", "find_basis", "outlook"]
 
 MISSED = 0.01
 """Share of the energy beside the basis by which the one before it may be worse."""
 WEAKEST = 0.05
 """Eigenvalues below that share of the largest may be moved by more than noise moves them."""
+WELL_BELOW = 2.0
+"""What the basis misses moves eigenvalues by that many times less than noise does."""
 STANDS_OUT = 4.0
 """A signal is what exceeds the noise of held-out pairs by so many standard deviations."""
 
@@ -147,7 +149,9 @@ def _captured_before(q: np.ndarray, before: Basis, judged: ReducedPairs) -> bool
 
 
 def _pairs_for(found: Scree, n_pairs: int, n_features: int, n_judged: int) -> int:
-    """Pairs by which eigenvalues lose less to the basis than to noise; all where it hides them.
+    """Pairs by which eigenvalues lose half as much to the basis as to noise.
+
+    Where noise hides them all, that is more pairs than there are.
 
     Args:
         n_judged: held-out pairs, whose noise must not be taken for a weak signal.
@@ -159,6 +163,6 @@ def _pairs_for(found: Scree, n_pairs: int, n_features: int, n_judged: int) -> in
     if found.floor <= 0:
         return 0
     if not signal.size:
-        return n_pairs
+        return 2 * n_pairs
     ratio = float(np.sqrt(n_pairs * found.floor / signal.min()))
-    return round((n_features - found.n_columns) * ratio)
+    return round(WELL_BELOW * (n_features - found.n_columns) * ratio)

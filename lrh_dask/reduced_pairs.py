@@ -22,7 +22,9 @@ from lrh_dask.errors import BadPairs, explain
 __all__ = ["ReducedPairs", "Reducing", "reduce_pairs"]
 
 EXACT_ROWS = 4
-"""Blocks of up to EXACT_ROWS * max_rank rows are cut exactly, taller ones after a sketch."""
+"""Blocks of up to EXACT_ROWS * max_rank rows are cut exactly, taller ones after a sketch ..."""
+CAPTURED = 0.9
+"""... which takes a second power step where the first captures less than this of y²."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +128,7 @@ def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: i
         weight: (m,) non-negative; row i counts as ``weight[i]`` rows.
         max_rank: how many pairs are kept.
         y_squares: (m,) ‖y‖² of the rows, where they are known.
-    Cost: O(m D k) flops (a sketch with two power steps) where m > 4 k, else O(m² D).
+    Cost: O(m D k) flops (a sketch with one power step or two) where m > 4 k, else O(m² D).
     """
     xp = namespace(x, y)
     squares = row_squares(y) if y_squares is None else y_squares
@@ -178,9 +180,10 @@ def _leading(y: Array, k: int) -> tuple[Array, Array]:
     """The k leading left singular vectors V (m, k) of y (m, D), and Vᵀy, in the dtype of y.
 
     Up to 4 k rows: eigenvectors of Y Yᵀ. Above, the row space is first found by a sketch with
-    two power steps, Z = Y orth(YᵀY orth(Yᵀ Ω)) (Halko, Martinsson & Tropp 2011, Alg. 4.4), whose
-    Ω mixes *rows*: turning the features turns the result and changes nothing else. With one step
-    less a signal as strong as the noise loses three times as much.
+    one power step, Z = Y orth(Yᵀ Ω) (Halko, Martinsson & Tropp 2011, Alg. 4.4), whose Ω mixes
+    *rows*: turning the features turns the result and changes nothing else. Where that leaves much
+    of y out there is another step: without it a signal as strong as the noise loses three times as
+    much.
     """
     xp = namespace(y)
     rows, n_features = y.shape
@@ -190,8 +193,11 @@ def _leading(y: Array, k: int) -> tuple[Array, Array]:
     width = min(k + 8, n_features)
     omega = np.random.default_rng(rows).standard_normal((rows, width))
     w, _ = xp.linalg.qr(y.T @ xp.astype(like(y, omega), y.dtype))
-    w, _ = xp.linalg.qr(y.T @ (y @ w))
-    z, _ = xp.linalg.qr(xp.astype(y @ w, xp.float64))            # (m, width)
+    seen = y @ w
+    if _squares(seen) < CAPTURED * _squares(y):
+        w, _ = xp.linalg.qr(y.T @ seen)
+        seen = y @ w
+    z, _ = xp.linalg.qr(xp.astype(seen, xp.float64))             # (m, width)
     small = xp.astype(z, y.dtype).T @ y                          # (width, D)
     turn = _leading_exact(small, k)                              # (width, k): V = Z turn
     return xp.astype(z @ turn, y.dtype), xp.astype(turn, y.dtype).T @ small

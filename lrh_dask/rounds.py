@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lrh_dask import budget
-from lrh_dask.basis import Outlook
+from lrh_dask.basis import WELL_BELOW, Outlook
 from lrh_dask.chunks import is_zarr
 from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
@@ -20,10 +20,10 @@ __all__ = ["fit_in_basis"]
 
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
-LARGEST_SAMPLE, LARGEST_SHARE = 4, 2
-"""The LARGEST_SAMPLE-th part of the pairs is all that is read where up to the LARGEST_SHARE-th are
-called for; where more are, all pairs are read, or all of R^D is taken."""
-SHORT_OF = 1.5
+LARGEST_SAMPLE = 4
+"""The LARGEST_SAMPLE-th part of the pairs is all that is read where more are called for; where more
+are called for than there are, all pairs are read, or all of R^D is taken."""
+SHORT_OF = 2.0
 """So many times fewer pairs than called for are worth another round, or a notice."""
 
 
@@ -60,18 +60,18 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
                        "then once more for the fit")
         known = rounds.read_the_rest(solved.stats)
         solved = stages.solve(split.runs, replace(spec, again=True), rounds.basis)
-        if isinstance(solved, Solved) and solved.missed is not None:
-            notices.append(f"{_share(solved.missed)} of all pairs, too: few pairs may explore a "
-                           "direction that it lacks. Look at that bucket's pairs by themselves")
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
+    if solved.missed is not None and spec.n_pairs >= budget.MANY_PAIRS:
+        notices.append(f"{_share(solved.missed)} of all pairs: few pairs may explore a direction "
+                       "that it lacks. Look at that bucket's pairs by themselves")
     d, n_read = pairs.n_features, known.stats.n_pairs
     better = (f"; `--basis {d}` fits in all of R^D, at a price that `lrh plan` tells"
               if 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES else "")
-    if SHORT_OF * n_read < known.n_pairs or LARGEST_SHARE * known.n_pairs > spec.n_pairs:
+    if SHORT_OF * n_read < known.n_pairs or known.n_pairs > spec.n_pairs:
         notices.append(
             f"noise tilts the basis, found in {n_read:,} of {spec.n_pairs:,} pairs: the weakest "
-            f"eigenvalues may be short by {known.n_pairs / n_read:.1f} standard errors or more"
-            + better)
+            f"eigenvalues may be short by {known.n_pairs / (WELL_BELOW * n_read):.1f} standard "
+            "errors or more" + better)
     if known.is_full and better:
         notices.append(f"the spectrum of y does not end within the {known.n_columns} columns of "
                        f"the basis{better}")
@@ -82,7 +82,7 @@ def _why_no_basis(known: Outlook, pairs: Pairs, spec: Spec) -> str:
     """What makes all of R^D the better choice, where it can be had; nothing where a basis does."""
     if known.is_full and spec.max_basis >= pairs.n_features:
         return f"the spectrum of y does not end within {known.n_columns} columns of a basis"
-    if LARGEST_SHARE * known.n_pairs > spec.n_pairs:
+    if known.n_pairs > spec.n_pairs:
         return "noise would tilt a basis so far that it moved eigenvalues by more than noise does"
     return ""
 
@@ -139,7 +139,7 @@ class _Rounds:
 
     def _worth_reading(self, known: Outlook) -> int:
         n_pairs = self._spec.n_pairs
-        return n_pairs if LARGEST_SHARE * known.n_pairs > n_pairs else min(
+        return n_pairs if known.n_pairs > n_pairs else min(
             known.n_pairs, n_pairs // LARGEST_SAMPLE)
 
     def read_the_rest(self, wasted: ReadStats) -> Outlook:
