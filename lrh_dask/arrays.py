@@ -17,9 +17,12 @@ import numpy as np
 
 from lrh_dask.errors import SettingsError, explain
 
-__all__ = ["CPU", "Array", "Device", "device_of", "in_range", "like", "lower_factor",
-           "namespace", "pick_device", "row_squares", "to_host", "triangular_factor"]
+__all__ = ["ALIGNED_COLUMNS", "CPU", "Array", "Device", "device_of", "in_range", "like",
+           "lower_factor", "namespace", "pick_device", "row_squares", "to_host",
+           "triangular_factor"]
 
+ALIGNED_COLUMNS = 16
+"""A product with a multiple of so many columns takes less time than with one or two fewer."""
 Array = Any
 """An array of any library that follows the array API standard."""
 

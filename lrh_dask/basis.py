@@ -5,12 +5,12 @@ over the store. Two things decide on further rounds:
 
 * they follow until the basis had captured as much of the gradients last read, held out of it, as
   the basis after them does: the energy it left was larger by no more than MISSED;
-* each reads so many that what the basis still misses should move eigenvalues by half of what noise
+* each reads so many that what the basis still misses should move eigenvalues by less than noise
   does in the fit of all n pairs, as far as the round before it tells (a quarter of
   all, where up to all are called for, and a notice; all, where more than there are).
   With noise of variance f in each direction of y and a signal of variance g_i along direction i,
   N pairs leave an angle θ_i² = (D - k) f / (N g_i) and an eigenvalue short by λ_i θ_i², while the
-  fit knows it to λ_i √(f / (g_i n)): so N >= 2 (D - k) √(n f / g_i).
+  fit knows it to λ_i √(f / (g_i n)): so N >= 1.5 (D - k) √(n f / g_i).
 
 The fit then measures what the basis captures of *all* pairs; where that is less than the held-out
 pairs of the sample had promised, the basis goes on with the blocks it has not seen.
@@ -38,7 +38,7 @@ MISSED = 0.01
 """Share of the energy beside the basis by which the one before it may be worse."""
 WEAKEST = 0.05
 """Eigenvalues below that share of the largest may be moved by more than noise moves them."""
-WELL_BELOW = 2.0
+WELL_BELOW = 1.5
 """What the basis misses moves eigenvalues by that many times less than noise does."""
 STANDS_OUT = 4.0
 """A signal is what exceeds the noise of held-out pairs by so many standard deviations."""
@@ -149,7 +149,7 @@ def _captured_before(q: np.ndarray, before: Basis, judged: ReducedPairs) -> bool
 
 
 def _pairs_for(found: Scree, n_pairs: int, n_features: int, n_judged: int) -> int:
-    """Pairs by which eigenvalues lose half as much to the basis as to noise.
+    """Pairs by which eigenvalues lose well less to the basis than to noise.
 
     Where noise hides them all, that is more pairs than there are.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lrh_dask.arrays import ALIGNED_COLUMNS
 from lrh_dask.row_gram import CAST_FEATURES
 from lrh_dask.tree import FAN_IN
 from lrh_dask.triangle import CAST_ROWS, GATHERED_ROWS, fewest_rows
@@ -22,7 +23,7 @@ SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
 CACHED_BYTES = 8 * MIB
 """The same where a slab is gone over more than once and had better stay in a processor's cache."""
-LIFTED_BYTES = 16 * MIB
+LIFTED_BYTES = 12 * MIB
 """A task makes vectors over so many features that they are about this size."""
 AHEAD_OF_FETCHING = 2
 """Tasks a thread whose results may wait to be fetched one by one: more would fill the workers."""
@@ -78,7 +79,7 @@ class Shape:
         d, c = self.n_features, 2 * width + 1
         reduced = 2 * k * d * self.itemsize
         rows = min(max(4 * k, SLAB_BYTES // (2 * d * self.itemsize)), self.block_rows, self.n_pairs)
-        sketched = k + 8
+        sketched = k + 8 + ALIGNED_COLUMNS
         cut = (rows * sketched * (3 * FLOAT64 + 3 * self.itemsize)
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
@@ -108,7 +109,7 @@ class Shape:
         first = self.n_pairs * 2 * max(m, CAST_FEATURES) * FLOAT64 + 4 * m**2 * FLOAT64
         block = min(self.block_columns, self.n_features) * (rank + 1) * self.itemsize
         lifted = min(max(LIFTED_BYTES, block), self.n_features * (rank + 1) * self.itemsize)
-        return self._process(reading + max(first, (2 + AHEAD_OF_FETCHING) * lifted),
+        return self._process(reading + max(first, (3 + AHEAD_OF_FETCHING) * lifted),
                              self._solve(min(m, self.n_pairs * 3 // 2), m))
 
     def _process(self, task: int, solve: int) -> int:

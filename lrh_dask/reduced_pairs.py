@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lrh_dask.arrays import Array, device_of, like, namespace, row_squares, to_host
+from lrh_dask.arrays import ALIGNED_COLUMNS, Array, device_of, like, namespace, row_squares, to_host
 from lrh_dask.errors import BadPairs, explain
 
 __all__ = ["ReducedPairs", "Reducing", "reduce_pairs"]
@@ -190,7 +190,7 @@ def _leading(y: Array, k: int) -> tuple[Array, Array]:
     if rows <= EXACT_ROWS * k or n_features <= 2 * k:
         v = xp.astype(_leading_exact(y, k), y.dtype)
         return v, v.T @ y
-    width = min(k + 8, n_features)
+    width = min(-(-(k + 8) // ALIGNED_COLUMNS) * ALIGNED_COLUMNS, n_features)
     omega = np.random.default_rng(rows).standard_normal((rows, width))
     w, _ = xp.linalg.qr(y.T @ xp.astype(like(y, omega), y.dtype))
     seen = y @ w

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.arrays import (
+    ALIGNED_COLUMNS,
     Array,
     device_of,
     in_range,
@@ -37,8 +38,6 @@ from lrh_dask.errors import BadPairs, explain
 __all__ = ["CAST_ROWS", "GATHERED_ROWS", "Gathering", "Triangle", "fewest_rows", "merge_all",
            "reduce_to_triangle"]
 
-ALIGNED_COLUMNS = 16
-"""A product with a multiple of so many columns takes less time than with one or two fewer."""
 WELL_CONDITIONED = {"float64": 1e-6, "float32": 1e-4}
 """The least relative pivot of a Gram matrix whose products were taken in that dtype: what its
 rounding changes there is below 1e-8 and 1e-2 of a pivot, the latter at random from slab to slab."""

@@ -25,10 +25,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import matplotlib as mpl
 import numpy as np
 import zarr
-from scipy.optimize import nnls
 
 from lrh_dask import fit, open_pairs, rivals
 from lrh_dask.arrays import row_squares
@@ -272,6 +270,8 @@ def growth(folder: Path) -> dict[str, Any]:
 
 def growth_of(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
     """a, b and p of seconds ~ a + b (size / largest)^p with a, b >= 0."""
+    from scipy.optimize import nnls  # here, as workers import this file: they are to be idle
+
     def fitted(p: float) -> tuple[float, np.ndarray]:
         columns = np.stack([np.ones_like(sizes), (sizes / sizes.max()) ** p], axis=1)
         parts, error = nnls(columns / seconds[:, None], np.ones_like(seconds))
@@ -488,6 +488,8 @@ def page(found: dict[str, Any]) -> str:
 
 
 def draw(found: dict[str, Any]) -> None:
+    import matplotlib as mpl
+
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "lrh"
     import matplotlib.pyplot as plt
