@@ -176,11 +176,12 @@ def _missed(buckets: dict[int, Triangle], basis: Basis,
     bucket where it is explored it stands out, be it from what the others have beside the basis
     or from their shares of it.
     """
+    buckets = {b: t for b, t in buckets.items() if t.energy > 0}  # zeros lie in any basis
+    if not buckets:
+        return None
     energy = np.array([t.energy for t in buckets.values()])
     inside = np.array([float(np.sum(t.factor[:, t.n_basis + 1:] ** 2)) for t in buckets.values()])
     beside = np.maximum(energy - inside, 0.0)
-    if not energy.all():
-        return None
     rounding = 10.0 * float(np.finfo(np.result_type(spec.dtype, np.float32)).eps)
     outside = float(beside.sum() / energy.sum())
     if not basis.complete and outside > SURPRISE * basis.outside + rounding:

@@ -191,3 +191,12 @@ def test_a_basis_that_noise_tilts_is_told_where_there_is_no_better(tmp_path, man
     x, y, _ = noisy(n=1000, values=(1.0, 0.9, 0.8), noise=5.0)
     hessian = fit(stored(tmp_path, x, y), basis=20)
     assert any("short by" in said for said in hessian.provenance["notices"])
+
+
+def test_a_bucket_of_zeros_does_not_hide_what_another_shows(tmp_path, many):
+    x, y, _ = noisy(values=(1.0,))
+    y[:500] = 0.0  # the first run, and with it all there is of ...
+    y[10_000:10_500] = 0.0  # ... the first bucket
+    y[-500:] = 2.0 * x[-500:] * (np.arange(D) < 1)
+    hessian = fit(stored(tmp_path, x, y), basis=8)
+    assert any("outside the basis" in said for said in hessian.provenance["notices"])
