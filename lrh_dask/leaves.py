@@ -15,13 +15,13 @@ from lrh_dask.basis import Basis
 from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
+from lrh_dask.gathering import Gathering
 from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import Reducing
 from lrh_dask.shards import Run
 from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
-from lrh_dask.triangle import Gathering
 
 __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead",
            "weights_of"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lrh_dask.arrays import ALIGNED_COLUMNS
+from lrh_dask.gathering import CAST_ROWS, GATHERED_ROWS, fewest_rows
 from lrh_dask.row_gram import CAST_FEATURES
 from lrh_dask.tree import FAN_IN
-from lrh_dask.triangle import CAST_ROWS, GATHERED_ROWS, fewest_rows
 
 __all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
 

@@ -12,6 +12,7 @@ from lrh_dask import BadPairs, Pairs, fit
 from lrh_dask.asked import Asked
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import fit_symmetric, rotating_folds
+from lrh_dask.gathering import reduce_to_triangle
 from lrh_dask.interpolation import beside
 from lrh_dask.reduced_pairs import reduce_pairs
 from lrh_dask.solve import (
@@ -22,7 +23,7 @@ from lrh_dask.solve import (
     rounding_of,
     symmetric_fit,
 )
-from lrh_dask.triangle import merge_all, reduce_to_triangle
+from lrh_dask.triangle import merge_all
 
 EPS = float(np.finfo(np.float64).eps)
 FLOAT64 = np.dtype("float64")

@@ -11,10 +11,10 @@ from test_regimes import krylov
 from lrh_dask import BadPairs, Pairs, Verdict, fit
 from lrh_dask.chance import antisymmetric_share
 from lrh_dask.fitting import rotating_folds
+from lrh_dask.gathering import reduce_to_triangle
 from lrh_dask.held_out import Split, score, view_of
 from lrh_dask.moments import moments_of
 from lrh_dask.solve import symmetric_fit
-from lrh_dask.triangle import reduce_to_triangle
 
 SURE = {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
 

@@ -8,7 +8,7 @@ import lrh_dask
 LAYERS = [
     {"errors"}, {"remote"}, {"asked", "arrays", "process", "progress", "signs"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"},
-    {"solve"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
+    {"solve", "gathering"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
@@ -22,7 +22,7 @@ LAYERS = [
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
                "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts",
-               "chance", "low_rank", "moments", "biases", "sampling", "row_gram"}
+               "chance", "low_rank", "moments", "biases", "sampling", "row_gram", "gathering"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lrh_dask.gathering import reduce_to_triangle
 from lrh_dask.moments import Moments, gram_of, moments_of, pooled
 from lrh_dask.solve import Rows, center_rows
-from lrh_dask.triangle import merge_all, reduce_to_triangle
+from lrh_dask.triangle import merge_all
 
 K = 7
 

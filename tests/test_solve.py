@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import kronecker_fit, least_norm_fit, ridge_fit
 
+from lrh_dask.gathering import reduce_to_triangle
 from lrh_dask.solve import (
     Rows,
     center_rows,
@@ -16,7 +17,6 @@ from lrh_dask.solve import (
     rounding_of,
     symmetric_fit,
 )
-from lrh_dask.triangle import reduce_to_triangle
 
 
 def relative(got, wanted):

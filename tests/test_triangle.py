@@ -11,7 +11,8 @@ from hypothesis import given
 
 from lrh_dask.arrays import device_of
 from lrh_dask.errors import BadPairs
-from lrh_dask.triangle import Gathering, Triangle, reduce_to_triangle
+from lrh_dask.gathering import Gathering, reduce_to_triangle
+from lrh_dask.triangle import Triangle
 
 
 def gram(triangle):

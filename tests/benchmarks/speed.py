@@ -33,12 +33,12 @@ from lrh_dask.arrays import row_squares
 from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
 from lrh_dask.cluster import connect
 from lrh_dask.config import ClusterSettings
+from lrh_dask.gathering import Gathering
 from lrh_dask.leaves import hashes_of, read_ahead
 from lrh_dask.pipeline import price
 from lrh_dask.process import peak_bytes
 from lrh_dask.shards import Run
 from lrh_dask.synthetic import Known, write_known
-from lrh_dask.triangle import Gathering
 from lrh_dask.writing import pairs_group
 
 PAGE = Path(__file__).with_suffix(".md")
