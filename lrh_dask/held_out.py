@@ -41,6 +41,8 @@ __all__ = ["Candidate", "Cut", "Fold", "OnFold", "Split", "View", "by_bucket", "
 
 LEAST_PIVOT, ROUNDING = 1e-6, 1e-9
 """The least relative pivot of test pairs whose best fit is known to that share of their squares."""
+NO_RIDGE = 5e-3
+"""A ridge that changes no entry of M by that share of it spares as little of the noise: it is none."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ class Cut:
         explained = solve_triangular(root, self.test.xy, lower=True, check_finite=False)
         return float(self.view.energies.sum() - np.sum(explained**2))
 
+    def is_none(self, ridge: float) -> bool:
+        """Whether a ridge changes next to nothing, whatever the pairs say."""
+        least = float(self.fit.seen.min(initial=np.inf))
+        return 0 < ridge * self.fit.scale < NO_RIDGE * least**2
+
     @property
     def y_energy(self) -> float:
         """‖Y‖² of the training pairs in these directions."""
@@ -245,7 +252,7 @@ def view_of(buckets: dict[int, Triangle], split: Split, center: bool, k: int, ro
 
 def score(cuts: list[Cut], ridges: tuple[float, ...],
           least: float | None = np.inf) -> list[Candidate]:
-    """Judge every λ on every fold: squared residuals by fold and rank.
+    """Judge every λ that is any on every fold: squared residuals by fold and rank.
 
     Args:
         least: those that are certain to leave more than this, or than one before them, are left
@@ -255,6 +262,8 @@ def score(cuts: list[Cut], ridges: tuple[float, ...],
     rounding = ROUNDING * sum(float(cut.view.energies.sum()) for cut in cuts)
     scored: list[Candidate] = []
     for ridge in ridges:
+        if all(cut.is_none(ridge) for cut in cuts):
+            continue
         squares: list[np.ndarray] = []
         for i, cut in enumerate(cuts):
             if least is not None and rounding + least < sum(

@@ -47,7 +47,8 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     whole = spec.route is Route.whole_pairs
     max_rank = spec.n_pairs if whole else spec.max_basis
     return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
-                 lambda: Reducing(max_rank), (lambda b: b) if whole else group_of, device)
+                 lambda: Reducing(max_rank, CACHED_BYTES // pairs.row_bytes),
+                 (lambda b: b) if whole else group_of, device)
 
 
 def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:

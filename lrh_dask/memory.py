@@ -84,7 +84,8 @@ class Shape:
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
-        find = self._reading() + self._scaled() + max(cut, again) + 3 * reduced
+        waiting = 0 if self.apart else 3 * CACHED_BYTES  # by group, and put together
+        find = self._reading() + self._scaled() + max(cut, again) + 3 * reduced + waiting
         merge = (FAN_IN + 2) * reduced + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
         q = d * width * (FLOAT64 + 2 * self.itemsize)

@@ -142,24 +142,53 @@ def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: i
 
 
 class Reducing:
-    """Reduces blocks of pairs, one after another, and ends as the state that stands for all."""
+    """Reduces blocks of pairs, one after another, and ends as the state that stands for all.
 
-    def __init__(self, max_rank: int) -> None:
-        self._max_rank = max_rank
+    Args:
+        max_rank: how many pairs are kept.
+        at_once: blocks of fewer rows wait for others, and are reduced together: a cut of few rows
+            is an eigendecomposition of its own.
+    """
+
+    def __init__(self, max_rank: int, at_once: int = 0) -> None:
+        self._max_rank, self._at_once = max_rank, at_once
         self._state: ReducedPairs | None = None
+        self._waiting: list[tuple[Array, Array, Array | None, Array]] = []
 
     def add(self, x: Array, y: Array, weight: Array | None = None,
             squares: tuple[Array, Array] | None = None) -> None:
         """Count a block: see :func:`reduce_pairs`."""
-        state = reduce_pairs(x, y, weight, max_rank=self._max_rank,
-                             y_squares=None if squares is None else squares[1])
-        self._state = state if self._state is None else self._state.merge(state)
+        y_squares = row_squares(y) if squares is None else squares[1]
+        if x.shape[0] >= self._at_once:
+            self._reduce([(x, y, weight, y_squares)])
+            return
+        xp = namespace(x, y)  # copies, as the block may go meanwhile
+        self._waiting.append((xp.asarray(x, copy=True), xp.asarray(y, copy=True), weight, y_squares))
+        if sum(int(part[0].shape[0]) for part in self._waiting) >= self._at_once:
+            self._reduce(self._waiting)
+            self._waiting = []
 
     def state(self) -> ReducedPairs:
         """Reduced pairs of all blocks so far (there must be one)."""
+        if self._waiting:
+            self._reduce(self._waiting)
+            self._waiting = []
         if self._state is None:
             raise ValueError("no block was added")
         return self._state
+
+    def _reduce(self, blocks: list[tuple[Array, Array, Array | None, Array]]) -> None:
+        x, y, weight, squares = (_joined(list(parts)) for parts in zip(*blocks, strict=True))
+        state = reduce_pairs(x, y, weight, max_rank=self._max_rank, y_squares=squares)
+        self._state = state if self._state is None else self._state.merge(state)
+
+
+def _joined(parts: list[Array | None]) -> Array | None:
+    """Arrays one under the other; None where all are."""
+    arrays = [part for part in parts if part is not None]
+    if len(parts) == 1 or not arrays:
+        return parts[0]
+    return namespace(*arrays).concat(arrays, axis=0)
 
 
 def _squares(a: Array) -> float:
