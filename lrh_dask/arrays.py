@@ -99,14 +99,12 @@ def lower_factor(gram: Array, least: float) -> Array | None:
     square = xp.linalg.diagonal(gram)
     if not bool(xp.all(square > 0)):  # not a number included
         return None
-    scale = xp.sqrt(square)
     try:
-        factor = xp.linalg.cholesky(gram / scale[:, None] / scale[None, :])
+        factor = xp.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return None
-    if not bool(xp.all(xp.linalg.diagonal(factor) ** 2 >= least)):  # CuPy gives NaN
-        return None
-    return factor * scale[:, None]
+    enough = xp.linalg.diagonal(factor) ** 2 >= least * square
+    return factor if bool(xp.all(enough)) else None  # CuPy gives NaN
 
 
 def triangular_factor(rows: Array) -> Array:

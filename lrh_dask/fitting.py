@@ -22,7 +22,7 @@ from lrh_dask.interpolation import (
     spanning_directions,
 )
 from lrh_dask.low_rank import Estimate, noise_variance, terms_of
-from lrh_dask.moments import gram_of, moments_of, pooled
+from lrh_dask.moments import moments_of
 from lrh_dask.psd import semidefinite_solve
 from lrh_dask.ranks import kept_rank
 from lrh_dask.selection import Choice, choose
@@ -75,7 +75,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         n_explored: rank of x, where the basis does not hold all of it.
     """
     moments = moments_of(buckets)
-    total = merge_all(list(buckets.values()), gram_of(pooled(list(moments.values()))))
+    total = merge_all(list(buckets.values()))
     rounding = rounding_of(dtype, total.n_pairs, total.sum_y.size)
     rows = Rows.of(total)
     consistent = interpolation(rows, total.n_pairs, total.sum_y.size, center=asked.center,

@@ -50,7 +50,6 @@ class Gathering:
     def __init__(self, basis: Array | None = None) -> None:
         self._basis, self._n_basis = _padded(basis)
         self._gram: Array | None = None      # of rows that are well conditioned together
-        self._lower: Array | None = None     # its Cholesky factor
         self._least = 0.0                    # which its pivots must not fall below
         self._stacked: list[Array] = []      # rows or factors of all others
         self._waiting: list[tuple[Array, Array, Array]] = []  # (root, x̃, ỹ), not multiplied yet
@@ -98,12 +97,11 @@ class Gathering:
         if self._sums is None:
             raise ValueError("no block was added")
         self._multiply()
-        parts = list(self._stacked)
-        if self._lower is not None:
-            parts.append(self._lower.T)
-        factor = parts[0] if len(parts) == 1 else triangular(
-            namespace(*parts).concat(parts, axis=0))
-        return replace(self._sums, factor=factor)
+        held = self._stacked
+        if not held and self._gram is not None:
+            held = [self._gram[:0, :]]
+        rows = held[0] if len(held) == 1 else triangular(namespace(*held).concat(held, axis=0))
+        return replace(self._sums, rows=rows, gram=self._gram)
 
     def _multiply(self) -> None:
         """Bring the rows that wait into the Gram matrix, or where that loses too much a factor."""
@@ -139,16 +137,14 @@ class Gathering:
         """
         if self._gram is not None:
             together, floor = self._gram + gram, max(least, self._least)
-            lower = lower_factor(together, floor)
-            if lower is not None:
-                self._gram, self._lower, self._least = together, lower, floor
+            if lower_factor(together, floor) is not None:
+                self._gram, self._least = together, floor
                 return True
-        lower = lower_factor(gram, least)
-        if lower is None:
+        if lower_factor(gram, least) is None:
             return False
-        if self._lower is not None:
-            self._stacked.append(self._lower.T)
-        self._gram, self._lower, self._least = gram, lower, least
+        if self._gram is not None:
+            self._stacked.append(namespace(gram).linalg.cholesky(self._gram).T)
+        self._gram, self._least = gram, least
         return True
 
 

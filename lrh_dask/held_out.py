@@ -42,7 +42,7 @@ __all__ = ["Candidate", "Cut", "Fold", "OnFold", "Split", "View", "by_bucket", "
 LEAST_PIVOT, ROUNDING = 1e-6, 1e-9
 """The least relative pivot of test pairs whose best fit is known to that share of their squares."""
 NO_RIDGE = 5e-3
-"""A ridge that changes no entry of M by that share of it spares as little of the noise: it is none."""
+"""A ridge that changes no entry of M by that share of it spares as little of the noise: none."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def view_of(buckets: dict[int, Triangle], split: Split, center: bool, k: int, ro
 
 def score(cuts: list[Cut], ridges: tuple[float, ...],
           least: float | None = np.inf) -> list[Candidate]:
-    """Judge every λ that is any on every fold: squared residuals by fold and rank.
+    """Judge every λ on every fold: squared residuals by fold and rank.
 
     Args:
         least: those that are certain to leave more than this, or than one before them, are left
@@ -262,8 +262,6 @@ def score(cuts: list[Cut], ridges: tuple[float, ...],
     rounding = ROUNDING * sum(float(cut.view.energies.sum()) for cut in cuts)
     scored: list[Candidate] = []
     for ridge in ridges:
-        if all(cut.is_none(ridge) for cut in cuts):
-            continue
         squares: list[np.ndarray] = []
         for i, cut in enumerate(cuts):
             if least is not None and rounding + least < sum(

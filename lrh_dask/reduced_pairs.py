@@ -163,7 +163,8 @@ class Reducing:
             self._reduce([(x, y, weight, y_squares)])
             return
         xp = namespace(x, y)  # copies, as the block may go meanwhile
-        self._waiting.append((xp.asarray(x, copy=True), xp.asarray(y, copy=True), weight, y_squares))
+        x, y = xp.asarray(x, copy=True), xp.asarray(y, copy=True)
+        self._waiting.append((x, y, weight, y_squares))
         if sum(int(part[0].shape[0]) for part in self._waiting) >= self._at_once:
             self._reduce(self._waiting)
             self._waiting = []

@@ -18,17 +18,18 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
         BadPairs: naming which.
     """
     seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
-    if seen and not any(np.any(t.factor[:, 1:t.n_basis + 1]) for t in buckets.values()):
+    if seen and not any(t.gram is not None or np.any(t.rows[:, 1:t.n_basis + 1])
+                        for t in buckets.values()):
         raise BadPairs(explain(
             "all pairs", expected="points or steps x that differ from zero",
             got="x = 0 in every row with weight", consequence="y = H 0 says nothing about H",
             fix="Check `weight`, and that x was written"))
     with np.errstate(over="ignore", under="ignore"):
-        squares = [float(np.sum(np.square(t.factor[:, 1:t.n_basis + 1]))) for t in buckets.values()]
+        squares = [float(np.sum(t.squares[1:t.n_basis + 1])) for t in buckets.values()]
         weights = 1e4 * sum(t.weight for t in buckets.values())
     energies = [t.energy for t in buckets.values()]
     lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
-        np.any(t.factor[:, t.n_basis + 1:]) for t in buckets.values())))
+        t.gram is not None or np.any(t.rows[:, t.n_basis + 1:]) for t in buckets.values())))
     if lost or not np.isfinite(sum(squares) + sum(energies) + weights):
         raise BadPairs(explain(
             "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",

@@ -159,7 +159,8 @@ def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Ask
     by_size |= _by_size(folds[center], [k for k in sizes if k not in small], least)
     cuts, scored = _best_of(by_size)
     best = _least(scored)
-    scored = scored + score(cuts, _finer(best), None if least is None else best.loss())
+    scored = scored + score(cuts, _telling(_finer(best), cuts),
+                            None if least is None else best.loss())
     best = _least_shrunk(scored, asked.rank, cuts, energy)
     if 0 < best.n_basis <= REGRESSED * n_train:
         best = _likelier(best, cuts, energy)
@@ -176,7 +177,8 @@ def _by_size(views: list[View], sizes: list[int],
     found: dict[int, tuple[list[Cut], list[Candidate]]] = {}
     for k in reversed(sizes):
         cuts = _cuts(views, k)
-        if cuts[0].n_basis not in found and (scored := score(cuts, COARSE_RIDGES, least)):
+        if cuts[0].n_basis not in found and (scored := score(
+                cuts, _telling(COARSE_RIDGES, cuts), least)):
             found[cuts[0].n_basis] = cuts, scored
             least = None if least is None else min(least, _least(scored).loss())
     return dict(reversed(found.items()))
@@ -233,6 +235,11 @@ def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
     ladder += [k for k in (128 * 4**i for i in range(20)) if k < top]
     shares = [round(n_train * share) for share in SHARES] if top == n_train else [2 * p // 3]
     return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
+
+
+def _telling(ridges: tuple[float, ...], cuts: list[Cut]) -> tuple[float, ...]:
+    """Those that are zero, or more than next to nothing."""
+    return tuple(ridge for ridge in ridges if not all(cut.is_none(ridge) for cut in cuts))
 
 
 def _finer(best: Candidate) -> tuple[float, ...]:

@@ -180,7 +180,7 @@ def _missed(buckets: dict[int, Triangle], basis: Basis,
     if not buckets:
         return None
     energy = np.array([t.energy for t in buckets.values()])
-    inside = np.array([float(np.sum(t.factor[:, t.n_basis + 1:] ** 2)) for t in buckets.values()])
+    inside = np.array([float(np.sum(t.squares[t.n_basis + 1:])) for t in buckets.values()])
     beside = np.maximum(energy - inside, 0.0)
     rounding = 10.0 * float(np.finfo(np.result_type(spec.dtype, np.float32)).eps)
     outside = float(beside.sum() / energy.sum())

@@ -8,8 +8,10 @@ Whatever a least-squares fit asks of the rows it can ask of R: RᵀR is their Gr
 has its accuracy (cond, not cond²). The leading column carries counts and projected means, so
 an offset b needs no other pass.
 
-R is the Cholesky factor of the Gram matrix of the rows where every column stands out enough from
-those before it (three to four times as fast), and else that of a Householder QR.
+Where every column stands out enough from those before it, R is the Cholesky factor of the Gram
+matrix of the rows (three to four times as fast as a Householder QR, which is taken else). That is
+taken only when R is asked for: such states are merged by adding their Gram matrices, and the sum
+is as well conditioned as the worse of the two.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -46,21 +48,23 @@ class Triangle:
     tree over the same rows gives the same RᵀR to rounding.
 
     Attributes:
-        factor: R (q, 2k+1) float64, q <= 2k+1; while there are fewer rows than columns they
-            are kept as they are.
+        rows: R (q, 2k+1) float64, q <= 2k+1, of all that is not in ``gram``; while there are fewer
+            rows than columns they are kept as they are.
         sum_x, sum_y: (D,) float64, weighted sums of x and of y, for the offset.
         energy: ‖Y‖², weighted, over all D features.
         n_pairs: pairs counted.
         x_energy, x_length: sums of w‖x‖² and of √w‖x‖, for the effective number of pairs.
+        gram: RᵀR (2k+1, 2k+1) float64 of pairs that are well conditioned, where there are any.
     """
 
-    factor: Array
+    rows: Array
     sum_x: Array
     sum_y: Array
     energy: float = 0.0
     n_pairs: int = 0
     x_energy: float = 0.0
     x_length: float = 0.0
+    gram: Array | None = None
 
     @staticmethod
     def empty(n_features: int, n_basis: int) -> Triangle:
@@ -71,12 +75,29 @@ class Triangle:
     @property
     def n_basis(self) -> int:
         """Columns k of the basis that the pairs are projected on."""
-        return (int(self.factor.shape[1]) - 1) // 2
+        return (int(self.rows.shape[1]) - 1) // 2
+
+    @cached_property
+    def factor(self) -> Array:
+        """R (q, 2k+1) of all pairs, q <= 2k+1. Cost: O(k³), once, where there is a Gram matrix."""
+        if self.gram is None:
+            return self.rows
+        xp = namespace(self.gram)
+        upper = xp.linalg.cholesky(self.gram).T
+        return upper if not self.rows.shape[0] else triangular(
+            xp.concat([self.rows, upper], axis=0))
+
+    @property
+    def squares(self) -> Array:
+        """Sums of the squares of each column of R (2k+1,): weight, ‖x̃‖² and ‖ỹ‖² by column."""
+        xp = namespace(self.rows)
+        of_rows = xp.sum(self.rows**2, axis=0)
+        return of_rows if self.gram is None else of_rows + xp.linalg.diagonal(self.gram)
 
     @property
     def weight(self) -> float:
         """Sum of the weights."""
-        return float(self.factor[:, 0] @ self.factor[:, 0])
+        return float(self.squares[0])
 
     def energy_about(self, mean_y: np.ndarray) -> float:
         """Σ w ‖y - mean‖² over all D features."""
@@ -98,7 +119,7 @@ class Triangle:
         Cost: O(k³) flops, O(k² + D) bytes.
         Source: Demmel et al. 2012 (TSQR).
         """
-        if self.factor.shape[1] != other.factor.shape[1]:
+        if self.n_basis != other.n_basis:
             raise BadPairs(explain(
                 "merge triangles", expected=f"a basis of {self.n_basis} columns",
                 got=f"one of {other.n_basis}", consequence="They cannot describe one fit.",
@@ -111,35 +132,37 @@ class Triangle:
 
     def to_host(self) -> Triangle:
         """The same state in host memory, as it travels."""
-        return replace(self, factor=to_host(self.factor), sum_x=to_host(self.sum_x),
-                       sum_y=to_host(self.sum_y))
+        return replace(self, rows=to_host(self.rows), sum_x=to_host(self.sum_x),
+                       sum_y=to_host(self.sum_y),
+                       gram=None if self.gram is None else to_host(self.gram))
 
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
         return 200 + sum(a.dtype.itemsize * int(np.prod(a.shape))
-                         for a in (self.factor, self.sum_x, self.sum_y))
+                         for a in (self.rows, self.sum_x, self.sum_y, self.gram) if a is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the factor: it is found again."""
+        return {name: held for name, held in self.__dict__.items() if name != "factor"}
 
 
-def merge_all(triangles: list[Triangle], gram: Array | None = None) -> Triangle:
-    """The triangle of the pairs of all: one factorisation of them stacked.
+def merge_all(triangles: list[Triangle]) -> Triangle:
+    """The triangle of the pairs of all.
 
-    Args:
-        gram: RᵀR of all of them, where it is known already.
-    Cost: O(rows k²) flops, once; merging one after another repeats it.
+    Cost: one addition of (2k+1, 2k+1) each where Gram matrices will do; else O(rows k²) flops for
+    one factorisation of all rows stacked, which merging one after another repeats.
     """
-    stacked = [t.factor for t in triangles]
-    xp = namespace(*stacked)
-    if gram is None or sum(part.shape[0] for part in stacked) <= gram.shape[0]:
-        return summed(triangles, triangular(xp.concat(stacked, axis=0)))
-    lower = lower_factor(gram, WELL_CONDITIONED["float64"])
-    return summed(triangles, triangular_factor(xp.concat(stacked, axis=0)) if lower is None
-                   else lower.T)
+    grams = [t.gram for t in triangles if t.gram is not None]
+    rows = [t.rows for t in triangles if t.rows.shape[0]] or [triangles[0].rows]
+    return summed(triangles,
+                  rows[0] if len(rows) == 1 else triangular(namespace(*rows).concat(rows, axis=0)),
+                  _total(grams) if grams else None)
 
 
-def summed(triangles: list[Triangle], factor: Array) -> Triangle:
-    """The triangle of this R whose other parts are the sums of those of all."""
+def summed(triangles: list[Triangle], rows: Array, gram: Array | None = None) -> Triangle:
+    """The triangle of these rows whose other parts are the sums of those of all."""
     return Triangle(
-        factor=factor,
+        rows, gram=gram,
         sum_x=_total(t.sum_x for t in triangles), sum_y=_total(t.sum_y for t in triangles),
         energy=_total(t.energy for t in triangles), n_pairs=_total(t.n_pairs for t in triangles),
         x_energy=_total(t.x_energy for t in triangles),

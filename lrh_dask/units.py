@@ -28,18 +28,20 @@ class Units:
     @staticmethod
     def of(buckets: dict[int, Triangle]) -> Units:
         """Units in which the pairs of all buckets have a size of about one."""
-        weight = sum(float(np.sum(t.factor[:, 0] ** 2)) for t in buckets.values())
-        return Units(*(_power_of_two(
-            max(float(np.max(np.abs(part), initial=0.0)) for part in parts) / np.sqrt(weight))
-            for parts in zip(*((t.factor[:, 1:t.n_basis + 1], t.factor[:, t.n_basis + 1:])
-                               for t in buckets.values()), strict=True)))
+        weight = sum(t.weight for t in buckets.values())
+        k = next(iter(buckets.values())).n_basis
+        x, y = (max(_largest(t, columns) for t in buckets.values())
+                for columns in (slice(1, k + 1), slice(k + 1, None)))
+        return Units(_power_of_two(x / np.sqrt(weight)), _power_of_two(y / np.sqrt(weight)))
 
     def apply(self, triangle: Triangle) -> Triangle:
         """The triangle of the pairs (x/a, y/b)."""
         k = triangle.n_basis
         scale = np.concatenate([[1.0], np.full(k, 1.0 / self.x), np.full(k, 1.0 / self.y)])
         return replace(
-            triangle, factor=triangle.factor * scale, sum_x=triangle.sum_x / self.x,
+            triangle, rows=triangle.rows * scale,
+            gram=None if triangle.gram is None else triangle.gram * scale[:, None] * scale,
+            sum_x=triangle.sum_x / self.x,
             sum_y=triangle.sum_y / self.y, energy=triangle.energy / self.y / self.y,
             x_energy=triangle.x_energy / self.x / self.x, x_length=triangle.x_length / self.x)
 
@@ -58,6 +60,12 @@ def in_units(buckets: dict[int, Triangle], solver: Callable[[dict[int, Triangle]
     """What a solver makes of the buckets, solved in their own units."""
     units = Units.of(buckets)
     return units.restore(solver({b: units.apply(t) for b, t in buckets.items()}))
+
+
+def _largest(triangle: Triangle, columns: slice) -> float:
+    """The largest entry of its rows, or length of a column, where only these are known."""
+    square = 0.0 if triangle.gram is None else np.max(np.diag(triangle.gram)[columns], initial=0.0)
+    return max(float(np.max(np.abs(triangle.rows[:, columns]), initial=0.0)), float(square)**0.5)
 
 
 def _power_of_two(size: float) -> float:

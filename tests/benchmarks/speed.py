@@ -228,9 +228,11 @@ def _idle() -> int:
 def growth(folder: Path) -> dict[str, Any]:
     """Seconds against n (D = 256, all of R^D; D = 1,024, basis=64) and against D (n = 100,000)
 
-    A run costs a + b n^p: what is fixed (graphs, merges of twenty buckets, the choice and solve)
-    and what grows. `tasks` are seconds that workers spent in all tasks, `solve` in the last of
-    them; p is that of the least squared relative error.
+    Seconds that workers spent in tasks, by stage: `basis` finds a basis from all pairs where there
+    are fewer than 65,536 and from as many as it needs else, `pass` goes over all pairs (leaves and
+    their merges), `solve` is the last task. `wall` is the whole run. What grows is the pass; the
+    others have an upper bound. So a + b n^p is fitted, what is fixed and what grows, of least
+    squared relative error; *p alone* is the slope of the logarithms, nothing being fixed.
     """
     found: dict[str, Any] = {}
     sizes = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
@@ -244,7 +246,7 @@ def growth(folder: Path) -> dict[str, Any]:
             for n, d in shapes:
                 path = store(folder, n, d)
                 what = floor_and_ours(path, client, **asked)
-                floors, walls, tasks, solves = [], [], [], []
+                measured: dict[str, list[float]] = {"floor": [], "wall": []}
                 for turn in range(ROUNDS + 1):
                     begin = time.perf_counter()
                     what[FLOOR]()
@@ -252,24 +254,23 @@ def growth(folder: Path) -> dict[str, Any]:
                     what[OURS]()
                     end = time.perf_counter()
                     if turn:
-                        floors.append(middle - begin)
-                        walls.append(end - middle)
-                        spent = _task_seconds(client, begin=time.time() - (end - middle))
-                        tasks.append(sum(spent.values()))
-                        solves.append(spent[True])
-                measured = {"floor": floors, "wall": walls, "tasks": tasks, "solve": solves}
+                        measured["floor"].append(middle - begin)
+                        measured["wall"].append(end - middle)
+                        for stage, spent in _task_seconds(
+                                client, begin=time.time() - (end - middle)).items():
+                            measured.setdefault(stage, []).append(spent)
                 rows.append({"n": n, "D": d} | {
                     what: float(np.median(seconds)) for what, seconds in measured.items()})
                 print("   ", rows[-1], flush=True)
             sizes_of = np.array([row["D" if name.startswith("D") else "n"] for row in rows], float)
             found[name] = {"rows": rows, "grows": {
                 what: growth_of(sizes_of, np.array([r[what] for r in rows]))
-                for what in ("floor", "wall", "tasks")}}
+                for what in ("floor", "pass", "wall")}}
     return found
 
 
 def growth_of(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
-    """a, b and p of seconds ~ a + b (size / largest)^p with a, b >= 0."""
+    """a, b and p of seconds ~ a + b (size / largest)^p with a, b >= 0, and p where a = 0."""
     from scipy.optimize import nnls  # here, as workers import this file: they are to be idle
 
     def fitted(p: float) -> tuple[float, np.ndarray]:
@@ -279,18 +280,23 @@ def growth_of(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
 
     p = min(np.arange(0.5, 1.501, 0.01), key=lambda p: fitted(p)[0])
     error, (fixed, growing) = fitted(p)
-    return {"fixed": fixed, "growing": growing, "exponent": float(p),
+    alone = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+    return {"fixed": fixed, "growing": growing, "exponent": float(p), "alone": alone,
             "error": error / np.sqrt(len(sizes))}
 
 
-def _task_seconds(client: Any, begin: float) -> dict[bool, float]:
-    """What workers spent since a time of day, in the solve (True) and in all other tasks."""
-    spent = {True: 0.0, False: 0.0}
-    for task in client.get_task_stream(start=begin):
-        if task["key"].startswith("lrh-"):
-            spent[task["key"].startswith("lrh-solve")] += sum(
-                step["stop"] - step["start"] for step in task["startstops"]
-                if step["action"] == "compute")
+def _task_seconds(client: Any, begin: float) -> dict[str, float]:
+    """What workers spent since a time of day, by stage: merges belong to the leaves before them."""
+    spent = {"basis": 0.0, "pass": 0.0, "solve": 0.0}
+    stage = "basis"
+    steps = sorted((step["start"], step["stop"], task["key"])
+                   for task in client.get_task_stream(start=begin)
+                   for step in task["startstops"] if step["action"] == "compute")
+    for start, stop, key in steps:
+        if key.startswith("lrh-fit"):
+            stage = "pass"
+        if key.startswith("lrh-"):
+            spent["solve" if key.startswith("lrh-solve") else stage] += stop - start
     return spent
 
 
@@ -466,7 +472,8 @@ def page(found: dict[str, Any]) -> str:
                     continue
                 lines += [f"Against {title}: " + "; ".join(
                     f"{what} {g['fixed']:.2g} s + {g['growing']:.3g} s × (size / largest) to the "
-                    f"power of {g['exponent']:.2f} (± {100 * g['error']:.0f} %)"
+                    f"power of {g['exponent']:.2f} (± {100 * g['error']:.0f} %; p alone "
+                    f"{g['alone']:.2f})"
                     for what, g in one["grows"].items()), "", *table(one["rows"]), ""]
             lines += ["![seconds against n](speed.svg)", ""]
         elif "ratio" in part["rows"][0]:
@@ -499,7 +506,7 @@ def draw(found: dict[str, Any]) -> None:
         rows = found["growth"][title]["rows"]
         n = [row["n"] for row in rows]
         for what, label, style in (("floor", "read floor", "--"), ("wall", "lrh", "-"),
-                                   ("tasks", "lrh, seconds of tasks", ":")):
+                                   ("pass", "lrh, tasks of the pass", ":")):
             panel.loglog(n, [row[what] for row in rows], style, marker="o", label=label)
         panel.set_title(title.removeprefix("n, "))
         panel.set_xlabel("pairs n")
