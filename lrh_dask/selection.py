@@ -1,6 +1,7 @@
 """Choosing by held-out pairs: basis size k, ridge λ, rank r, and whether there is an offset.
 
-Candidates are judged in :mod:`lrh_dask.held_out`; here is which are tried, and who wins.
+Candidates are judged in :mod:`lrh_dask.held_out`, :mod:`lrh_dask.grid` has which are tried; here is
+who wins.
 """
 
 from __future__ import annotations
@@ -13,6 +14,18 @@ import numpy as np
 from lrh_dask.asked import Asked
 from lrh_dask.chance import is_chance
 from lrh_dask.evidence import likely_ridge
+from lrh_dask.grid import (
+    LARGE,
+    OfSize,
+    best_of,
+    cuts_of,
+    least_of,
+    n_training,
+    sizes_of,
+    try_finer,
+    try_sizes,
+    widest,
+)
 from lrh_dask.held_out import (
     Candidate,
     Cut,
@@ -31,15 +44,10 @@ from lrh_dask.triangle import Triangle
 
 __all__ = ["Choice", "choose"]
 
-COARSE_RIDGES = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
-FINE_RIDGES = (1e-10, 1e-7, 1e-6, 1e-4, 1.0, *(10.0 ** (e / 2) for e in range(-13, 0, 2)))
-"""Tried at every basis size; and beside those at the chosen one (near the best, if LARGE)."""
-SHARES = (1 / 3, 1 / 2, 2 / 3, 4 / 5, 9 / 10)
-"""Basis sizes, as shares of the pairs, where pairs are few."""
 REGRESSED = 2 / 3
 """Above this share of columns to pairs what H does beside them is no noise to the likelihood."""
-LARGE, LARGE_FOLDS = 384, 2
-"""Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all, of fewer ridges."""
+LARGE_FOLDS = 2
+"""Beyond LARGE columns the first LARGE_FOLDS folds are the judges of all."""
 LIKELY = 2.0
 """Standard errors by which one whose smaller ridge the likelihood prefers may be worse."""
 LITTLE = 0.01
@@ -95,11 +103,11 @@ def choose(buckets: dict[int, Triangle], moments: dict[int, Moments], folds: lis
     Cost: O((folds x candidates) p³), no pass over pairs.
     """
     rank = asked.rank
-    n_pairs, n_train = sum(t.n_pairs for t in buckets.values()), _n_train(buckets, folds)
-    if n_blind is None and min(_widest(buckets), n_train) > LARGE:
+    n_pairs, n_train = sum(t.n_pairs for t in buckets.values()), n_training(buckets, folds)
+    if n_blind is None and min(widest(buckets), n_train) > LARGE:
         folds = folds[:LARGE_FOLDS]
     energy = sum(buckets[b].energy for fold in folds for b in fold.test)
-    sizes = _sizes(buckets, folds, rank, n_blind) if exact is None else [exact.n_basis]
+    sizes = sizes_of(buckets, folds, rank, n_blind) if exact is None else [exact.n_basis]
     if energy == 0 or not sizes:
         return Choice(n_basis=sizes[0] if sizes else 0, ridge=0.0, rank=0, center=False,
                       held_out_residual=0.0 if energy == 0 else 1.0,
@@ -114,7 +122,7 @@ def choose(buckets: dict[int, Triangle], moments: dict[int, Moments], folds: lis
 
     if exact is not None:
         views = views_of(exact.center)
-        cuts = _cuts(views, exact.n_basis)
+        cuts = cuts_of(views, exact.n_basis)
         best = score(cuts, (0.0,))[0]
     else:
         cuts, best = _search(views_of, sizes, asked, n_pairs, n_train, energy)
@@ -129,7 +137,7 @@ def choose(buckets: dict[int, Triangle], moments: dict[int, Moments], folds: lis
     k = best.n_basis if exact is None else exact.n_basis
     if exact is None and n_blind is None and k > n_train // 4:
         # the size was limited by the pairs: let it grow with them
-        k = min(round(k * n_pairs / n_train), _widest(buckets), n_pairs)
+        k = min(round(k * n_pairs / n_train), widest(buckets), n_pairs)
     return Choice(
         n_basis=k, ridge=best.ridge, rank=chosen, n_terms=n_terms, center=best.center,
         held_out_residual=_ratio(by_rank[chosen], energy),
@@ -149,66 +157,26 @@ def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Ask
     center = asked.center
     folds = {c: views_of(c) for c in ((False, True) if center is None else (center,))}
     least = np.inf if asked.rank is None else None  # where a rank is asked another may win
-    tried = {c: _by_size(views, small, least) for c, views in folds.items()}
+    tried = {c: try_sizes(views, small, least) for c, views in folds.items()}
     if center is None:
         without, with_b = (_best_in_buckets(tried[c]) for c in (False, True))
         center = _decide_center(without, with_b, n_pairs)
     by_size = tried[center]
     if least is not None:
-        least = min(_least(scored).loss() for _, scored in by_size.values())
-    by_size |= _by_size(folds[center], [k for k in sizes if k not in small], least)
-    cuts, scored = _best_of(by_size)
-    best = _least(scored)
-    scored = scored + score(cuts, _telling(_finer(best), cuts),
-                            None if least is None else best.loss())
+        least = min(least_of(scored).loss() for _, scored in by_size.values())
+    by_size |= try_sizes(folds[center], [k for k in sizes if k not in small], least)
+    cuts, scored = best_of(by_size)
+    best = least_of(scored)
+    scored = scored + try_finer(cuts, best, None if least is None else best.loss())
     best = _least_shrunk(scored, asked.rank, cuts, energy)
     if 0 < best.n_basis <= REGRESSED * n_train:
         best = _likelier(best, cuts, energy)
     return cuts, best
 
 
-def _by_size(views: list[View], sizes: list[int],
-             least: float | None) -> dict[int, tuple[list[Cut], list[Candidate]]]:
-    """The folds in k directions, and the coarse ridges there, by k where one of them may win.
-
-    Sizes beyond what the pairs span are cut to it; the largest come first, since it is they that
-    show others to be too small.
-    """
-    found: dict[int, tuple[list[Cut], list[Candidate]]] = {}
-    for k in reversed(sizes):
-        cuts = _cuts(views, k)
-        if cuts[0].n_basis not in found and (scored := score(
-                cuts, _telling(COARSE_RIDGES, cuts), least)):
-            found[cuts[0].n_basis] = cuts, scored
-            least = None if least is None else min(least, _least(scored).loss())
-    return dict(reversed(found.items()))
-
-
-def _best_of(by_size: dict[int, tuple[list[Cut], list[Candidate]]],
-             ) -> tuple[list[Cut], list[Candidate]]:
-    return min(by_size.values(), key=lambda of_size: _least(of_size[1]).loss())
-
-
-def _cuts(views: list[View], k: int) -> list[Cut]:
-    k = min(k, *(view.directions.shape[1] for view in views))
-    return [view.cut(k) for view in views]
-
-
-def _least(scored: list[Candidate]) -> Candidate:
-    return min(scored, key=Candidate.loss)
-
-
-def _best_in_buckets(by_size: dict[int, tuple[list[Cut], list[Candidate]]]) -> Candidate:
-    cuts, scored = _best_of(by_size)
-    return by_bucket(cuts, _least(scored))
-
-
-def _widest(buckets: dict[int, Triangle]) -> int:
-    return next(iter(buckets.values())).n_basis
-
-
-def _n_train(buckets: dict[int, Triangle], folds: list[Fold]) -> int:
-    return min(sum(buckets[b].n_pairs for b in fold.train) for fold in folds)
+def _best_in_buckets(by_size: dict[int, OfSize]) -> Candidate:
+    cuts, scored = best_of(by_size)
+    return by_bucket(cuts, least_of(scored))
 
 
 def _ratio(squares: float, energy: float) -> float:
@@ -222,32 +190,6 @@ def _root_error(squares: np.ndarray, energy: float) -> np.ndarray:
         return np.full(squares.shape[1], np.nan)
     total = np.maximum(squares.sum(axis=0), np.finfo(float).tiny)
     return np.sqrt(n) * squares.std(axis=0, ddof=1) / (2.0 * np.sqrt(total * energy))
-
-
-def _sizes(buckets: dict[int, Triangle], folds: list[Fold], rank: int | None,
-           n_blind: int | None = None) -> list[int]:
-    """Basis sizes worth a try: a ladder, and shares of the number of pairs."""
-    p = _widest(buckets) if n_blind is None else n_blind
-    n_train = _n_train(buckets, folds)
-    top = min(p, n_train)
-    low = min(top, max(8, 0 if rank is None else rank))
-    ladder = [k for k in (round(low * 2 ** (i / 2)) for i in range(40)) if k < min(top, 128)]
-    ladder += [k for k in (128 * 4**i for i in range(20)) if k < top]
-    shares = [round(n_train * share) for share in SHARES] if top == n_train else [2 * p // 3]
-    return sorted({k for k in (*ladder, *shares, top) if low <= k <= top and k >= 1})
-
-
-def _telling(ridges: tuple[float, ...], cuts: list[Cut]) -> tuple[float, ...]:
-    """Those that are zero, or more than next to nothing."""
-    return tuple(ridge for ridge in ridges if not all(cut.is_none(ridge) for cut in cuts))
-
-
-def _finer(best: Candidate) -> tuple[float, ...]:
-    """Ridges to try beside the coarse ones, at one basis size."""
-    if best.n_basis <= LARGE:
-        return FINE_RIDGES
-    low, high = (best.ridge / 32.0, best.ridge * 32.0) if best.ridge else (0.0, COARSE_RIDGES[1])
-    return tuple(ridge for ridge in FINE_RIDGES if low <= ridge < high)
 
 
 def _decide_center(without: Candidate, with_b: Candidate, n_pairs: int) -> bool:
@@ -277,7 +219,7 @@ def _least_shrunk(scored: list[Candidate], rank: int | None, cuts: list[Cut],
     A smaller one may cost a LITTLE only where it holds nothing back: where x hardly goes noise
     would come in, and be the largest eigenvalue.
     """
-    best = _least(scored)
+    best = least_of(scored)
     if rank is None:
         return best
     little = 0.0 if _holds_back(best, cuts) else LITTLE

@@ -9,7 +9,7 @@ LAYERS = [
     {"errors"}, {"remote"}, {"asked", "arrays", "process", "progress", "signs"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"},
     {"solve", "gathering"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
-    {"held_out", "scree", "sampling"}, {"chance", "uncertainty"}, {"selection"},
+    {"held_out", "scree", "sampling"}, {"chance", "uncertainty", "grid"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
     {"chunks", "checks"}, {"blocks"}, {"pairs", "config"}, {"opening", "writing"},
@@ -20,8 +20,8 @@ LAYERS = [
     {"jobs", "bench"}, {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
-               "held_out", "selection", "scree", "uncertainty", "certificates", "exact_pairs",
-               "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts",
+               "held_out", "grid", "selection", "scree", "uncertainty", "certificates",
+               "exact_pairs", "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts",
                "chance", "low_rank", "moments", "biases", "sampling", "row_gram", "gathering"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
