@@ -233,21 +233,19 @@ def view_of(buckets: dict[int, Triangle], split: Split, center: bool, k: int, ro
     energies = np.array([buckets[b].energy_about(mean_y) if center else buckets[b].energy
                          for b in fold.test])
     point = split.train.mean if center else None
-    factors = [Rows.of(buckets[b]) for b in fold.train]
+    n_train, n_test = (sum(buckets[b].n_pairs for b in part) for part in (fold.train, fold.test))
     p = split.train.yy.shape[0]
     if nested and exact is None:
         directions = np.eye(p, k)
-    elif exact is None and sum(part.y.shape[0] for part in factors) > MANY * p:
+    elif exact is None and n_train > MANY * p:
         directions = directions_of_square(split.train.yy_about(point), k, rounding)
     else:
-        rows = Rows.stack(factors)
+        rows = Rows.stack([Rows.of(buckets[b]) for b in fold.train])
         rows = rows if point is None else center_rows(rows, point)
         directions = (leading_directions(rows.y, k, rounding) if exact is None
                       else spanning_directions(rows, exact, rounding))
     return View(split, point, directions, split.train.about(point), split.test.about(point),
-                energies,
-                sum(buckets[b].n_pairs for b in fold.train),
-                sum(buckets[b].n_pairs for b in fold.test), rounding, psd, noisy)
+                energies, n_train, n_test, rounding, psd, noisy)
 
 
 def score(cuts: list[Cut], ridges: tuple[float, ...],

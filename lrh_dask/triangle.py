@@ -19,7 +19,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -77,9 +77,9 @@ class Triangle:
         """Columns k of the basis that the pairs are projected on."""
         return (int(self.rows.shape[1]) - 1) // 2
 
-    @cached_property
+    @property
     def factor(self) -> Array:
-        """R (q, 2k+1) of all pairs, q <= 2k+1. Cost: O(k³), once, where there is a Gram matrix."""
+        """R (q, 2k+1) of all pairs, q <= 2k+1. Cost: O(k³) where there is a Gram matrix."""
         if self.gram is None:
             return self.rows
         xp = namespace(self.gram)
@@ -140,10 +140,6 @@ class Triangle:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
         return 200 + sum(a.dtype.itemsize * int(np.prod(a.shape))
                          for a in (self.rows, self.sum_x, self.sum_y, self.gram) if a is not None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the factor: it is found again."""
-        return {name: held for name, held in self.__dict__.items() if name != "factor"}
 
 
 def merge_all(triangles: list[Triangle]) -> Triangle:

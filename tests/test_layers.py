@@ -21,8 +21,9 @@ LAYERS = [
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "grid", "selection", "scree", "uncertainty", "certificates",
-               "exact_pairs", "ranks", "signs", "units", "fitting", "hessian", "duplicates", "verdicts",
-               "chance", "low_rank", "moments", "biases", "sampling", "row_gram", "gathering"}
+               "exact_pairs", "ranks", "signs", "units", "fitting", "hessian", "duplicates",
+               "verdicts", "chance", "low_rank", "moments", "biases", "sampling", "row_gram",
+               "gathering"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 
