@@ -16,7 +16,7 @@ from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.gathering import Gathering
-from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES
+from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import Reducing
 from lrh_dask.shards import Run
@@ -47,7 +47,7 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     whole = spec.route is Route.whole_pairs
     max_rank = spec.n_pairs if whole else spec.max_basis
     return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
-                 lambda: Reducing(max_rank, CACHED_BYTES // pairs.row_bytes),
+                 lambda: Reducing(max_rank, WAITING_BYTES // pairs.row_bytes),
                  (lambda b: b) if whole else group_of, device)
 
 

@@ -13,7 +13,8 @@ from lrh_dask.gathering import CAST_ROWS, GATHERED_ROWS, fewest_rows
 from lrh_dask.row_gram import CAST_FEATURES
 from lrh_dask.tree import FAN_IN
 
-__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES", "Shape"]
+__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES",
+           "WAITING_BYTES", "Shape"]
 
 MIB = 2**20
 IDLE_BYTES = 120 * MIB
@@ -23,6 +24,8 @@ SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
 CACHED_BYTES = 8 * MIB
 """The same where a slab is gone over more than once and had better stay in a processor's cache."""
+WAITING_BYTES = 4 * MIB
+"""Smaller pieces wait for others before they are reduced."""
 LIFTED_BYTES = 12 * MIB
 """A task makes vectors over so many features that they are about this size."""
 AHEAD_OF_FETCHING = 2
@@ -84,7 +87,7 @@ class Shape:
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
-        waiting = 0 if self.apart else 3 * CACHED_BYTES  # by group, and put together
+        waiting = 0 if self.apart else 3 * WAITING_BYTES  # of two groups, and put together
         find = self._reading() + self._scaled() + max(cut, again) + 3 * reduced + waiting
         merge = (FAN_IN + 2) * reduced + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced

@@ -18,8 +18,7 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
         BadPairs: naming which.
     """
     seen = any(t.n_basis for t in buckets.values())  # y = 0 has no direction to see x in
-    if seen and not any(t.gram is not None or np.any(t.rows[:, 1:t.n_basis + 1])
-                        for t in buckets.values()):
+    if seen and not any(_any(t, slice(1, t.n_basis + 1)) for t in buckets.values()):
         raise BadPairs(explain(
             "all pairs", expected="points or steps x that differ from zero",
             got="x = 0 in every row with weight", consequence="y = H 0 says nothing about H",
@@ -29,12 +28,18 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
         weights = 1e4 * sum(t.weight for t in buckets.values())
     energies = [t.energy for t in buckets.values()]
     lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
-        t.gram is not None or np.any(t.rows[:, t.n_basis + 1:]) for t in buckets.values())))
+        _any(t, slice(t.n_basis + 1, None)) for t in buckets.values())))
     if lost or not np.isfinite(sum(squares) + sum(energies) + weights):
         raise BadPairs(explain(
             "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
             got="x or y beyond that", consequence="No residual could be told from zero or infinity",
             fix="Scale x and y (by one factor each) before they are stored"))
+
+
+def _any(triangle: Triangle, columns: slice) -> bool:
+    """Whether columns of R differ from zero."""
+    return bool(np.any(triangle.rows[:, columns]) or (
+        triangle.gram is not None and np.any(np.diag(triangle.gram)[columns])))
 
 
 def refuse_empty(stats: ReadStats) -> None:
