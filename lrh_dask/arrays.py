@@ -93,11 +93,11 @@ def lower_factor(gram: Array, least: float) -> Array | None:
     """L with L Lᵀ = gram (c, c), or None where a relative pivot is below ``least``.
 
     A pivot is relative to its own diagonal entry: the share of a column's square that the
-    columns before it do not explain.
+    columns before it do not explain. None, too, where squares have left the range of the dtype.
     """
     xp = namespace(gram)
     square = xp.linalg.diagonal(gram)
-    if not bool(xp.all(square > 0)):  # not a number included
+    if not in_range(gram, 1):
         return None
     try:
         factor = xp.linalg.cholesky(gram)

@@ -11,16 +11,23 @@ from lrh_dask.arrays import (
     Array,
     device_of,
     in_range,
-    lower_factor,
     namespace,
     row_squares,
 )
-from lrh_dask.triangle import WELL_CONDITIONED, Triangle, summed, triangular
+from lrh_dask.triangle import (
+    WELL_CONDITIONED,
+    Triangle,
+    summed,
+    triangular,
+    united,
+    well_conditioned,
+)
 
 __all__ = ["CAST_ROWS", "GATHERED_ROWS", "Gathering", "fewest_rows", "reduce_to_triangle"]
 
 GATHERED_ROWS, CAST_ROWS = 2048, 4096
-"""So many rows are waited for, and so many are made float64 at once ..."""
+"""So many rows are waited for, and so many are multiplied or made float64 at once (rounding of
+float32 adds up along a mean) ..."""
 
 
 def fewest_rows(n_columns: int) -> int:
@@ -97,11 +104,8 @@ class Gathering:
         if self._sums is None:
             raise ValueError("no block was added")
         self._multiply()
-        held = self._stacked
-        if not held and self._gram is not None:
-            held = [self._gram[:0, :]]
-        rows = held[0] if len(held) == 1 else triangular(namespace(*held).concat(held, axis=0))
-        return replace(self._sums, rows=rows, gram=self._gram)
+        rows, gram = united(self._gram, self._stacked)
+        return replace(self._sums, rows=rows, gram=gram)
 
     def _multiply(self) -> None:
         """Bring the rows that wait into the Gram matrix, or where that loses too much a factor."""
@@ -112,16 +116,15 @@ class Gathering:
         self._waiting = []
         xp = namespace(x)
         overdetermined = self._gram is not None or x.shape[0] > 2 * x.shape[1] + 1
+        at_once = max(CAST_ROWS, fewest_rows(2 * x.shape[1] + 1))
+        parts = [slice(start, min(start + at_once, x.shape[0]))
+                 for start in range(0, max(int(x.shape[0]), 1), at_once)]
         if self._in_dtype and overdetermined and x.dtype == xp.float32:
-            with np.errstate(over="ignore", invalid="ignore"):
-                gram = _gram_in_dtype(root, x, y)
-            self._in_dtype = in_range(gram, x.shape[0]) and self._take(
-                xp.astype(gram, xp.float64), WELL_CONDITIONED["float32"])
+            gram = _gram_in_dtype(root, x, y, parts)
+            self._in_dtype = gram is not None and self._take(gram, WELL_CONDITIONED["float32"])
             if self._in_dtype:
                 return
-        at_once = max(CAST_ROWS, fewest_rows(2 * x.shape[1] + 1))
-        for start in range(0, max(int(x.shape[0]), 1), at_once):
-            part = slice(start, min(start + at_once, x.shape[0]))
+        for part in parts:
             rows = xp.concat([xp.astype(a, xp.float64)
                               for a in (root[part, None], x[part, :], y[part, :])], axis=1)
             if self._by_products and (self._gram is not None or rows.shape[0] > rows.shape[1]):
@@ -137,10 +140,10 @@ class Gathering:
         """
         if self._gram is not None:
             together, floor = self._gram + gram, max(least, self._least)
-            if lower_factor(together, floor) is not None:
+            if well_conditioned(together, floor):
                 self._gram, self._least = together, floor
                 return True
-        if lower_factor(gram, least) is None:
+        if not well_conditioned(gram, least):
             return False
         if self._gram is not None:
             self._stacked.append(namespace(gram).linalg.cholesky(self._gram).T)
@@ -158,12 +161,23 @@ def _padded(basis: Array | None) -> tuple[Array | None, int]:
     return xp.concat([basis, zeros], axis=1), k
 
 
-def _gram_in_dtype(root: Array, x: Array, y: Array) -> Array:
-    """Gram matrix of rows [root, x, y] in their dtype."""
-    xp = namespace(x, y)
-    ones, xy = (root @ root)[None, None], x.T @ y
-    edge = xp.concat([root @ x, root @ y], axis=0)[:, None]
-    inner = xp.concat([xp.concat([x.T @ x, xy], axis=1),
-                       xp.concat([xy.T, y.T @ y], axis=1)], axis=0)
-    return xp.concat([xp.concat([ones, edge.T], axis=1),
-                      xp.concat([edge, inner], axis=1)], axis=0)
+def _gram_in_dtype(root: Array, x: Array, y: Array, parts: list[slice]) -> Array | None:
+    """Gram matrix (float64) of rows [root, x, y], each part multiplied in their dtype.
+
+    None where squares leave its range.
+    """
+    xp, total = namespace(x, y), None
+    for part in parts:
+        one, a, b = root[part], x[part, :], y[part, :]
+        with np.errstate(over="ignore", invalid="ignore"):
+            xy = a.T @ b
+            edge = xp.concat([one @ a, one @ b], axis=0)[:, None]
+            inner = xp.concat([xp.concat([a.T @ a, xy], axis=1),
+                               xp.concat([xy.T, b.T @ b], axis=1)], axis=0)
+            gram = xp.concat([xp.concat([(one @ one)[None, None], edge.T], axis=1),
+                              xp.concat([edge, inner], axis=1)], axis=0)
+        if not in_range(gram, a.shape[0]):
+            return None
+        gram = xp.astype(gram, xp.float64)
+        total = gram if total is None else total + gram
+    return total

@@ -67,8 +67,8 @@ def try_finer(cuts: list[Cut], best: Candidate, least: float | None) -> list[Can
     """Ridges beside the coarse ones, of which ``best`` has the best."""
     low, high = 0.0, np.inf
     if best.n_basis > LARGE:
-        low, high = (best.ridge / 32.0, best.ridge * 32.0) if best.ridge else (
-            0.0, COARSE_RIDGES[1])
+        least_tried = next(r for r in (*_telling(COARSE_RIDGES, cuts), np.inf) if r)
+        low, high = (best.ridge / 32.0, best.ridge * 32.0) if best.ridge else (0.0, least_tried)
     return score(cuts, _telling(tuple(r for r in FINE_RIDGES if low <= r < high), cuts), least)
 
 

@@ -42,7 +42,7 @@ __all__ = ["Candidate", "Cut", "Fold", "OnFold", "Split", "View", "by_bucket", "
 LEAST_PIVOT, ROUNDING = 1e-6, 1e-9
 """The least relative pivot of test pairs whose best fit is known to that share of their squares."""
 NO_RIDGE = 5e-3
-"""A ridge that changes no entry of M by that share of it spares as little of the noise: none."""
+"""A ridge that changes no entry of M by twice that share of it spares as little of the noise."""
 
 
 @dataclass(frozen=True)

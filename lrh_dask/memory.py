@@ -81,13 +81,14 @@ class Shape:
         """
         d, c = self.n_features, 2 * width + 1
         reduced = 2 * k * d * self.itemsize
-        rows = min(max(4 * k, SLAB_BYTES // (2 * d * self.itemsize)), self.block_rows, self.n_pairs)
+        rows = min(max(4 * k, SLAB_BYTES // (2 * d * self.itemsize)),
+                   max(self.block_rows, WAITING_BYTES // (2 * d * self.itemsize)), self.n_pairs)
         sketched = k + 8 + ALIGNED_COLUMNS
         cut = (rows * sketched * (3 * FLOAT64 + 3 * self.itemsize)
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
-        waiting = 0 if self.apart else 3 * WAITING_BYTES  # of two groups, and put together
+        waiting = (2 if self.apart else 3) * WAITING_BYTES  # of a group or two, and put together
         find = self._reading() + self._scaled() + max(cut, again) + 3 * reduced + waiting
         merge = (FAN_IN + 2) * reduced + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced

@@ -85,8 +85,8 @@ class Moments:
 
 def moments_of(buckets: dict[int, Triangle]) -> dict[int, Moments]:
     """Those of each bucket. Cost: 5 p³ flops a bucket of rows, O(p²) one of products."""
-    return {b: Moments.of(Rows.of(triangle)) if triangle.gram is None or triangle.rows.shape[0]
-            else _of_gram(triangle.gram) for b, triangle in buckets.items()}
+    return {b: Moments.of(Rows.of(triangle)) if triangle.gram is None else _of_gram(triangle.gram)
+            for b, triangle in buckets.items()}
 
 
 def _of_gram(gram: np.ndarray) -> Moments:

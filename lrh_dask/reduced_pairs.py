@@ -185,11 +185,10 @@ class Reducing:
 
 
 def _joined(parts: list[Array | None]) -> Array | None:
-    """Arrays one under the other; None where all are."""
-    arrays = [part for part in parts if part is not None]
-    if len(parts) == 1 or not arrays:
+    """Arrays one under the other; None where they are."""
+    if len(parts) == 1 or parts[0] is None:
         return parts[0]
-    return namespace(*arrays).concat(arrays, axis=0)
+    return namespace(*parts).concat(parts, axis=0)
 
 
 def _squares(a: Array) -> float:

@@ -38,8 +38,8 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
 
 def _any(triangle: Triangle, columns: slice) -> bool:
     """Whether columns of R differ from zero."""
-    return bool(np.any(triangle.rows[:, columns]) or (
-        triangle.gram is not None and np.any(np.diag(triangle.gram)[columns])))
+    return bool(np.any(triangle.rows[:, columns] if triangle.gram is None
+                       else np.diag(triangle.gram)[columns]))
 
 
 def refuse_empty(stats: ReadStats) -> None:

@@ -5,8 +5,8 @@ Notation: rows are pairs, x̃ = Qᵀx and ỹ = Qᵀy (k,), w the weight of a pa
     rows [√w, √w x̃ᵀ, √w ỹᵀ] (n, 2k+1) = Z R,   Z orthonormal,   R (2k+1, 2k+1) upper triangular
 
 Whatever a least-squares fit asks of the rows it can ask of R: RᵀR is their Gram matrix, but R
-has its accuracy (cond, not cond²). The leading column carries counts and projected means, so
-an offset b needs no other pass.
+does without squares (its accuracy goes with cond, not cond²). The leading column carries counts and
+projected means, so an offset b needs no other pass.
 
 Where every column stands out enough from those before it, R is the Cholesky factor of the Gram
 matrix of the rows (three to four times as fast as a Householder QR, which is taken else). That is
@@ -33,11 +33,14 @@ from lrh_dask.arrays import (
 )
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["WELL_CONDITIONED", "Triangle", "merge_all", "summed", "triangular"]
+__all__ = ["WELL_CONDITIONED", "Triangle", "merge_all", "summed", "triangular", "united",
+           "well_conditioned"]
 
 WELL_CONDITIONED = {"float64": 1e-6, "float32": 1e-4}
 """The least relative pivot of a Gram matrix whose products were taken in that dtype: what its
 rounding changes there is below 1e-8 and 1e-2 of a pivot, the latter at random from slab to slab."""
+SPAN = 1e-200
+"""Squares of columns as far apart as that would leave the range of float64 in other units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +51,13 @@ class Triangle:
     tree over the same rows gives the same RᵀR to rounding.
 
     Attributes:
-        rows: R (q, 2k+1) float64, q <= 2k+1, of all that is not in ``gram``; while there are fewer
-            rows than columns they are kept as they are.
+        rows: (q, 2k+1) float64, q <= 2k+1: R, or while there are fewer rows than columns these as
+            they are; none (q = 0) where ``gram`` holds all.
         sum_x, sum_y: (D,) float64, weighted sums of x and of y, for the offset.
         energy: ‖Y‖², weighted, over all D features.
         n_pairs: pairs counted.
         x_energy, x_length: sums of w‖x‖² and of √w‖x‖, for the effective number of pairs.
-        gram: RᵀR (2k+1, 2k+1) float64 of pairs that are well conditioned, where there are any.
+        gram: RᵀR (2k+1, 2k+1) float64 where it is well conditioned, else None.
     """
 
     rows: Array
@@ -80,24 +83,18 @@ class Triangle:
     @property
     def factor(self) -> Array:
         """R (q, 2k+1) of all pairs, q <= 2k+1. Cost: O(k³) where there is a Gram matrix."""
-        if self.gram is None:
-            return self.rows
-        xp = namespace(self.gram)
-        upper = xp.linalg.cholesky(self.gram).T
-        return upper if not self.rows.shape[0] else triangular(
-            xp.concat([self.rows, upper], axis=0))
+        return self.rows if self.gram is None else namespace(self.gram).linalg.cholesky(self.gram).T
 
     @property
     def squares(self) -> Array:
         """Sums of the squares of each column of R (2k+1,): weight, ‖x̃‖² and ‖ỹ‖² by column."""
         xp = namespace(self.rows)
-        of_rows = xp.sum(self.rows**2, axis=0)
-        return of_rows if self.gram is None else of_rows + xp.linalg.diagonal(self.gram)
+        return xp.sum(self.rows**2, axis=0) if self.gram is None else xp.linalg.diagonal(self.gram)
 
     @property
     def weight(self) -> float:
         """Sum of the weights."""
-        return float(self.squares[0])
+        return float(self.rows[:, 0] @ self.rows[:, 0] if self.gram is None else self.gram[0, 0])
 
     def energy_about(self, mean_y: np.ndarray) -> float:
         """Σ w ‖y - mean‖² over all D features."""
@@ -149,10 +146,30 @@ def merge_all(triangles: list[Triangle]) -> Triangle:
     one factorisation of all rows stacked, which merging one after another repeats.
     """
     grams = [t.gram for t in triangles if t.gram is not None]
-    rows = [t.rows for t in triangles if t.rows.shape[0]] or [triangles[0].rows]
-    return summed(triangles,
-                  rows[0] if len(rows) == 1 else triangular(namespace(*rows).concat(rows, axis=0)),
-                  _total(grams) if grams else None)
+    return summed(triangles, *united(_total(grams) if grams else None,
+                                     [t.rows for t in triangles if t.gram is None]))
+
+
+def united(gram: Array | None, stacked: list[Array]) -> tuple[Array, Array | None]:
+    """``rows`` and ``gram`` of a triangle of well-conditioned pairs, if any, and of other rows."""
+    xp = namespace(*([] if gram is None else [gram]), *stacked)
+    if gram is None:
+        return stacked[0] if len(stacked) == 1 else triangular(xp.concat(stacked, axis=0)), None
+    if not any(part.shape[0] for part in stacked):
+        return gram[:0, :], gram
+    rows = xp.concat(stacked, axis=0)
+    together = gram + rows.T @ rows
+    if well_conditioned(together, WELL_CONDITIONED["float64"]):
+        return rows[:0, :], together
+    return triangular(xp.concat([rows, xp.linalg.cholesky(gram).T], axis=0)), None
+
+
+def well_conditioned(gram: Array, least: float) -> bool:
+    """Whether relative pivots reach ``least``, in any units of x and of y as well."""
+    xp = namespace(gram)
+    square = xp.linalg.diagonal(gram)
+    return lower_factor(gram, least) is not None and bool(
+        xp.min(square) >= SPAN * xp.max(square))
 
 
 def summed(triangles: list[Triangle], rows: Array, gram: Array | None = None) -> Triangle:

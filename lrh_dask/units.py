@@ -64,8 +64,9 @@ def in_units(buckets: dict[int, Triangle], solver: Callable[[dict[int, Triangle]
 
 def _largest(triangle: Triangle, columns: slice) -> float:
     """The largest entry of its rows, or length of a column, where only these are known."""
-    square = 0.0 if triangle.gram is None else np.max(np.diag(triangle.gram)[columns], initial=0.0)
-    return max(float(np.max(np.abs(triangle.rows[:, columns]), initial=0.0)), float(square)**0.5)
+    if triangle.gram is None:
+        return float(np.max(np.abs(triangle.rows[:, columns]), initial=0.0))
+    return float(np.max(np.diag(triangle.gram)[columns], initial=0.0) ** 0.5)
 
 
 def _power_of_two(size: float) -> float:

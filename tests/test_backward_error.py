@@ -37,7 +37,10 @@ ORDINARY = {  # from random rows (n, D) and others
     "graded rows": lambda a, _: a * np.logspace(0.0, -15.0, len(a))[:, None],
     "near-singular": lambda a, other: a[:, :3] @ other[:3] + 1e-14 * other,
     "duplicated rows": lambda a, _: np.repeat(a, 4, axis=0)[:len(a)],
-    "one denormal column": lambda a, _: np.where(np.arange(a.shape[1]) == 1, 5e-310, a)}
+    "one denormal column": lambda a, _: np.where(np.arange(a.shape[1]) == 1, 5e-310, a),
+    "one column of denormal squares": lambda a, _: a * np.where(
+        np.arange(a.shape[1]) == 1, 1e-160, 1e3),
+    "columns far apart": lambda a, _: np.where(np.arange(a.shape[1]) % 2, 1e-75, 1e35) * a}
 SCALED = {"huge": lambda a, _: np.ldexp(a, HUGE), "tiny": lambda a, _: np.ldexp(a, TINY)}
 KINDS = {**ORDINARY, **SCALED}
 ANY_SIZE = {**KINDS, "denormal": lambda a, _: np.ldexp(a, DENORMAL)}
@@ -218,3 +221,13 @@ def test_denormal_pairs_are_refused(make_pairs, shape, method):
     pairs = make_pairs(3, *shape, [4.0, -3.0, 2.0, 1.0])
     with pytest.raises(BadPairs, match="1e-150 to 1e150"):
         fit(Pairs(np.ldexp(pairs.x, DENORMAL), np.ldexp(pairs.y, DENORMAL)), method=method)
+
+
+@pytest.mark.parametrize(("large", "small"), [(1e3, 1e-160), (1e100, 1e-100), (1e80, 1e-90)])
+def test_a_feature_of_another_size_costs_the_others_nothing(large, small):
+    """As the gradients of a saturated unit; its squares may leave the range of a float64."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 6)) * np.array([large] * 5 + [small])
+    y = x @ np.diag([3.0, -2.0, 1.0, 0.0, 0.0, 0.0])
+    y += 0.05 * large * rng.standard_normal(y.shape) * np.array([1.0] * 5 + [small / large])
+    assert fit(Pairs(x, y)).eigenvalues == pytest.approx([3.0, -2.0, 1.0], rel=0.01)

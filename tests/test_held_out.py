@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrh_dask.fitting import rotating_folds
-from lrh_dask.held_out import Candidate, Split, by_bucket, score, view_of
+from lrh_dask.held_out import NO_RIDGE, Candidate, Split, by_bucket, score, view_of
 from lrh_dask.moments import moments_of
 from lrh_dask.solve import Rows, center_rows
 
@@ -37,6 +37,19 @@ def test_scores_are_what_every_cut_leaves_of_the_rows_held_out(make_pairs, make_
                     h = u[:, :rank] * terms.weights[:rank] @ u[:, :rank].T
                     wanted = np.sum((rows.y - rows.x @ h) ** 2)
                     assert of_bucket[rank] == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("condition", [1.0, 30.0, 1e4])
+def test_a_ridge_is_none_where_it_hardly_changes_any_entry(make_pairs, make_buckets, condition):
+    pairs = make_pairs(5, 4000, 12, [4.0, -2.0, 1.0], noise=0.3, condition=condition)
+    cut = cuts_of(make_buckets(pairs.x, pairs.y, 10), k=12)[0]
+    free, seen = cut.fit.solve_in_axes(), []
+    assert not cut.is_none(0.0)
+    for ridge in 10.0 ** np.arange(-16.0, 1.0, 0.25):
+        changed = np.max(1.0 - cut.fit.solve_in_axes(ridge) / free)
+        seen.append(cut.is_none(ridge))
+        assert changed <= NO_RIDGE if seen[-1] else changed >= 0.9 * NO_RIDGE
+    assert set(seen) == {True, False}
 
 
 @pytest.mark.parametrize(("n_pairs", "noise"), [(4000, 0.01), (4000, 0.3), (150, 0.3), (60, 1.0)])

@@ -22,6 +22,7 @@ SHAPES = {  # n, D, what else; the route that it takes
     "all_features, float64": (20_000, 384, {"dtype": "float64"}, {}),
     "all_features, compressed": (60_000, 256, {}, {}),
     "all_features, weighted": (60_000, 256, {}, {}),
+    "all_features, a dead feature": (48_000, 384, {}, {}),
     "fitted_basis, all pairs": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
     "fitted_basis, compressed": (12_000, 2600, {}, {"basis": 96}),
@@ -43,6 +44,9 @@ def written(path, shape):
     group = zarr.open_group(path)
     if "weighted" in shape:  # in one chunk, as one who writes it afterwards would
         group.create_array("weight", data=1.0 + np.arange(n) % 3, chunks=(n,))
+    if "dead" in shape:  # in one half, so that buckets are well conditioned only when merged
+        for name in "xy":
+            group[name][:n // 2, 0] = 0.0
     if "compressed" in shape:
         for name in "xy":
             array = group[name]

@@ -53,10 +53,12 @@ def test_moments_are_the_same_from_a_gram_matrix_as_from_its_rows():
     assert bucket.gram is not None, "not the case to try"
     found = moments_of(buckets)
     for b, triangle in buckets.items():
-        wanted = Moments.of(Rows.of(triangle))
+        part = slice(*np.cumsum([0, 60, 200, 33])[b:b + 2])
+        wanted = Moments.of(Rows(rows.one[part], rows.x[part], rows.y[part]))
+        assert triangle.n_pairs == part.stop - part.start
         for one, other in ((found[b].xx, wanted.xx), (found[b].xy, wanted.xy),
                            (found[b].yy, wanted.yy), (found[b].mean, wanted.mean)):
-            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * bucket.energy)
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-11)
         np.testing.assert_allclose(found[b].weight, wanted.weight, rtol=1e-12)
     stacked = np.concatenate([rows.one[:, None], rows.x, rows.y], axis=1)
     factor = merge_all(list(buckets.values())).factor

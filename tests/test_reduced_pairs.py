@@ -11,7 +11,7 @@ from hypothesis import given
 
 from lrh_dask.arrays import device_of, to_host
 from lrh_dask.errors import BadPairs
-from lrh_dask.reduced_pairs import EXACT_ROWS, ReducedPairs, reduce_pairs
+from lrh_dask.reduced_pairs import EXACT_ROWS, ReducedPairs, Reducing, reduce_pairs
 
 SKETCH, EXACT = (300, 40, 6), (20, 40, 6)  # n_pairs, n_features, max_rank
 
@@ -66,6 +66,27 @@ def test_any_tree_accounts_for_every_pair_and_every_square(case, merge_in_any_or
     assert state.energy == pytest.approx(energy, rel=case.squares_within)
     kept = float(np.sum(state.y.astype(float) ** 2))
     assert kept + state.tail == pytest.approx(energy, rel=case.rounding, abs=0.0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("at_once", [0, 7, 50, 1000])
+def test_pieces_that_wait_are_counted_once_and_outlive_their_block(make_pairs, at_once, weighted):
+    pairs = make_pairs(1, 90, 20, [2.0, -1.0], noise=0.3)
+    weight = np.random.default_rng(0).uniform(0.5, 2.0, 90) if weighted else None
+    whole = reduce_pairs(pairs.x, pairs.y, weight, max_rank=90)
+    reducing, block = Reducing(90, at_once), np.empty((2, 40, 20))
+    for part in np.split(np.arange(90), [3, 5, 45, 50, 88]):
+        if at_once < 40:  # else every piece waits, and its block may go
+            block = np.empty((2, 40, 20))
+        x, y = block[:, :part.size]
+        block[:] = np.nan
+        x[:], y[:] = pairs.x[part], pairs.y[part]
+        reducing.add(x, y, None if weight is None else weight[part])
+    found = reducing.state()
+    for array, wanted in zip(moments(found), moments(whole), strict=True):
+        np.testing.assert_allclose(array, wanted, atol=1e-10)
+    assert found.n_pairs == 90
+    assert found.energy == pytest.approx(whole.energy)
 
 
 @given(case=shards(offset=(0.0, 3.0)))

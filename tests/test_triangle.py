@@ -12,6 +12,7 @@ from hypothesis import given
 from lrh_dask.arrays import device_of
 from lrh_dask.errors import BadPairs
 from lrh_dask.gathering import Gathering, reduce_to_triangle
+from lrh_dask.solve import Rows
 from lrh_dask.triangle import Triangle
 
 
@@ -83,6 +84,49 @@ def test_merge_order_does_not_change_the_gram_matrix(case, rotation, merge_in_an
     np.testing.assert_allclose(merged.sum_y, y.sum(axis=0), atol=within * size)
     assert merged.energy == pytest.approx(np.sum(y**2), rel=within)
     assert merged.n_pairs == sum(case.sizes)
+
+
+def dead_at_first(n=3000, n_features=8):
+    """Pairs whose first feature is zero in the first half, which is not well conditioned."""
+    x, y = np.random.default_rng(3).standard_normal((2, n, n_features))
+    x[:n // 2, 0] = y[:n // 2, 0] = 0.0
+    return x, y
+
+
+def test_a_state_is_a_gram_matrix_or_rows_never_both(merge_in_any_order):
+    """Else it were twice as large as its price."""
+    x, y = dead_at_first()
+    rows = literal_rows(x, y, np.eye(8))
+    parts = np.array_split(np.arange(3000), [4, 700, 705, 1400, 2200, 2205])
+    states = [reduce_to_triangle(x[part], y[part]) for part in parts]
+    assert {state.gram is None for state in states} == {True, False}, "not the case to try"
+    for seed in range(6):
+        merged = merge_in_any_order(states, seed)
+        assert merged.gram is not None
+        assert merged.rows.shape == (0, 17)
+        np.testing.assert_allclose(gram(merged), rows.T @ rows, atol=1e-13 * np.sum(rows**2))
+    first = merge_in_any_order(states[:4], 0)
+    assert first.gram is None
+    assert first.rows.shape == (17, 17)
+    gathering = Gathering()
+    for part in parts:
+        gathering.add(x[part], y[part])
+    np.testing.assert_allclose(gram(gathering.state()), rows.T @ rows, atol=1e-13 * np.sum(rows**2))
+    assert gathering.state().rows.shape == (0, 17)
+
+
+@pytest.mark.parametrize(("mean", "allowed"), [
+    (0.0, 1e-5), (30.0, 5e-4), (90.0, 5e-3), (1000.0, 1e-8)])
+def test_a_mean_costs_products_in_float32_little_and_a_large_one_takes_float64(mean, allowed):
+    """x about its mean, against products in float64; rounding adds up along the mean."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((300_000, 3)) + mean).astype("f4")
+    y = rng.standard_normal(x.shape).astype("f4")
+    rows = Rows.of(reduce_to_triangle(x, y))
+    about = rows.x - np.outer(rows.one, rows.means()[0])
+    exact = x.astype(float) - x.mean(axis=0, dtype=float)
+    wanted = exact.T @ exact
+    assert np.abs(about.T @ about - wanted).max() < allowed * wanted.max()
 
 
 def test_a_finished_factor_is_upper_triangular(make_pairs, rotation):
@@ -206,6 +250,10 @@ def test_a_state_reports_the_bytes_of_its_arrays():
     state = reduce_to_triangle(np.ones((30, 50), np.float32), np.ones((30, 50), np.float32),
                                np.eye(50, 4))
     assert state.__sizeof__() == pytest.approx(8 * (9 * 9 + 50 + 50), abs=300)
+    x, y = np.random.default_rng(0).standard_normal((2, 100, 20))
+    state = reduce_to_triangle(x, y)
+    assert state.gram is not None
+    assert state.__sizeof__() == pytest.approx(8 * (41 * 41 + 20 + 20), abs=300)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

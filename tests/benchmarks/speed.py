@@ -228,13 +228,13 @@ def _idle() -> int:
 def growth(folder: Path) -> dict[str, Any]:
     """Seconds against n (D = 256, all of R^D; D = 1,024, basis=64) and against D (n = 100,000)
 
-    Seconds that workers spent in tasks, by stage: `basis` finds a basis from all pairs where there
-    are fewer than 65,536 and from as many as it needs else, `pass` goes over all pairs (leaves and
-    their merges; where a bucket has fewer rows than the triangle has columns they are kept, and
-    multiplied in the solve), `solve` is the last task, `tasks` all of them, `wall` the whole run.
-    What grows is the pass; the others have an upper bound. So a + b n^p is fitted, what is fixed
-    and what grows, of least squared relative error; *p alone* is the slope of the logarithms,
-    nothing being fixed.
+    Seconds that workers spent in tasks, by stage: `basis` finds a basis from all pairs where
+    there are few and from as many as it needs else (`budget.MANY_PAIRS`), `pass` goes over all
+    pairs (leaves and their merges; where a bucket has fewer rows than the triangle has columns
+    they are kept, and multiplied in the solve), `solve` is the last task, `tasks` all of them,
+    `wall` the whole run. What grows is the pass; the others have an upper bound. So a + b n^p is
+    fitted, what is fixed and what grows, of least squared relative error; *p alone* is the slope
+    of the logarithms, nothing being fixed.
     """
     found: dict[str, Any] = {}
     sizes = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
@@ -288,7 +288,10 @@ def growth_of(sizes: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
 
 
 def _task_seconds(client: Any, begin: float) -> dict[str, float]:
-    """What workers spent since a time of day, by stage: merges belong to the leaves before them."""
+    """What workers spent since a time of day, by stage: merges belong to the leaves before them.
+
+    A basis that goes on after a first fit (which these stores do not need) would count as pass.
+    """
     spent = {"basis": 0.0, "pass": 0.0, "solve": 0.0}
     stage = "basis"
     steps = sorted((step["start"], step["stop"], task["key"])
