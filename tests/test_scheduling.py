@@ -105,7 +105,7 @@ def test_simulated_workers_do_as_real_ones(tmp_path):
                        *(TaskRef(k) for k in task.dependencies),
                        _data_producer=task.data_producer) for key, task in graph.tasks.items()}
     with LocalCluster(n_workers=8, threads_per_worker=1, processes=False, silence_logs=50,
-                      dashboard_address=None) as cluster, Client(cluster) as client:
+                      dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         basis = client.scatter({BASIS: np.zeros(graph.prices[BASIS].n_bytes // 8)})
         real = Watch(cluster.scheduler)
         cluster.scheduler.add_plugin(real)
