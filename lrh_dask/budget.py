@@ -2,7 +2,8 @@
 
 Four routes lead to the same fit:
 
-``all_features``  D is small: the basis is all of R^D, one pass, k is chosen afterwards;
+``all_features``  D is small: the basis is all of R^D, one pass, k is chosen afterwards (above
+                  SMALL_FEATURES, and with many pairs, only where no basis of few columns does);
 ``whole_pairs``   n is small: all pairs fit one worker, which finds their common basis itself;
 ``by_features``   n is small and no worker should hold all features: products of pairs are summed
                   over blocks of features, and eigenvectors written block by block;
@@ -19,7 +20,8 @@ from lrh_dask.memory import MIB, Shape
 from lrh_dask.shards import Partition
 from lrh_dask.tree import FAN_IN
 
-__all__ = ["FEW_PAIRS", "FIRST_ROWS", "MANY_PAIRS", "Plan", "Route", "first_columns", "plan_run"]
+__all__ = ["FEW_PAIRS", "FIRST_ROWS", "LARGE_BASIS_PAIRS", "MANY_PAIRS", "Plan", "Route",
+           "all_features_pay", "first_columns", "plan_run"]
 
 ALWAYS_ALL_FEATURES, SMALL_FEATURES, MAX_FEATURES = 256, 768, 2560
 MAX_WHOLE_PAIRS = 1024
@@ -145,13 +147,19 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
         peak = max(peak, _peak(shape, Route.all_features, n_features, rank))
     passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
     merges = -(-len(split.runs) // (FAN_IN - 1))
-    sampled = n_pairs >= MANY_PAIRS or route is Route.by_features
+    sampled = n_pairs > LARGE_BASIS_PAIRS or route is Route.by_features
     first = first_columns(rank, columns) if sampled else columns
     return Plan(route, columns, bytes_read=round(passes * shape.whole),
                 flops=_flops(route, n_pairs, n_features, columns),
                 n_tasks=round(passes) * (len(split.runs) + merges + 1), notice=notice,
                 all_features_too=all_features_too,
                 peak_worker_bytes=peak, usual_worker_bytes=_peak(shape, route, first, rank))
+
+
+def all_features_pay(n_pairs: int, n_features: int) -> bool:
+    """Whether all of R^D is worth its products where the spectrum of y does not end early."""
+    return 4.0 * n_pairs * n_features**2 <= (
+        MAX_FLOPS_OF_SMALL if n_features <= ALWAYS_ALL_FEATURES else MAX_FLOPS_OF_ALL)
 
 
 def first_columns(rank: int | None, most: int) -> int:
@@ -164,8 +172,7 @@ def _route(n_pairs: int, n_features: int, rank: int | None, asked: int | None, *
     """The way that loses least of those that cost no more than they may."""
     def fits(route: Route, basis: int) -> bool:
         return _flops(route, n_pairs, n_features, basis) <= MAX_FLOPS and (
-            route is Route.whole_pairs or 4.0 * n_pairs * n_features**2 <= (
-                MAX_FLOPS_OF_SMALL if n_features <= ALWAYS_ALL_FEATURES else MAX_FLOPS_OF_ALL))
+            route is Route.whole_pairs or all_features_pay(n_pairs, n_features))
 
     if exact:
         return Route.whole_pairs, min(n_features, 2 * n_pairs)
@@ -177,7 +184,9 @@ def _route(n_pairs: int, n_features: int, rank: int | None, asked: int | None, *
     whole = min(n_pairs + n_pairs // 2, n_features)  # Krylov: x adds up to half as many
     if n_pairs <= min(MAX_WHOLE_PAIRS, n_features) and fits(Route.whole_pairs, whole):
         return Route.whole_pairs, whole
-    if n_features <= MAX_FEATURES and fits(Route.all_features, n_features):
+    a_basis_may_do = n_pairs > max(LARGE_BASIS_PAIRS, 2 * n_features)
+    if (n_features <= MAX_FEATURES and fits(Route.all_features, n_features)
+            and not a_basis_may_do):
         return Route.all_features, n_features
     return Route.fitted_basis, _fitted_basis(n_pairs, n_features, rank)
 

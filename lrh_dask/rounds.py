@@ -42,8 +42,7 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
 
     notices = []
     if spec.n_pairs < budget.MANY_PAIRS:
-        (_, basis), known = stages.find_basis(split.runs, spec, None, complete=True,
-                                              spent=ReadStats())
+        basis, known = _of_all_pairs(stages, split, spec, why_none)
     else:
         rounds = _Rounds(stages, pairs, split, spec, why_none)
         known = rounds.until_enough()
@@ -78,9 +77,23 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
     return replace(solved, notices=tuple(notices))
 
 
+def _of_all_pairs(stages: Stages, split: Partition, spec: Spec,
+                  why_none: Callable[[Outlook], str]) -> tuple[str, Outlook]:
+    """The key of a basis of all pairs, and what it tells: of few columns where these will do."""
+    few = replace(spec, max_basis=budget.first_columns(spec.asked.rank, spec.max_basis)
+                  if spec.n_pairs > budget.LARGE_BASIS_PAIRS else spec.max_basis)
+    keys, known = stages.find_basis(split.runs, few, None, complete=True, spent=ReadStats())
+    if known.is_full and few.max_basis < spec.max_basis and not why_none(known):
+        stages.forget(keys)
+        spent = ReadStats(n_bytes=known.stats.n_bytes, read_seconds=known.stats.read_seconds)
+        keys, known = stages.find_basis(split.runs, spec, None, complete=True, spent=spent)
+    return keys[1], known
+
+
 def _why_no_basis(known: Outlook, pairs: Pairs, spec: Spec) -> str:
     """What makes all of R^D the better choice, where it can be had; nothing where a basis does."""
-    if known.is_full and spec.max_basis >= pairs.n_features:
+    if known.is_full and (spec.max_basis >= pairs.n_features or budget.all_features_pay(
+            spec.n_pairs, pairs.n_features)):
         return f"the spectrum of y does not end within {known.n_columns} columns of a basis"
     if known.n_pairs > spec.n_pairs:
         return "noise would tilt a basis so far that it moved eigenvalues by more than noise does"

@@ -86,3 +86,12 @@ def test_exact_methods_that_do_not_fit_point_at_symmetric():
 def test_a_rank_out_of_reach_is_refused(rank):
     with pytest.raises(SettingsError, match="expected 1 to 10"):
         plan(100, 10, rank=rank)
+
+
+def test_all_features_above_768_are_for_spectra_that_do_not_end_or_few_pairs():
+    """The solve over all of R^D takes half a minute there, whatever n; see test_rounds."""
+    assert plan(20_000, 1024).route is Route.fitted_basis
+    assert plan(20_000, 1024).all_features_too
+    assert plan(20_000, 700).route is Route.all_features
+    assert plan(8_000, 1024).route is Route.all_features
+    assert plan(9_000, 2560).route is Route.fitted_basis

@@ -176,6 +176,34 @@ def test_of_very_many_pairs_a_sample_says_whether_all_features_are_worth_their_p
     assert 0 < hessian.provenance["bytes"]["basis"] < 0.1 * found.stored_bytes
 
 
+def test_all_pairs_say_whether_few_columns_do_or_all_features_are_worth_their_solve(
+        tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "SMALL_FEATURES", 1)
+    monkeypatch.setattr(budget, "LARGE_BASIS_PAIRS", 100)
+    monkeypatch.setattr(budget, "FIRST_COLUMNS", 24)
+    x, y, u = noisy(n=3000)
+    hessian = fit(stored(tmp_path / "short", x, y))
+    assert hessian.provenance["route"] == "fitted_basis"
+    assert hessian.certificates.n_basis <= 24
+    assert hessian.provenance["notices"] == []
+    assert np.linalg.svd(hessian.eigenvectors.T @ u, compute_uv=False).min() > 0.999
+    for of, values, noise, said in (("long", np.linspace(1.0, 0.5, 30), 0.1, "does not end within"),
+                                    ("noise", (1.0, 0.9, 0.8), 6.0, "noise would tilt")):
+        x, y, _ = noisy(n=3000, values=values, noise=noise)
+        found = stored(tmp_path / of, x, y)
+        hessian, everything = fit(found), fit(found, basis=D)
+        assert said in hessian.provenance["notices"][0]
+        np.testing.assert_array_equal(hessian.eigenvalues, everything.eigenvalues)
+        assert hessian.provenance["bytes"]["basis"] == found.stored_bytes
+    # Where they are not affordable the basis goes on with more columns.
+    monkeypatch.setattr(budget, "MAX_FEATURES", 1)
+    x, y, _ = noisy(n=3000, values=np.linspace(1.0, 0.5, 30))
+    found = stored(tmp_path / "more", x, y)
+    hessian = fit(found)
+    assert hessian.certificates.n_basis > 30
+    assert hessian.provenance["bytes"]["basis"] == 2 * found.stored_bytes
+
+
 def test_where_noise_would_tilt_a_basis_the_fit_is_in_all_features(tmp_path, many, monkeypatch):
     """All pairs of a basis would not do; a few of them say so."""
     monkeypatch.setattr(budget, "MAX_FLOPS_OF_SMALL", 0.0)
