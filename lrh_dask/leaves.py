@@ -18,7 +18,7 @@ from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.gathering import Gathering
 from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.pairs import Pairs
-from lrh_dask.reduced_pairs import Reducing
+from lrh_dask.reduced_pairs import EXACT_ROWS, Reducing
 from lrh_dask.shards import Run
 from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
@@ -46,8 +46,9 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     device = device_of_run(spec)
     whole = spec.route is Route.whole_pairs
     max_rank = spec.n_pairs if whole else spec.max_basis
+    at_once = min(WAITING_BYTES // pairs.row_bytes, EXACT_ROWS * max_rank)
     return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
-                 lambda: Reducing(max_rank, WAITING_BYTES // pairs.row_bytes),
+                 lambda: Reducing(max_rank, at_once),
                  (lambda b: b) if whole else group_of, device)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from lrh_dask.arrays import ALIGNED_COLUMNS, Array, device_of, like, namespace, row_squares, to_host
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["ReducedPairs", "Reducing", "reduce_pairs"]
+__all__ = ["EXACT_ROWS", "ReducedPairs", "Reducing", "reduce_pairs"]
 
 EXACT_ROWS = 4
 """Blocks of up to EXACT_ROWS * max_rank rows are cut exactly, taller ones after a sketch ..."""
