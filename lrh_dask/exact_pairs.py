@@ -7,15 +7,19 @@ methods return signed eigenvalues, the largest in magnitude first, and eigenvect
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import qr, solve_triangular
 
+from lrh_dask.arrays import lower_factor
 from lrh_dask.errors import BadPairs, explain
-from lrh_dask.interpolation import asymmetry, beside, is_recursion
+from lrh_dask.interpolation import asymmetry, beside, is_recursion, n_beside
 from lrh_dask.solve import Rows, numerical_rank, sorted_eigenpairs, symmetric_fit
 
 __all__ = ["common_basis", "least_norm_eigenpairs", "refuse_inconsistent", "seed_eigenpairs"]
 
 ASYMMETRY_LIMIT = {4: 1e-4, 8: 1e-8}
 """By the bytes of a stored number: asymmetry that `seed` tolerates, noise or not."""
+WELL_APART = 1e-6
+"""The least relative pivot of rows' products at which two rounds of Cholesky are orthonormal."""
 
 
 def common_basis(x: np.ndarray, y: np.ndarray, method: str, dtype: np.dtype) -> np.ndarray:
@@ -31,13 +35,28 @@ def common_basis(x: np.ndarray, y: np.ndarray, method: str, dtype: np.dtype) -> 
     if n >= n_features:
         return np.eye(n_features)
     if method == "symmetric":
-        g = np.linalg.qr(y.T)[0]
-        added = beside(x, g, dtype)
-        return (np.concatenate([g, added], axis=1)
-                if is_recursion(added.shape[1], n, n_features) else g)
+        g = _orthonormal(y)
+        if not is_recursion(n_beside(x, g, dtype), n, n_features):
+            return g
+        return np.concatenate([g, beside(x, g, dtype)], axis=1)
     if 2 * n >= n_features:
         return np.eye(n_features)
-    return np.linalg.qr(np.concatenate([y, x]).T)[0]
+    return _orthonormal(np.concatenate([y, x]))
+
+
+def _orthonormal(rows: np.ndarray) -> np.ndarray:
+    """Q (D, m) of rows (m, D): by Cholesky, twice, where they are well apart; else by Householder.
+
+    Source: Yamamoto, Nakatsukasa, Yanagisawa & Fukaya 2015 (CholeskyQR2).
+    """
+    q = rows
+    for _ in range(2):
+        root = lower_factor(q @ q.T, WELL_APART)
+        if root is None:
+            return np.asarray(qr(rows.T.copy(order="F"), mode="economic", overwrite_a=True,
+                                 check_finite=False)[0])
+        q = solve_triangular(root, q, lower=True, check_finite=False, overwrite_b=q is not rows)
+    return q.T
 
 
 def refuse_inconsistent(rows: Rows, dtype: np.dtype) -> None:

@@ -101,8 +101,8 @@ class Shape:
         """All pairs uncut on one worker, which fits in their own basis."""
         rank = min(self.n_pairs, basis)
         held = self._held(2 * basis + 1)
-        solve = 4 * self.whole + 4 * FLOAT64 * self.n_features * (2 * basis + 1) + 6 * held \
-            + 10 * self.n_pairs * rank * FLOAT64
+        in_float64 = FLOAT64 * self.n_features * (2 * self.n_pairs + 3 * basis)
+        solve = self.whole + in_float64 + 6 * held + 10 * self.n_pairs * rank * FLOAT64
         return self._process(self._reading() + 5 * self.whole, solve)
 
     def by_features(self, rank: int) -> int:

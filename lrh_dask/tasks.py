@@ -127,7 +127,7 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
             consequence="The result would be wrong and was dropped", fix="Please report this"))
     y = np.concatenate([s.y for s in held.values()]).astype(np.float64)
     g = common_basis(x, y, spec.method, np.dtype(spec.dtype))
-    buckets = {b: _triangle_of(s, g) for b, s in held.items()}
+    buckets = _triangles(held, x, y, g)
     refuse_useless(buckets)
     folds = rotating_folds(buckets)
     dtype = np.dtype(spec.dtype)
@@ -142,14 +142,25 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
                  {"basis": begin, "fit": begin, "solve": time.time()})
 
 
-def _triangle_of(held: ReducedPairs, g: np.ndarray) -> Triangle:
-    """Pairs that were only scaled by their root weights, in the coordinates of G."""
-    one = held.one.astype(np.float64)
-    x, y = held.x.astype(np.float64), held.y.astype(np.float64)
-    rows = np.concatenate([one[:, None], x @ g, y @ g], axis=1)
+def _triangles(held: dict[int, ReducedPairs], x: np.ndarray, y: np.ndarray,
+               g: np.ndarray) -> dict[int, Triangle]:
+    """Pairs that were only scaled by their root weights, in the coordinates of G, by bucket.
+
+    Args:
+        x, y: all of them (n, D); ``g``: (D, p), which is read once for all buckets.
+    """
     lengths = np.linalg.norm(x, axis=1)
-    return Triangle(rows, one @ x, one @ y, float(np.sum(y**2)), held.n_pairs,
-                    float(np.sum(lengths**2)), float(np.sum(lengths)))
+    inside = np.concatenate([x @ g, y @ g], axis=1)
+    triangles: dict[int, Triangle] = {}
+    end = 0
+    for bucket, state in held.items():
+        begin, end = end, end + len(state.x)
+        rows, one = slice(begin, end), state.one.astype(np.float64)
+        triangles[bucket] = Triangle(
+            np.concatenate([one[:, None], inside[rows]], axis=1), one @ x[rows], one @ y[rows],
+            float(np.sum(y[rows]**2)), state.n_pairs, float(np.sum(lengths[rows]**2)),
+            float(np.sum(lengths[rows])))
+    return triangles
 
 
 def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],

@@ -27,7 +27,9 @@ SHAPES = {  # n, D, what else; the route that it takes
     "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
     "fitted_basis, compressed": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, two threads": (160_000, 512, {}, {"basis": 100}),
-    "whole_pairs": (250, 16_000, {}, {}),
+    "whole_pairs": (200, 60_000, {}, {}),
+    "whole_pairs, exact": (200, 60_000, {"noise": 0.0}, {}),
+    "whole_pairs, of [X Y]": (200, 60_000, {}, {"method": "least_norm"}),
     "by_features": (100, 2_000_000, {"chunks": (50, 50_000)}, {}),
     "by_features, exact": (100, 2_000_000, {"chunks": (50, 50_000), "noise": 0.0}, {}),
 }
@@ -63,7 +65,7 @@ def test_a_worker_stays_below_its_price_and_not_far(tmp_path, shape):
     assert pairs.blocks.are_decoded == ("compressed" in shape)
     threads = 2 if "threads" in shape else 1
     with one_worker(threads_per_worker=threads) as client:
-        plan, _ = price(pairs, rank=None, method="symmetric", client=client, **asked)
+        plan, _ = price(pairs, rank=None, client=client, **{"method": "symmetric", **asked})
         client.run(_forget_the_peak)
         hessian = fit(pairs, **asked)
         peak, = client.run(peak_bytes).values()
