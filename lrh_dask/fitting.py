@@ -119,8 +119,9 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         basis_is_full=n_blind is not None and n_basis == n_blind,
         undetermined=errors.outweigh or open_ended, consistent=consistent is not None,
         borne_out=0 < kept.rank <= kept.n_borne_out,
-        # Projections are taken in the stored dtype, and what lies outside is a difference.
-        floor=1e-6 if lossless else max(1e-6, float(np.finfo(dtype).eps) ** 0.5))
+        # Products are taken in the stored dtype, and what is left of pairs held out, or lies
+        # outside of a basis, is a difference of squares.
+        floor=max(1e-6, float(np.finfo(dtype).eps) ** 0.5))
     return certified(buckets, total, Solution(
         found.values[by_size], directions @ found.vectors[:, by_size], errors.of(by_size), choice,
         means, grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
