@@ -85,8 +85,8 @@ def _of_all_pairs(stages: Stages, split: Partition, spec: Spec,
     keys, known = stages.find_basis(split.runs, few, None, complete=True, spent=ReadStats())
     if known.is_full and few.max_basis < spec.max_basis and not why_none(known):
         stages.forget(keys)
-        spent = ReadStats(n_bytes=known.stats.n_bytes, read_seconds=known.stats.read_seconds)
-        keys, known = stages.find_basis(split.runs, spec, None, complete=True, spent=spent)
+        keys, known = stages.find_basis(split.runs, spec, None, complete=True,
+                                        spent=known.stats.to_no_avail())
     return keys[1], known
 
 
@@ -128,8 +128,7 @@ class _Rounds:
 
     def spend(self, stats: ReadStats) -> None:
         """Count what was read to no avail."""
-        self._spent = self._spent.merge(ReadStats(n_bytes=stats.n_bytes,
-                                                  read_seconds=stats.read_seconds))
+        self._spent = self._spent.merge(stats.to_no_avail())
 
     def until_enough(self) -> Outlook:
         """Read rounds, each at least as large as all before, until the basis is enough."""

@@ -38,6 +38,10 @@ class ReadStats:
         """Rows that repeat an earlier one, as far as is known."""
         return self.hashes.n_duplicates if self.n_repeated is None else self.n_repeated
 
+    def to_no_avail(self) -> ReadStats:
+        """Of what was read and is dropped only the price counts, no pair."""
+        return ReadStats(n_bytes=self.n_bytes, read_seconds=self.read_seconds)
+
     def merge(self, other: ReadStats) -> ReadStats:
         """Sums, and the larger peak."""
         return ReadStats(

@@ -232,9 +232,11 @@ def growth(folder: Path) -> dict[str, Any]:
     there are few and from as many as it needs else (`budget.MANY_PAIRS`), `pass` goes over all
     pairs (leaves and their merges; where a bucket has fewer rows than the triangle has columns
     they are kept, and multiplied in the solve), `solve` is the last task, `tasks` all of them,
-    `wall` the whole run. What grows is the pass; the others have an upper bound. So a + b n^p is
-    fitted, what is fixed and what grows, of least squared relative error; *p alone* is the slope
-    of the logarithms, nothing being fixed.
+    `wall` the whole run, `ns a number` what all tasks come to by 2 n D stored numbers. Of these
+    the pass alone has no upper bound in n. So a + b n^p is fitted, what is fixed and what grows,
+    of least squared relative error; *p alone* is the slope of the logarithms, nothing being fixed.
+    Against D the basis stage grows twice, as more features call for more pairs, until it has all
+    of them.
     """
     found: dict[str, Any] = {}
     sizes = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
@@ -244,26 +246,25 @@ def growth(folder: Path) -> dict[str, Any]:
                 ("n, D = 1,024", [(n, 1024) for n in sizes], {"basis": 64}),
                 ("D, n = 100,000", [(100_000, d) for d in (256, 512, 1024, 2048, 4096, 8192)],
                  {"basis": 64})):
-            rows = []
-            for n, d in shapes:
-                path = store(folder, n, d)
-                what = floor_and_ours(path, client, **asked)
-                measured: dict[str, list[float]] = {"floor": [], "wall": []}
-                for turn in range(ROUNDS + 1):
+            what = {(n, d): floor_and_ours(store(folder, n, d), client, **asked)
+                    for n, d in shapes}
+            measured: dict[tuple[int, int], list[dict[str, float]]] = {s: [] for s in shapes}
+            for turn in range(ROUNDS + 1):  # all sizes in each: the machine's speed may change
+                for shape in shapes:
                     begin = time.perf_counter()
-                    what[FLOOR]()
-                    middle = time.perf_counter()
-                    what[OURS]()
+                    what[shape][FLOOR]()
+                    middle, started = time.perf_counter(), time.time()
+                    what[shape][OURS]()
                     end = time.perf_counter()
                     if turn:
-                        measured["floor"].append(middle - begin)
-                        measured["wall"].append(end - middle)
-                        for stage, spent in _task_seconds(
-                                client, begin=time.time() - (end - middle)).items():
-                            measured.setdefault(stage, []).append(spent)
-                rows.append({"n": n, "D": d} | {
-                    what: float(np.median(seconds)) for what, seconds in measured.items()})
-                print("   ", rows[-1], flush=True)
+                        measured[shape].append({"floor": middle - begin, "wall": end - middle,
+                                                **_task_seconds(client, started)})
+            rows = [{"n": n, "D": d} | {stage: float(np.median([one[stage] for one in turns]))
+                                        for stage in turns[0]}
+                    for (n, d), turns in measured.items()]
+            for row in rows:
+                row["ns a number"] = 1e9 * row["tasks"] / (2 * row["n"] * row["D"])
+            print(*rows, sep="\n", flush=True)
             sizes_of = np.array([row["D" if name.startswith("D") else "n"] for row in rows], float)
             found[name] = {"rows": rows, "grows": {
                 what: growth_of(sizes_of, np.array([r[what] for r in rows]))
