@@ -119,20 +119,20 @@ def find_basis(partial: Partial, newest: Partial, before: Basis | None, spec: Sp
     k = found.n_columns
     cut = train.tail + float(np.sum(scales[k:] ** 2))
     q = q[:, :k]
-    judged = newest.states.get(HELD_OUT)
+    judged, stats = newest.states.get(HELD_OUT), partial.stats.merge(spent)
     next_step = Outlook(
         enough=complete or (before is not None and judged is not None
                             and _captured_before(q, before, judged)),
         is_full=found.is_full and k == train.max_rank,
         n_pairs=_pairs_for(found, spec.n_pairs, train.x.shape[1], held_out.n_pairs),
-        n_columns=k, stats=partial.stats)
+        n_columns=k, stats=stats)
     n_read = train.n_pairs + held_out.n_pairs
     if complete and held_out.n_pairs and n_read < FEW_PAIRS * k:
         everyone = train.merge(held_out).basis()[0][:, :k]
         q = np.concatenate([q, beside(everyone.T, q, np.dtype(np.float64))], axis=1)
     return Basis(np.ascontiguousarray(q), k, cut / train.energy if train.energy else 0.0,
                  found.outside / held_out.energy if held_out.energy else 0.0, complete,
-                 partial.stats.merge(spent), next_step, time.time())
+                 stats, next_step, time.time())
 
 
 def _none_of(partial: Partial, spec: Spec) -> ReducedPairs:

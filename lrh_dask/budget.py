@@ -145,7 +145,8 @@ def plan_run(shape: Shape, split: Partition, *, method: str = "symmetric", rank:
         and _peak(shape, Route.all_features, n_features, rank) <= limit)
     if all_features_too:
         peak = max(peak, _peak(shape, Route.all_features, n_features, rank))
-    passes = 2.0 if route is Route.fitted_basis else 1.5 if route is Route.by_features else 1.0
+    twice = Route.by_features if method == "least_norm" else Route.fitted_basis
+    passes = 2.0 if route is twice else 1.5 if route is Route.by_features else 1.0
     merges = -(-len(split.runs) // (FAN_IN - 1))
     sampled = n_pairs > LARGE_BASIS_PAIRS or route is Route.by_features
     first = first_columns(rank, columns) if sampled else columns
@@ -215,7 +216,7 @@ def _peak(shape: Shape, route: Route, basis: int, rank: int | None) -> int:
     if route is Route.whole_pairs:
         return shape.on_one_worker(basis)
     if route is Route.by_features:
-        return shape.by_features(rank or min(basis, shape.n_pairs))
+        return shape.by_features(rank or basis)
     few = shape.n_pairs < FEW_PAIRS * basis
     return shape.in_basis(basis, min(2 * basis, shape.n_features) if few else basis)
 

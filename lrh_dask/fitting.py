@@ -119,9 +119,7 @@ def fit_symmetric(buckets: dict[int, Triangle], folds: list[Fold], asked: Asked,
         basis_is_full=n_blind is not None and n_basis == n_blind,
         undetermined=errors.outweigh or open_ended, consistent=consistent is not None,
         borne_out=0 < kept.rank <= kept.n_borne_out,
-        # Products are taken in the stored dtype, and what is left of pairs held out, or lies
-        # outside of a basis, is a difference of squares.
-        floor=max(1e-6, float(np.finfo(dtype).eps) ** 0.5))
+        floor=_floor_of(dtype))
     return certified(buckets, total, Solution(
         found.values[by_size], directions @ found.vectors[:, by_size], errors.of(by_size), choice,
         means, grounds, x_scales=fitted.seen, n_explored=n_explored, asymmetry=asymmetry(projected),
@@ -159,12 +157,20 @@ def fit_exact(method: str, buckets: dict[int, Triangle], folds: list[Fold], *, r
     errors = Errors(unknown, f"method '{method}' takes pairs as exact and has no error model",
                     unknown, outweigh=False)
     grounds = Grounds(total.n_effective, k, rank_was_asked=rank is not None,
-                      consistent=method == "seed",
+                      consistent=method == "seed", floor=_floor_of(dtype),
                       undetermined=values.size >= seen.size < total.sum_y.size)
     return certified(buckets, total, Solution(
         values, vectors, errors, choice, None, grounds, x_scales=seen, n_explored=seen.size,
         asymmetry=asymmetry(rows), captured=total.energy, lossless=True, tail=0.0,
         n_buckets=len(buckets), rounding=float(np.finfo(dtype).eps)))
+
+
+def _floor_of(dtype: np.dtype) -> float:
+    """What is left of pairs held out, or lies outside of a basis, is a difference of squares.
+
+    Their products are taken in the stored dtype where there are many.
+    """
+    return max(1e-6, float(np.finfo(dtype).eps) ** 0.5)
 
 
 def _n_visible(found: Estimate, n_pairs: int) -> int:

@@ -99,11 +99,10 @@ class Shape:
 
     def on_one_worker(self, basis: int) -> int:
         """All pairs uncut on one worker, which fits in their own basis."""
-        rank = min(self.n_pairs, basis)
-        held = self._held(2 * basis + 1)
-        in_float64 = FLOAT64 * self.n_features * (2 * self.n_pairs + 3 * basis)
-        solve = self.whole + in_float64 + 6 * held + 10 * self.n_pairs * rank * FLOAT64
-        return self._process(self._reading() + 5 * self.whole, solve)
+        of_basis = FLOAT64 * self.n_features * basis
+        choice = of_basis + self._solve(min(self.n_pairs, self.n_features), basis)
+        held = self.whole + 2 * FLOAT64 * self.n_features * self.n_pairs
+        return self._process(self._reading() + 5 * self.whole, held + max(3 * of_basis, choice))
 
     def by_features(self, rank: int) -> int:
         """Products of all pairs summed over blocks of features; vectors made block by block."""

@@ -141,12 +141,12 @@ class _Rounds:
             self._stages.forget(self._keys)
             self._n_seen, self._keys = 0, None
             known = self.read(budget.FIRST_ROWS)
-        while not known.enough or SHORT_OF * known.stats.n_pairs < self._worth_reading(known):
+        while not self._why_none(known) and (
+                not known.enough
+                or SHORT_OF * known.stats.n_pairs < self._worth_reading(known)):
             self._spec = replace(self._spec, max_basis=min(
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
             known = self.read(max(2 * known.stats.n_pairs, self._worth_reading(known)))
-            if self._why_none(known):
-                return known
         return known
 
     def _worth_reading(self, known: Outlook) -> int:

@@ -501,3 +501,15 @@ def test_an_antisymmetric_matrix_explains_as_much_of_a_hessian_as_is_expected(x)
     found, expected = antisymmetric_share([cut.solved(1e-3) for cut in cuts], candidate)
     assert found < expected + 0.02
     assert x != "ill-conditioned" or found == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(("n", "d"), [(5000, 100), (150, 100), (5000, 600), (60, 2000)])
+def test_what_float32_has_rounded_is_no_failed_check_of_exact_pairs(n, d):
+    rng = np.random.default_rng(0)
+    u, _ = np.linalg.qr(rng.standard_normal((d, 8)))
+    x = rng.standard_normal((n, d)).astype("f4")
+    values = np.linspace(50.0, 2.0, 8)
+    found = fit(Pairs(x, (x.astype("f8") @ u * values @ u.T).astype("f4")))
+    assert found.certificates.verdict is Verdict.converged
+    assert found.certificates.held_out_residual < 3e-4
+    np.testing.assert_allclose(found.eigenvalues, values, rtol=1e-6)

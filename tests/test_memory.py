@@ -28,6 +28,7 @@ SHAPES = {  # n, D, what else; the route that it takes
     "fitted_basis, compressed": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, two threads": (160_000, 512, {}, {"basis": 100}),
     "whole_pairs": (200, 60_000, {}, {}),
+    "whole_pairs, as many pairs as features": (1000, 1500, {}, {}),
     "whole_pairs, exact": (200, 60_000, {"noise": 0.0}, {}),
     "whole_pairs, of [X Y]": (200, 60_000, {}, {"method": "least_norm"}),
     "by_features": (100, 2_000_000, {"chunks": (50, 50_000)}, {}),

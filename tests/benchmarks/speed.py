@@ -2,7 +2,7 @@
 
     python tests/benchmarks/speed.py FOLDER [SECTION ...]
 
-writes ``speed.md`` and ``speed.svg`` beside this file: all sections, in about an hour and 30 GB of
+writes ``speed.md`` and ``speed.svg`` beside this file: all sections, in about an hour and 60 GB of
 FOLDER on two cores, or those named (what was measured before is kept in FOLDER/measured.json).
 Every figure is a ratio within one run: programs are run in turn.
 """
@@ -144,7 +144,7 @@ def other_data(folder: Path) -> dict[str, Any]:
                 ("rank 16, as above", store(folder, 300_000, 1024)),
                 ("eigenvalues ± 1/i, i = 1 ... 512", long_tail(folder, 300_000, 1024)),
                 ("rank 16, zstd (Zarr's default)", compressed(store(folder, 300_000, 1024)))):
-            found = in_turn(floor_and_ours(path, client), 1024, rounds=3)
+            found = in_turn(floor_and_ours(path, client), 1024)
             last = fit(open_pairs(path))
             rows += [{"store": title if one["program"] == FLOOR else "", **one,
                       "columns": "" if one["program"] == FLOOR else last.certificates.n_basis,
@@ -232,15 +232,16 @@ def growth(folder: Path) -> dict[str, Any]:
     there are few and from as many as it needs else (`budget.MANY_PAIRS`), `pass` goes over all
     pairs (leaves and their merges; where a bucket has fewer rows than the triangle has columns
     they are kept, and multiplied in the solve), `solve` is the last task, `tasks` all of them,
-    `wall` the whole run, `ns a number` what all tasks come to by 2 n D stored numbers. Of these
-    the pass alone has no upper bound in n. So a + b n^p is fitted, what is fixed and what grows,
-    of least squared relative error; *p alone* is the slope of the logarithms, nothing being fixed.
-    Against D the basis stage grows twice, as more features call for more pairs, until it has all
-    of them.
+    `wall` the whole run, `ns a number` what all tasks come to by 2 n D stored numbers. To each
+    a + b n^p is fitted, what is fixed and what grows, of least squared relative error; *p alone* is
+    the slope of the logarithms, nothing being fixed. It is the pass that grows with n: the basis
+    needs about D √n pairs at most (against D it grows twice, therefore, until it has all of them),
+    and the solve depends on columns and buckets alone. `tasks` and `wall` are sums of the three.
     """
     found: dict[str, Any] = {}
     sizes = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     with cluster() as client:
+        client.get_task_stream()  # from its first call on tasks are kept
         for name, shapes, asked in (
                 ("n, D = 256", [(n, 256) for n in sizes], {}),
                 ("n, D = 1,024", [(n, 1024) for n in sizes], {"basis": 64}),
@@ -313,7 +314,7 @@ def small_chunks(folder: Path) -> dict[str, Any]:
     usual = store(folder, n, d)
     small = in_small_chunks(usual, 10)
     with cluster():
-        for turn in range(4):
+        for turn in range(ROUNDS + 1):
             seconds = {}
             for name, path in (("small", small), ("usual", usual)):
                 begin = time.perf_counter()
@@ -346,7 +347,7 @@ def large(folder: Path) -> dict[str, Any]:
     with cluster() as client:
         what = floor_and_ours(path, client)
         what["lrh, basis=256 (all of R^D)"] = lambda: fit(open_pairs(path), basis=256).eigenvalues
-        rows = in_turn(what, 256, rounds=2, before=lambda: drop_pages(path))
+        rows = in_turn(what, 256, before=lambda: drop_pages(path))
     shutil.rmtree(path)
     return {"rows": rows}
 
@@ -364,7 +365,7 @@ def wide(folder: Path) -> dict[str, Any]:
     with cluster() as client:
         rows = in_turn({FLOOR: lambda: _floor_by_features(path, client),
                         OURS: lambda: fit(pairs, rank=32).eigenvalues}, 10_000_000,
-                       rounds=2, before=lambda: drop_pages(path))
+                       before=lambda: drop_pages(path))
     shutil.rmtree(path)
     return {"rows": rows, "idle": idle / MIB, "peak": peak / MIB,
             "plan": plan.usual_worker_bytes / MIB, "stages": stages}
@@ -429,7 +430,7 @@ SECTIONS = {f.__name__: f for f in (job, cold, small_d, other_data, memory, grow
 # The page.
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
     for row in rows:
         cells = [row.get(name, "") for name in names]
