@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import product
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 
 from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 
@@ -188,7 +188,7 @@ def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
     if content.nbytes != wanted:
         message = f"chunk {key} has {content.nbytes} bytes where {wanted} are due"
         raise ValueError(message)
-    if checksummed and google_crc32c.value(content) != int(
+    if checksummed and crc32c(content.data) != int(
             stored[-CHECKSUM_BYTES:].view("<u4")[0]):
         message = f"chunk {key} is not what its crc32c checksum was taken of"
         raise ValueError(message)
