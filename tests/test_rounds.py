@@ -218,7 +218,7 @@ def test_where_noise_would_tilt_a_basis_the_fit_is_in_all_features(tmp_path, man
 @pytest.mark.parametrize("many_pairs", [4800, 10**9])
 def test_the_second_look_may_say_so_and_counts_what_both_have_read(
         tmp_path, many, monkeypatch, many_pairs):
-    """Sixteen strong directions fill the first columns; those beside them are hardly above noise."""
+    """Sixteen strong directions fill the first columns; four beside them are near the noise."""
     monkeypatch.setattr(budget, "MAX_FLOPS_OF_SMALL", 0.0)
     monkeypatch.setattr(budget, "MANY_PAIRS", many_pairs)
     monkeypatch.setattr(budget, "LARGE_BASIS_PAIRS", 100)

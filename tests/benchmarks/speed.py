@@ -526,12 +526,14 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     kept = folder / "measured.json"
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], check=True, text=True,
+                            cwd=PAGE.parent, capture_output=True).stdout.strip()
     for name in sys.argv[2:] or SECTIONS:
         print(name, flush=True)
         found[name] = SECTIONS[name](folder)
         packages = ", ".join(f"{p} {version(p)}" for p in ("numpy", "zarr", "dask", "distributed"))
-        found[name]["about"] = (f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python "
-                                f"{platform.python_version()}, {packages}")
+        found[name]["about"] = (f"{datetime.now(UTC):%Y-%m-%d}, {commit}, {os.cpu_count()} cores, "
+                                f"Python {platform.python_version()}, {packages}")
         kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
     PAGE.write_text(page(found) + "\n", encoding="utf-8")
     if "growth" in found:
