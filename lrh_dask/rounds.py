@@ -133,9 +133,8 @@ class _Rounds:
     def until_enough(self) -> Outlook:
         """Read rounds, each at least as large as all before, until the basis is enough."""
         known = self.read(budget.FIRST_ROWS)
-        if self._why_none(known):
-            return known
-        if known.is_full and self._spec.max_basis < self._most_columns and self._keys:
+        if (known.is_full and self._spec.max_basis < self._most_columns and self._keys
+                and not self._why_none(known)):
             self.spend(known.stats)
             self._spec = replace(self._spec, max_basis=self._most_columns)
             self._stages.forget(self._keys)

@@ -95,3 +95,12 @@ def test_all_features_above_768_are_for_spectra_that_do_not_end_or_few_pairs():
     assert plan(20_000, 700).route is Route.all_features
     assert plan(8_000, 1024).route is Route.all_features
     assert plan(9_000, 2560).route is Route.fitted_basis
+
+
+def test_least_norm_by_features_reads_twice_and_makes_two_vectors_a_pair():
+    shape = Shape(200, 2_000_000, 4, 200, 50_000)
+    least, usual = (plan_run(shape, partition(200, 200, 8 * 2_000_000), method=method)
+                    for method in ("least_norm", "seed"))
+    assert least.route is usual.route is Route.by_features
+    assert (least.bytes_read, usual.bytes_read) == (2 * shape.whole, 1.5 * shape.whole)
+    assert least.peak_worker_bytes >= shape.by_features(400) > shape.by_features(200)

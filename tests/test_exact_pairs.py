@@ -142,3 +142,19 @@ def test_pairs_without_curvature_have_no_eigenpairs(make_pairs, method, silent):
     values, vectors = method(Rows(np.ones(4), x, y))
     assert values.size == 0
     assert vectors.shape == (12, 0)
+
+
+@pytest.mark.parametrize("method", ["symmetric", "least_norm"])
+@pytest.mark.parametrize("rank", [5, 30])
+def test_the_common_basis_is_orthonormal_and_holds_the_rows_well_apart_or_not(method, rank):
+    """By Cholesky, or where rows depend on each other by Householder."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 400))
+    y = rng.standard_normal((30, 400))
+    y[rank:] = rng.standard_normal((30 - rank, rank)) @ y[:rank]
+    y = np.logspace(0.0, -2.0, 30)[:, None] * (100.0 * y[0] + y)  # one Cholesky would not do
+    g = common_basis(x, y, method, np.dtype(np.float64))
+    assert g.shape == (400, 30 if method == "symmetric" else 60)
+    np.testing.assert_allclose(g.T @ g, np.eye(g.shape[1]), atol=1e-13)
+    for rows in (y, x) if method == "least_norm" else (y,):
+        np.testing.assert_allclose(rows @ g @ g.T, rows, atol=1e-12)

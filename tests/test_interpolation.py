@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 import lrh_dask
-from lrh_dask.interpolation import beside, interpolation, n_borne_out, spanning_directions
+from lrh_dask.interpolation import (
+    beside,
+    interpolation,
+    n_beside,
+    n_borne_out,
+    spanning_directions,
+)
 from lrh_dask.solve import Rows, rounding_of, symmetric_fit
 
 FLOAT64 = np.dtype("float64")
@@ -194,3 +200,16 @@ def test_signs_of_exact_pairs_count(make_pairs):
     found = lrh_dask.fit(lrh_dask.Pairs(pairs.x, pairs.y))
     assert np.isnan(found.standard_errors).all()
     assert "1 direction of negative and 2 of positive curvature: a saddle" in found.curvature
+
+
+def test_a_few_long_rows_add_what_a_singular_value_decomposition_says():
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.standard_normal((300, 12)))[0]
+    sizes = np.array([1.0, 1e-2, 1e-5, 1e-7])  # the last is below what counts
+    x = rng.standard_normal((9, 8)) @ q[:, :8].T
+    x += np.linalg.qr(rng.standard_normal((9, 4)))[0] * sizes @ q[:, 8:].T
+    added = beside(x, q[:, :8], FLOAT64)
+    assert added.shape[1] == n_beside(x, q[:, :8], FLOAT64) == 3
+    np.testing.assert_allclose(added.T @ added, np.eye(3), atol=1e-13)
+    np.testing.assert_allclose(q[:, :8].T @ added, 0.0, atol=1e-13)
+    assert np.linalg.svd(added.T @ q[:, 8:11], compute_uv=False).min() > 1 - 1e-6

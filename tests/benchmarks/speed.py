@@ -236,7 +236,7 @@ def growth(folder: Path) -> dict[str, Any]:
     a + b n^p is fitted, what is fixed and what grows, of least squared relative error; *p alone* is
     the slope of the logarithms, nothing being fixed. It is the pass that grows with n: the basis
     needs about D √n pairs at most (against D it grows twice, therefore, until it has all of them),
-    and the solve depends on columns and buckets alone. `tasks` and `wall` are sums of the three.
+    and the solve depends on columns and buckets alone. `tasks` and `wall` mix the three.
     """
     found: dict[str, Any] = {}
     sizes = [10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
