@@ -42,10 +42,11 @@ class Block:
     seconds: float = 0.0
 
     def rows(self, start: int, stop: int) -> Block:
-        """Rows ``start`` to ``stop`` of the whole store, as a view; read costs are not divided."""
+        """Rows ``start`` to ``stop`` of the whole store, as a view; costs go with the first."""
         part = slice(start - self.start, stop - self.start)
+        costs = (self.n_bytes, self.seconds) if start == self.start else (0, 0.0)
         return Block(start, self.x[part], self.y[part], self.x_squares[part], self.y_squares[part],
-                     None if self.weight is None else self.weight[part])
+                     None if self.weight is None else self.weight[part], *costs)
 
 
 @dataclass(frozen=True, eq=False)

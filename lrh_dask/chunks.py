@@ -21,7 +21,8 @@ from crc32c import crc32c
 
 from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 
-__all__ = ["is_plain", "is_remote", "is_zarr", "missing_chunks", "read_rows", "stored_chunks"]
+__all__ = ["CHECKSUM_BYTES", "chunk_dtype", "is_plain", "is_remote", "is_zarr", "missing_chunks",
+           "read_rows", "stored_chunks"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
@@ -192,7 +193,12 @@ def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
             stored[-CHECKSUM_BYTES:].view("<u4")[0]):
         message = f"chunk {key} is not what its crc32c checksum was taken of"
         raise ValueError(message)
-    return content.view(np.dtype(array.dtype).newbyteorder("<")).reshape(array.chunks)
+    return content.view(chunk_dtype(array)).reshape(array.chunks)
+
+
+def chunk_dtype(array: Any) -> np.dtype:
+    """The dtype of the numbers in a plain chunk."""
+    return np.dtype(array.dtype).newbyteorder("<")
 
 
 def _coordinates(array: Any, wanted: tuple[slice, ...]) -> Iterable[tuple[int, ...]]:

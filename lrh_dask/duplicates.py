@@ -8,6 +8,7 @@ many, only those are hashed whose key, a cheap hash of the same row, is small.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -53,12 +54,16 @@ class RowHashes:
         hashes, counts = np.unique(_mixed(arrays), return_counts=True)
         return RowHashes(*_kept(hashes, counts), n_rows=n_rows)
 
-    def merge(self, other: RowHashes) -> RowHashes:
-        """The sample of the rows of both."""
-        hashes, index = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
+    def merge(self, *others: RowHashes) -> RowHashes:
+        """The sample of the rows of all."""
+        parts = [part for part in (self, *others) if part.n_rows]
+        if len(parts) <= 1:
+            return parts[0] if parts else self
+        hashes, index = np.unique(np.concatenate([part.hashes for part in parts]),
+                                  return_inverse=True)
         counts = np.zeros(hashes.size, dtype=np.uint64)
-        np.add.at(counts, index, np.concatenate([self.counts, other.counts]))
-        return RowHashes(*_kept(hashes, counts), n_rows=self.n_rows + other.n_rows)
+        np.add.at(counts, index, np.concatenate([part.counts for part in parts]))
+        return RowHashes(*_kept(hashes, counts), n_rows=sum(part.n_rows for part in parts))
 
     @property
     def n_duplicates(self) -> int:
@@ -81,8 +86,7 @@ def _mixed(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     total = np.zeros(len(arrays[0]), dtype=np.uint64)
     for a in arrays:
         words = _words(a)
-        factors = np.random.default_rng(words.shape[1]).integers(
-            0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        factors = _factors(words.shape[1])
         slab = max(1, 2**15 // words.shape[1])
         for start in range(0, len(words), slab):
             part = words[start:start + slab].astype(np.uint64)
@@ -90,6 +94,13 @@ def _mixed(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
             total[start:start + slab] += mixed.sum(axis=1)
         total = (total ^ (total >> np.uint64(32))) * ODD
     return total ^ (total >> np.uint64(29))
+
+
+@lru_cache(maxsize=2)
+def _factors(n_words: int) -> np.ndarray:
+    """Odd factors (w,), the same in every process."""
+    drawn = np.random.default_rng(n_words).integers(0, 2**63, n_words, dtype=np.uint64)
+    return drawn * np.uint64(2) + np.uint64(1)
 
 
 def _kept(hashes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

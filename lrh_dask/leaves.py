@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -15,6 +16,7 @@ from lrh_dask.basis import Basis
 from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
+from lrh_dask.errors import BadPairs
 from lrh_dask.gathering import Gathering
 from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.pairs import Pairs
@@ -28,6 +30,8 @@ __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partia
 
 
 Read = TypeVar("Read")
+MERGED_AT_ONCE = 64
+"""Samples of hashes of so many slabs."""
 
 
 class Fold(Protocol):
@@ -56,10 +60,10 @@ def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial
     """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
     device = device_of_run(spec)
     q = None if basis is None else device.put(basis.q.astype(pairs.dtype, copy=False))
-    in_cache = q is not None and device is CPU  # a slab is gone over five times
+    in_cache = q is not None and device is CPU  # a slab is gone over six times
     return _fold(pairs, run, spec, "fit again" if spec.again else "fit",
                  max(64, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
-                 lambda: Gathering(q), lambda b: b, device)
+                 lambda: Gathering(q), lambda b: b, device, in_cache=in_cache)
 
 
 def merge_partials(*partials: Partial) -> Partial:
@@ -69,44 +73,64 @@ def merge_partials(*partials: Partial) -> Partial:
 
 
 def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
-          new: Callable[[], Fold], bucket_of: Callable[[int], int], device: Device) -> Partial:
-    """Read a run block by block and fold its rows, slab by slab, into one state a bucket."""
+          new: Callable[[], Fold], bucket_of: Callable[[int], int], device: Device, *,
+          in_cache: bool = False) -> Partial:
+    """Read a run and fold its rows, slab by slab, into one state a bucket."""
     folds: dict[int, Fold] = {}
-    stats = ReadStats()
+    stats, hashes = ReadStats(), [RowHashes()]
     hashed = stage != "basis" or spec.route is Route.whole_pairs
-
-    def add(block: Block) -> int:
-        """Count a block, slab by slab; how many of its rows have no weight."""
-        no_weight = 0
-        for start, stop, bucket in _slabs(block, run, slab_rows):
-            rows = _counted(block.rows(start, stop), spec)
-            no_weight += stop - start - len(rows.x)
-            if bucket_of(bucket) not in folds:
-                folds[bucket_of(bucket)] = new()
-            folds[bucket_of(bucket)].add(
-                device.put(rows.x), device.put(rows.y),
-                None if rows.weight is None else device.put(rows.weight),
-                (device.put(rows.x_squares), device.put(rows.y_squares)))
-        return no_weight
-
-    for block in read_ahead(pairs.read, run.blocks, pairs.blocks.n_ahead):
+    for slab, bucket in (_streamed if in_cache else _in_blocks)(pairs, run, slab_rows):
+        if hashed:
+            hashes.append(hashes_of(slab, spec.n_pairs))
+        rows = _counted(slab, spec)
         stats = stats.merge(ReadStats(
-            len(block.x), block.n_bytes, block.seconds,
-            _zero_rows(block.x, block.x_squares), _zero_rows(block.y, block.y_squares),
-            add(block), process.peak_bytes(),
-            hashes_of(block, spec.n_pairs) if hashed else RowHashes()))
-        del block  # before the next one is waited for
+            len(slab.x), slab.n_bytes, slab.seconds, _zero_rows(slab.x, slab.x_squares),
+            _zero_rows(slab.y, slab.y_squares), len(slab.x) - len(rows.x)))
+        if bucket_of(bucket) not in folds:
+            folds[bucket_of(bucket)] = new()
+        folds[bucket_of(bucket)].add(
+            device.put(rows.x), device.put(rows.y),
+            None if rows.weight is None else device.put(rows.weight),
+            (device.put(rows.x_squares), device.put(rows.y_squares)))
+        del slab, rows  # before the next ones are waited for
+        if len(hashes) > MERGED_AT_ONCE:
+            hashes = [RowHashes().merge(*hashes)]
+    stats = stats.merge(ReadStats(peak_worker_bytes=process.peak_bytes(),
+                                  hashes=RowHashes().merge(*hashes)))
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
 
 
-def _slabs(block: Block, run: Run, slab_rows: int) -> Iterator[tuple[int, int, int]]:
-    """First row, the one after the last, and bucket of the slabs of a block."""
-    for piece in run.pieces:
-        first, last = max(piece.start, block.start), min(piece.stop, block.start + len(block.x))
-        for start in range(first, last, slab_rows):
-            yield start, min(start + slab_rows, last), piece.bucket
+def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
+    """Slabs of a run, each with its bucket, from blocks that are read as a whole."""
+    for block in read_ahead(pairs.read, run.blocks, pairs.blocks.n_ahead):
+        for part in run.slabs(block.start, block.start + len(block.x), slab_rows):
+            yield block.rows(part.start, part.stop), part.bucket
+        del block  # before the next one is waited for
+
+
+def _streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
+    """The same, each read into the memory of the one before where the store allows."""
+    streams = pairs.streams()
+    if streams is None:
+        yield from _in_blocks(pairs, run, slab_rows)
+        return
+    with streams[0] as x_rows, streams[1] as y_rows:
+        for start, stop in run.blocks:
+            weights = pairs.read_weight(start, stop)
+            for part in run.slabs(start, stop, slab_rows):
+                begin = time.perf_counter()
+                x, y = (rows.read(part.start, part.stop) for rows in (x_rows, y_rows))
+                seconds = time.perf_counter() - begin
+                weight = None if weights is None else weights[part.start - start:part.stop - start]
+                try:
+                    slab = pairs.checked(part.start, x, y, weight, seconds)
+                except BadPairs:
+                    x_rows.check()  # the numbers of a damaged chunk are not the user's
+                    y_rows.check()
+                    raise
+                yield slab, part.bucket
 
 
 def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],

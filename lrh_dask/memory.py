@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lrh_dask.arrays import ALIGNED_COLUMNS
 from lrh_dask.gathering import CAST_ROWS, GATHERED_ROWS, fewest_rows
 from lrh_dask.row_gram import CAST_FEATURES
+from lrh_dask.shards import SAMPLE_BYTES
 from lrh_dask.tree import FAN_IN
 
 __all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES",
@@ -22,8 +23,8 @@ IDLE_BYTES = 120 * MIB
 RETAINED = 32 * MIB
 SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
-CACHED_BYTES = 8 * MIB
-"""The same where a slab is gone over more than once and had better stay in a processor's cache."""
+CACHED_BYTES = 4 * MIB
+"""The same where a slab is gone over again and again and had better stay in a processor's cache."""
 WAITING_BYTES = 4 * MIB
 """Smaller pieces wait for others before they are reduced."""
 LIFTED_BYTES = 12 * MIB
@@ -46,6 +47,7 @@ class Shape:
         held_bytes: what a worker may be holding besides (pairs sent from memory).
         weight_bytes: a chunk of weights (none: 0); rows are scaled by them, which takes a copy.
         decoded: what is stored is compressed, and takes memory of its own while it is decoded.
+        streamed: a slab can be read at once, where no block is needed.
     """
 
     n_pairs: int
@@ -61,6 +63,7 @@ class Shape:
     held_bytes: int = 0
     weight_bytes: int = 0
     decoded: bool = False
+    streamed: bool = False
 
     @property
     def whole(self) -> int:
@@ -70,7 +73,7 @@ class Shape:
     def over_all_features(self) -> int:
         """One pass over blocks of pairs; the basis is all of R^D."""
         k = self.n_features
-        return self._process(self._reading() + self._scaled() + max(
+        return self._process(self._reading(self.run_blocks) + self._scaled() + max(
             self._gathering(k), self._merge(2 * k + 1)), self._block() + self._solve(k, k))
 
     def in_basis(self, k: int, width: int) -> int:
@@ -89,11 +92,14 @@ class Shape:
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
         waiting = (2 if self.apart else 3) * WAITING_BYTES  # of a group or two, and put together
-        find = self._reading() + self._scaled() + max(cut, again) + 3 * reduced + waiting
-        merge = (FAN_IN + 2) * reduced + again
+        sampled_blocks = max(1, SAMPLE_BYTES // self._block())
+        held = (FAN_IN + 2) * reduced  # what waits to be merged
+        find = self._reading(sampled_blocks) + self._scaled() + max(cut, again) + held + waiting
+        merge = held + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
         q = d * width * (FLOAT64 + 2 * self.itemsize)
-        fit = self._reading() + q + 2 * CACHED_BYTES + self._gathering(width)
+        reading = self.weight_bytes if self.streamed else self._reading(self.run_blocks)
+        fit = reading + q + 2 * CACHED_BYTES + self._gathering(width)
         return self._process(max(find, merge, orthonormal, fit, q + self._merge(c)),
                              self._block() + q + self._solve(width, width))
 
@@ -102,7 +108,8 @@ class Shape:
         of_basis = FLOAT64 * self.n_features * basis
         choice = of_basis + self._solve(min(self.n_pairs, self.n_features), basis)
         held = self.whole + 2 * FLOAT64 * self.n_features * self.n_pairs
-        return self._process(self._reading() + 5 * self.whole, held + max(3 * of_basis, choice))
+        return self._process(self._reading(self.run_blocks) + 5 * self.whole,
+                             held + max(3 * of_basis, choice))
 
     def by_features(self, rank: int) -> int:
         """Products of all pairs summed over blocks of features; vectors made block by block."""
@@ -121,9 +128,9 @@ class Shape:
         tasks = max(self.threads * task, (self.threads - 1) * task + solve)
         return IDLE_BYTES + RETAINED + self.held_bytes + tasks
 
-    def _reading(self) -> int:
+    def _reading(self, run_blocks: int) -> int:
         """Blocks in use and ahead; chunks being put together or decoded, those of weights too."""
-        n_blocks = min(self.n_ahead, self.run_blocks - 1) + 1
+        n_blocks = min(self.n_ahead, run_blocks - 1) + 1
         arriving = self._block() if self.decoded else self._block() // 2
         return n_blocks * (self._block() + 2 * self.weight_bytes) + arriving
 

@@ -21,6 +21,7 @@ from lrh_dask.blocks import Block, Blocks, is_dask
 from lrh_dask.checks import check_array, check_rows, working_dtype
 from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.streaming import Stream, can_stream
 
 __all__ = ["Pairs", "slice_in_memory"]
 
@@ -176,10 +177,25 @@ class Pairs:
         """
         begin = time.perf_counter()
         x, y, *weights = self._read_arrays(start, stop, columns, out)
-        weight = weights[0] if weights else None
+        return self.checked(start, x, y, weights[0] if weights else None,
+                            time.perf_counter() - begin)
+
+    def streams(self) -> tuple[Stream, Stream] | None:
+        """Readers of x and of y a few rows at a time; None where that is no gain."""
+        if not (can_stream(self.x) and can_stream(self.y)):
+            return None
+        return (Stream(f"{self.name}/x", self.x, self._fill("x")),
+                Stream(f"{self.name}/y", self.y, self._fill("y")))
+
+    def checked(self, start: int, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None,
+                seconds: float) -> Block:
+        """Rows that were read in ``seconds``, the first of them row ``start`` of the store.
+
+        Raises:
+            BadPairs: a row is not finite.
+        """
         n_bytes = x.size * self.x.dtype.itemsize + y.size * self.y.dtype.itemsize + (
             0 if weight is None else weight.nbytes)
-        seconds = time.perf_counter() - begin
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
         x_squares, y_squares = row_squares(x), row_squares(y)
         for label, rows, squares in (("x", x, x_squares), ("y", y, y_squares)):

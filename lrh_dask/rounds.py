@@ -11,7 +11,7 @@ from lrh_dask.basis import WELL_BELOW, Outlook
 from lrh_dask.chunks import is_zarr
 from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
-from lrh_dask.shards import RUN_BYTES, Partition, gathered
+from lrh_dask.shards import SAMPLE_BYTES, Partition, gathered
 from lrh_dask.spec import HELD_OUT, Spec, group_of
 from lrh_dask.tasks import Missed, Short, Solved
 from lrh_dask.tree import ReadStats
@@ -174,7 +174,7 @@ class _Rounds:
             stop = len(self._blocks)
         blocks = self._blocks[self._n_seen:stop]
         # Rows in memory are handed over as one slice a task.
-        size = RUN_BYTES // 8 if is_zarr(self._pairs.x) else 0
+        size = SAMPLE_BYTES if is_zarr(self._pairs.x) else 0
         self._keys, known = self._stages.find_basis(
             gathered(blocks, self._pairs.row_bytes, run_bytes=size), self._spec, self._keys,
             complete=stop == len(self._blocks), spent=self._spent)

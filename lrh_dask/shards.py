@@ -8,7 +8,7 @@ store's shape alone, never on the cluster, so that any cluster gives the same bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
@@ -16,7 +16,9 @@ __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 N_BUCKETS = 20
 FEWEST_RUNS = 8
 RUN_BYTES = 256 * 2**20
-"""Tasks of about a second or more: the scheduler's share of a run stays small."""
+"""Tasks of a second or so: the scheduler's share of a run stays small."""
+SAMPLE_BYTES = 32 * 2**20
+"""Tasks that read a sample are more work a pair, and all workers are to have some."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class Run:
     def n_pairs(self) -> int:
         """Rows in this run."""
         return sum(piece.stop - piece.start for piece in self.pieces)
+
+    def slabs(self, start: int, stop: int, at_once: int) -> Iterator[Piece]:
+        """Rows ``start`` to ``stop``, at most so many at once, in one bucket each."""
+        for piece in self.pieces:
+            last = min(piece.stop, stop)
+            for first in range(max(piece.start, start), last, at_once):
+                yield Piece(first, min(first + at_once, last), piece.bucket)
 
 
 @dataclass(frozen=True)

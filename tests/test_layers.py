@@ -12,7 +12,7 @@ LAYERS = [
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty", "grid"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
     {"fitting", "units"}, {"hessian"},
-    {"chunks", "checks"}, {"blocks"}, {"pairs", "config"}, {"opening", "writing"},
+    {"chunks", "checks"}, {"blocks", "streaming"}, {"pairs", "config"}, {"opening", "writing"},
     {"results", "inspection"},
     {"shards", "tree"}, {"memory"}, {"budget"},
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
