@@ -8,9 +8,9 @@ many, only those are hashed whose key, a cheap hash of the same row, is small.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 __all__ = ["KEPT", "RowHashes"]
 
@@ -45,14 +45,13 @@ class RowHashes:
         Args:
             keys: (m,) float64 each, such as lengths of rows: equal for equal rows.
             share: about this share of the rows is hashed, chosen by their keys.
-        Cost: one pass over the rows that are hashed, in cache-sized slabs.
+        Cost: one pass over the rows that are hashed (XXH3, Collet 2019).
         """
-        n_rows = len(arrays[0])
+        rows = np.arange(len(arrays[0]))
         if share < 1.0:
-            small = _mixed(keys) < np.uint64(share * 2.0**64)
-            arrays = tuple(a[small] for a in arrays)
-        hashes, counts = np.unique(_mixed(arrays), return_counts=True)
-        return RowHashes(*_kept(hashes, counts), n_rows=n_rows)
+            rows = np.flatnonzero(_mixed(keys) < np.uint64(share * 2.0**64))
+        hashes, counts = np.unique(_hashed(arrays, rows), return_counts=True)
+        return RowHashes(*_kept(hashes, counts), n_rows=len(arrays[0]))
 
     def merge(self, *others: RowHashes) -> RowHashes:
         """The sample of the rows of all."""
@@ -81,35 +80,23 @@ class RowHashes:
         return 200 + self.hashes.nbytes + self.counts.nbytes
 
 
-def _mixed(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
-    """A hash (m,) of the rows of arrays (m, ...) side by side."""
-    total = np.zeros(len(arrays[0]), dtype=np.uint64)
-    for a in arrays:
-        words = _words(a)
-        factors = _factors(words.shape[1])
-        slab = max(1, 2**15 // words.shape[1])
-        for start in range(0, len(words), slab):
-            part = words[start:start + slab].astype(np.uint64)
-            mixed = (part ^ (part >> np.uint64(29))) * factors
-            total[start:start + slab] += mixed.sum(axis=1)
-        total = (total ^ (total >> np.uint64(32))) * ODD
-    return total ^ (total >> np.uint64(29))
+def _mixed(keys: tuple[np.ndarray, ...]) -> np.ndarray:
+    """A cheap hash (m,) of keys (m,) float64 each."""
+    total = np.zeros(len(keys[0]), dtype=np.uint64)
+    for key in keys:
+        total = (total ^ key.view(np.uint64)) * ODD
+        total ^= total >> np.uint64(32)
+    return total * ODD
 
 
-@lru_cache(maxsize=2)
-def _factors(n_words: int) -> np.ndarray:
-    """Odd factors (w,), the same in every process."""
-    drawn = np.random.default_rng(n_words).integers(0, 2**63, n_words, dtype=np.uint64)
-    return drawn * np.uint64(2) + np.uint64(1)
+def _hashed(arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> np.ndarray:
+    """Hashes (k,) of the bits of some rows (k,) of arrays (m, ...) side by side."""
+    hashes = [0] * len(rows)
+    for a in map(np.ascontiguousarray, arrays):
+        hashes = [xxh3_64_intdigest(a[row], seed)
+                  for row, seed in zip(rows.tolist(), hashes, strict=True)]
+    return np.array(hashes, dtype=np.uint64)
 
 
 def _kept(hashes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return hashes[:KEPT], counts[:KEPT].astype(np.uint64)
-
-
-def _words(a: np.ndarray) -> np.ndarray:
-    """The bits of rows (m, ...) as unsigned integers (m, w)."""
-    rows = np.ascontiguousarray(a).reshape(len(a), int(np.prod(a.shape[1:])))
-    n_bytes = rows.shape[1] * rows.itemsize
-    return rows.view(np.uint64 if n_bytes % 8 == 0 else
-                     np.uint32 if n_bytes % 4 == 0 else np.uint8)
