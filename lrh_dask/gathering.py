@@ -88,7 +88,7 @@ class Gathering:
         n_waiting = sum(part[0].shape[0] for part in self._waiting) + x.shape[0]
         enough = n_waiting >= max(GATHERED_ROWS, fewest_rows(self._n_columns(x)))
         if self._basis is not None:
-            q = xp.astype(self._basis, x.dtype)
+            q = xp.astype(self._basis, x.dtype, copy=False)
             x, y = (x @ q)[:, :self._n_basis], (y @ q)[:, :self._n_basis]
         elif not enough:  # the block may go meanwhile
             x, y = xp.asarray(x, copy=True), xp.asarray(y, copy=True)

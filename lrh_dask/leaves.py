@@ -26,7 +26,7 @@ from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
 
 __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead",
-           "weights_of"]
+           "streamed", "weights_of"]
 
 
 Read = TypeVar("Read")
@@ -79,7 +79,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     folds: dict[int, Fold] = {}
     stats, hashes = ReadStats(), [RowHashes()]
     hashed = stage != "basis" or spec.route is Route.whole_pairs
-    for slab, bucket in (_streamed if in_cache else _in_blocks)(pairs, run, slab_rows):
+    for slab, bucket in (streamed if in_cache else _in_blocks)(pairs, run, slab_rows):
         if hashed:
             hashes.append(hashes_of(slab, spec.n_pairs))
         rows = _counted(slab, spec)
@@ -110,7 +110,7 @@ def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, 
         del block  # before the next one is waited for
 
 
-def _streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
+def streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
     """The same, each read into the memory of the one before where the store allows."""
     streams = pairs.streams()
     if streams is None:

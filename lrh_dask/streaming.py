@@ -34,6 +34,13 @@ def can_stream(array: Any) -> bool:
                 and int(np.prod(array.chunks)) * array.dtype.itemsize >= LEAST_CHUNK_BYTES)
 
 
+def _from_a_page_on(n_bytes: int) -> np.ndarray:
+    """Memory that begins with a page, which is copied to faster."""
+    room = np.empty(n_bytes + mmap.PAGESIZE, np.uint8)
+    first = -room.ctypes.data % mmap.PAGESIZE
+    return room[first:first + n_bytes]
+
+
 class Stream:
     """Rows of an array, each chunk being checked when its last row was read.
 
@@ -63,8 +70,8 @@ class Stream:
         """
         shape = (stop - start, self._n_columns)
         n_bytes = shape[0] * shape[1] * self._dtype.itemsize
-        if self._buffer.nbytes < n_bytes:  # of whole pages, which are copied to faster
-            self._buffer = np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8)
+        if self._buffer.nbytes < n_bytes:
+            self._buffer = _from_a_page_on(n_bytes)
         rows = self._buffer[:n_bytes].view(self._dtype).reshape(shape)
         row = start
         while row < stop:

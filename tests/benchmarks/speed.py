@@ -29,15 +29,17 @@ import numpy as np
 import zarr
 
 from lrh_dask import fit, open_pairs, rivals
-from lrh_dask.arrays import row_squares
 from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
+from lrh_dask.blocks import Block
 from lrh_dask.cluster import connect
 from lrh_dask.config import ClusterSettings
 from lrh_dask.gathering import Gathering
-from lrh_dask.leaves import hashes_of, read_ahead
+from lrh_dask.leaves import hashes_of, streamed
+from lrh_dask.memory import CACHED_BYTES
+from lrh_dask.pairs import Pairs
 from lrh_dask.pipeline import price
 from lrh_dask.process import peak_bytes
-from lrh_dask.shards import Run
+from lrh_dask.shards import Piece, Run
 from lrh_dask.synthetic import Known, write_known
 from lrh_dask.writing import pairs_group
 
@@ -86,20 +88,27 @@ def floor_and_ours(path: str, client: Any, **settings: Any) -> dict[str, Callabl
             OURS: lambda: fit(open_pairs(path), **settings).eigenvalues}
 
 
-AHEAD = "read as lrh does, and summed"
+STREAMED = "read as lrh does, and summed"
 
 
-def read_ahead_floor(path: str, client: Any) -> float:
-    """The lowest floor: chunks used where they lie, one block ahead, and nothing but a sum."""
+def streamed_floor(path: str, client: Any) -> float:
+    """The lowest floor: slabs read as a run reads them, and nothing but a sum."""
     _, split = price(open_pairs(path), rank=None, method="symmetric")
-    return float(sum(client.gather(client.map(_sum_ahead, split.runs, store=path, pure=False))))
+    return float(sum(client.gather(client.map(_sum_slabs, split.runs, store=path, pure=False))))
 
 
-def _sum_ahead(run: Run, store: str) -> float:
-    pairs = open_pairs(store)
-    found = read_ahead(lambda a, b: [pairs._rows(name, getattr(pairs, name), a, b)
-                                     for name in ("x", "y")], run.blocks, 1)
-    return sum(float(array.sum()) for arrays in found for array in arrays)
+def _sum_slabs(run: Run, store: str) -> float:
+    return sum(float(x.sum()) + float(y.sum()) for x, y in slabs_read(open_pairs(store), run))
+
+
+def slabs_read(pairs: Pairs, run: Run) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """x and y of a run slab by slab, with their checksums and no other check."""
+    streams = pairs.streams()
+    assert streams is not None
+    with streams[0] as x_rows, streams[1] as y_rows:
+        for block in run.blocks:
+            for part in run.slabs(*block, CACHED_BYTES // pairs.row_bytes):
+                yield x_rows.read(part.start, part.stop), y_rows.read(part.start, part.stop)
 
 
 def started_from_the_shell(folder: Path) -> float:
@@ -120,7 +129,7 @@ def job(folder: Path) -> dict[str, Any]:
     started = float(np.median([started_from_the_shell(folder) for _ in range(ROUNDS)]))
     with cluster() as client:
         what = programs(path, RANK, client)
-        rows = in_turn({FLOOR: what.pop(FLOOR), AHEAD: lambda: read_ahead_floor(path, client),
+        rows = in_turn({FLOOR: what.pop(FLOOR), STREAMED: lambda: streamed_floor(path, client),
                         **what}, 1024)
         last = fit(open_pairs(path)).provenance
     return {"rows": rows, "start_seconds": started, "stages": last["seconds"],
@@ -132,7 +141,7 @@ def cold(folder: Path) -> dict[str, Any]:
     path = store(folder, 1_000_000, 1024)
     with cluster() as client:
         what = floor_and_ours(path, client)
-        what[AHEAD] = lambda: read_ahead_floor(path, client)
+        what[STREAMED] = lambda: streamed_floor(path, client)
         return {"rows": in_turn(what, 1024, before=lambda: drop_pages(path))}
 
 
@@ -384,34 +393,42 @@ def _sum_columns(path: str, start: int, stop: int) -> float:
 
 
 def parts(folder: Path) -> dict[str, Any]:
-    """Where the time of a leaf goes: a block of 4,096 pairs (32 MiB), one thread, 30 columns"""
+    """Where the time of a leaf goes: a block of 4,096 pairs (32 MiB), one thread, 30 columns
+
+    Every line does what those above it do, and more, slab by slab; *more* is by how much.
+    """
     pairs = open_pairs(store(folder, 1_000_000, 1024))
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((1024, 30)))[0].astype("f4")
-    block = pairs.read(0, 4096)
-    x, y = block.x, block.y
+    padded = np.concatenate([q, np.zeros((1024, 2), "f4")], axis=1)
+    run = Run(0, ((0, 4096),), (Piece(0, 4096, 0),))
+    group, rows = rivals.open_group(pairs.name), CACHED_BYTES // pairs.row_bytes
+
+    def checked(*more: Callable[[Block], Any]) -> None:
+        for slab, _ in streamed(pairs, run, rows):
+            for step in more:
+                step(slab)
 
     def gathered() -> None:
         gathering = Gathering(q)
-        for start in range(0, 4096, 1024):
-            part = slice(start, start + 1024)
-            gathering.add(x[part], y[part], None, (block.x_squares[part], block.y_squares[part]))
+        checked(hashed, lambda slab: gathering.add(
+            slab.x, slab.y, None, (slab.x_squares, slab.y_squares)))
         gathering.state()
 
-    group = rivals.open_group(pairs.name)
+    def hashed(slab: Block) -> None:
+        hashes_of(slab, 1_000_000)
+
     steps = {
         "Zarr reads x and y, and sums them (the floor)": lambda: [
             float(np.asarray(group[name][0:4096]).sum()) for name in ("x", "y")],
-        "read x and y, squared lengths, checks": lambda: pairs.read(0, 4096),
-        "- of it squared lengths (finite? zero?)": lambda: (row_squares(x), row_squares(y)),
-        "hashes of a sample of rows": lambda: hashes_of(block, 1_000_000),
-        "gather: all of what follows": gathered,
-        "- projections xQ and yQ": lambda: [
-            a[s:s + 1024] @ q for a in (x, y) for s in range(0, 4096, 1024)],
-        "- sums of x and y": lambda: [np.ones(4096, "f4") @ a for a in (x, y)],
+        "slabs of 4 MiB are read, with checksums": lambda: sum(1 for _ in slabs_read(pairs, run)),
+        "- squared lengths, checks": checked,
+        "- hashes of a sample of rows": lambda: checked(hashed),
+        "- projections xQ and yQ": lambda: checked(
+            hashed, lambda slab: (slab.x @ padded, slab.y @ padded)),
+        "- sums of x and y, products in float64: all": gathered,
     }
     from threadpoolctl import threadpool_limits
 
-    rows = []
     with threadpool_limits(1):
         times: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(15):
@@ -419,8 +436,10 @@ def parts(folder: Path) -> dict[str, Any]:
                 begin = time.perf_counter()
                 step()
                 times[name].append(1000 * (time.perf_counter() - begin))
-    rows = [{"step": name, "ms": float(np.median(ms))} for name, ms in times.items()]
-    return {"rows": rows}
+    ms = {name: float(np.median(found)) for name, found in times.items()}
+    more = ["", "", *np.diff(list(ms.values()))[1:]]
+    return {"rows": [{"step": name, "ms": ms[name], "more": extra}
+                     for name, extra in zip(steps, more, strict=True)]}
 
 
 SECTIONS = {f.__name__: f for f in (job, cold, small_d, other_data, memory, growth, small_chunks,
