@@ -1,4 +1,4 @@
-"""Blocks: how much of the pairs a task reads at once, and what it holds then."""
+"""Blocks: how much of the pairs a task reads at once (where it does not stream), and holds."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Zarr reads a chunk that is not there as fill values, without a word: also when a
 moved away. Plain chunks (no compression, at most a checksum) are therefore asked for one by one:
 one that is not there is found out by the very request that would have read it, and one that is
 there is used where it lies, without another copy. Other chunks are read by Zarr, and looked for
-afterwards.
+afterwards. (:mod:`lrh_dask.streaming` reads plain chunks of local files a few rows at a time.)
 """
 
 from __future__ import annotations

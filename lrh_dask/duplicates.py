@@ -92,7 +92,9 @@ def _mixed(keys: tuple[np.ndarray, ...]) -> np.ndarray:
 def _hashed(arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> np.ndarray:
     """Hashes (k,) of the bits of some rows (k,) of arrays (m, ...) side by side."""
     hashes = [0] * len(rows)
-    for a in map(np.ascontiguousarray, arrays):
+    for a in arrays:
+        if not a[:1].flags.c_contiguous:
+            a = np.ascontiguousarray(a)
         hashes = [xxh3_64_intdigest(a[row], seed)
                   for row, seed in zip(rows.tolist(), hashes, strict=True)]
     return np.array(hashes, dtype=np.uint64)

@@ -11,14 +11,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from lrh_dask import process, progress
-from lrh_dask.arrays import CPU, Array, Device, pick_device
+from lrh_dask.arrays import Array, Device, pick_device
 from lrh_dask.basis import Basis
 from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.errors import BadPairs
 from lrh_dask.gathering import Gathering
-from lrh_dask.memory import CACHED_BYTES, SLAB_BYTES, WAITING_BYTES
+from lrh_dask.memory import CACHED_BYTES, LEAST_ROWS, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import EXACT_ROWS, Reducing
 from lrh_dask.shards import Run
@@ -30,6 +30,8 @@ __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partia
 
 
 Read = TypeVar("Read")
+Slabs = Callable[[Pairs, Run, int], Iterator[tuple[Block, int]]]
+"""Reads a run in slabs of at most so many rows, each with its bucket."""
 MERGED_AT_ONCE = 64
 """Samples of hashes of so many slabs."""
 
@@ -53,17 +55,18 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     at_once = min(WAITING_BYTES // pairs.row_bytes, EXACT_ROWS * max_rank)
     return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
                  lambda: Reducing(max_rank, at_once),
-                 (lambda b: b) if whole else group_of, device)
+                 (lambda b: b) if whole else group_of, device, _in_blocks)
 
 
 def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
     """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
     device = device_of_run(spec)
     q = None if basis is None else device.put(basis.q.astype(pairs.dtype, copy=False))
-    in_cache = q is not None and device is CPU  # a slab is gone over six times
+    in_cache = q is not None  # a slab is gone over six times
     return _fold(pairs, run, spec, "fit again" if spec.again else "fit",
-                 max(64, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
-                 lambda: Gathering(q), lambda b: b, device, in_cache=in_cache)
+                 max(LEAST_ROWS, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
+                 lambda: Gathering(q), lambda b: b, device,
+                 streamed if in_cache and pairs.can_stream else _in_blocks)
 
 
 def merge_partials(*partials: Partial) -> Partial:
@@ -73,13 +76,13 @@ def merge_partials(*partials: Partial) -> Partial:
 
 
 def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
-          new: Callable[[], Fold], bucket_of: Callable[[int], int], device: Device, *,
-          in_cache: bool = False) -> Partial:
+          new: Callable[[], Fold], bucket_of: Callable[[int], int], device: Device,
+          slabs: Slabs) -> Partial:
     """Read a run and fold its rows, slab by slab, into one state a bucket."""
     folds: dict[int, Fold] = {}
     stats, hashes = ReadStats(), [RowHashes()]
     hashed = stage != "basis" or spec.route is Route.whole_pairs
-    for slab, bucket in (streamed if in_cache else _in_blocks)(pairs, run, slab_rows):
+    for slab, bucket in slabs(pairs, run, slab_rows):
         if hashed:
             hashes.append(hashes_of(slab, spec.n_pairs))
         rows = _counted(slab, spec)
@@ -111,16 +114,13 @@ def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, 
 
 
 def streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
-    """The same, each read into the memory of the one before where the store allows."""
-    streams = pairs.streams()
-    if streams is None:
-        yield from _in_blocks(pairs, run, slab_rows)
-        return
-    with streams[0] as x_rows, streams[1] as y_rows:
+    """The same, each read into the memory of the one before, from pairs that can stream."""
+    x_stream, y_stream = pairs.streams()
+    with x_stream as x_rows, y_stream as y_rows:
         for start, stop in run.blocks:
+            begin = time.perf_counter()
             weights = pairs.read_weight(start, stop)
             for part in run.slabs(start, stop, slab_rows):
-                begin = time.perf_counter()
                 x, y = (rows.read(part.start, part.stop) for rows in (x_rows, y_rows))
                 seconds = time.perf_counter() - begin
                 weight = None if weights is None else weights[part.start - start:part.stop - start]
@@ -131,6 +131,7 @@ def streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, in
                     y_rows.check()
                     raise
                 yield slab, part.bucket
+                begin = time.perf_counter()
 
 
 def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],

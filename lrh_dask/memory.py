@@ -14,7 +14,7 @@ from lrh_dask.row_gram import CAST_FEATURES
 from lrh_dask.shards import SAMPLE_BYTES
 from lrh_dask.tree import FAN_IN
 
-__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LIFTED_BYTES", "MIB", "SLAB_BYTES",
+__all__ = ["AHEAD_OF_FETCHING", "CACHED_BYTES", "LEAST_ROWS", "LIFTED_BYTES", "MIB", "SLAB_BYTES",
            "WAITING_BYTES", "Shape"]
 
 MIB = 2**20
@@ -25,6 +25,8 @@ SLAB_BYTES = 32 * MIB
 """Rows are computed on in slabs of about this size, x and y together, whatever the block."""
 CACHED_BYTES = 4 * MIB
 """The same where a slab is gone over again and again and had better stay in a processor's cache."""
+LEAST_ROWS = 64
+"""... but of so many rows at least."""
 WAITING_BYTES = 4 * MIB
 """Smaller pieces wait for others before they are reduced."""
 LIFTED_BYTES = 12 * MIB
@@ -98,8 +100,10 @@ class Shape:
         merge = held + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
         q = d * width * (FLOAT64 + 2 * self.itemsize)
-        reading = self.weight_bytes if self.streamed else self._reading(self.run_blocks)
-        fit = reading + q + 2 * CACHED_BYTES + self._gathering(width)
+        slab = min(max(CACHED_BYTES, LEAST_ROWS * 2 * d * self.itemsize), self._block())
+        reading = slab + 2 * self.weight_bytes if self.streamed else self._reading(self.run_blocks)
+        scaled = 2 * slab if self.weight_bytes else 0  # those of some weight, and times its root
+        fit = reading + q + scaled + self._gathering(width)
         return self._process(max(find, merge, orthonormal, fit, q + self._merge(c)),
                              self._block() + q + self._solve(width, width))
 

@@ -180,10 +180,13 @@ class Pairs:
         return self.checked(start, x, y, weights[0] if weights else None,
                             time.perf_counter() - begin)
 
-    def streams(self) -> tuple[Stream, Stream] | None:
-        """Readers of x and of y a few rows at a time; None where that is no gain."""
-        if not (can_stream(self.x) and can_stream(self.y)):
-            return None
+    @property
+    def can_stream(self) -> bool:
+        """Whether rows can be read a few at a time, at no more cost than all at once."""
+        return can_stream(self.x) and can_stream(self.y)
+
+    def streams(self) -> tuple[Stream, Stream]:
+        """Readers of x and of y a few rows at a time."""
         return (Stream(f"{self.name}/x", self.x, self._fill("x")),
                 Stream(f"{self.name}/y", self.y, self._fill("y")))
 

@@ -7,6 +7,7 @@ stay in the processor's cache meanwhile. The operating system reads ahead of who
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from pathlib import Path
@@ -22,23 +23,19 @@ __all__ = ["Stream", "can_stream"]
 
 LEAST_CHUNK_BYTES = 2**20
 """Smaller chunks are read as a whole, several at once."""
-SKIPPED_ROWS = 64
+SKIPPED_BYTES = 2**20
+"""So much at once is read of what is only in a checksum."""
 
 
 def can_stream(array: Any) -> bool:
     """Whether an array (n, D) is stored as plain chunks of whole rows in local files."""
+    if not is_zarr(array):
+        return False
     from zarr.storage import LocalStore
 
-    return bool(is_zarr(array) and isinstance(array.store, LocalStore) and is_plain(array)
+    return bool(isinstance(array.store, LocalStore) and is_plain(array)
                 and array.chunks[1] >= array.shape[1]
                 and int(np.prod(array.chunks)) * array.dtype.itemsize >= LEAST_CHUNK_BYTES)
-
-
-def _from_a_page_on(n_bytes: int) -> np.ndarray:
-    """Memory that begins with a page, which is copied to faster."""
-    room = np.empty(n_bytes + mmap.PAGESIZE, np.uint8)
-    first = -room.ctypes.data % mmap.PAGESIZE
-    return room[first:first + n_bytes]
 
 
 class Stream:
@@ -57,37 +54,11 @@ class Stream:
         self._name, self._array, self._fill = name, array, fill
         self._chunk_rows, self._n_columns = array.chunks
         self._dtype = chunk_dtype(array)
+        self._row_bytes = self._n_columns * self._dtype.itemsize
         self._checksummed = len(array.metadata.codecs) > 1
         self._buffer = np.empty(0, np.uint8)
-        self._file: Any = None               # of the chunk that is read:
-        self._chunk = self._row = self._checksum = 0  # next row in it, checksum so far
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop`` (m, D), which the next call writes over.
-
-        Raises:
-            BadPairs: a chunk is missing or damaged (see :func:`lrh_dask.chunks.read_rows`).
-        """
-        shape = (stop - start, self._n_columns)
-        n_bytes = shape[0] * shape[1] * self._dtype.itemsize
-        if self._buffer.nbytes < n_bytes:
-            self._buffer = _from_a_page_on(n_bytes)
-        rows = self._buffer[:n_bytes].view(self._dtype).reshape(shape)
-        row = start
-        while row < stop:
-            chunk = row // self._chunk_rows
-            end = min(stop, (chunk + 1) * self._chunk_rows)
-            if self._file is None or chunk != self._chunk or row < self._row:
-                self.check()
-                self._begin(chunk)
-            if self._file is None:  # no such file: an error, or nothing but fill
-                rows[row - start:end - start, :self._array.shape[1]] = read_rows(
-                    self._name, self._array, row, end, self._fill)
-            else:
-                self._skip_to(row)
-                self._take(rows[row - start:end - start])
-            row = end
-        return rows[:, :self._array.shape[1]]
+        self._file: Any = None  # of the chunk that is read, how far it is read, and the checksum
+        self._chunk = self._at = self._checksum = 0
 
     def __enter__(self) -> Self:
         return self
@@ -95,8 +66,35 @@ class Stream:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.check()
-        elif self._file is not None:
-            self._file.close()
+        self._close()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` (m, D), which the next call writes over.
+
+        Raises:
+            BadPairs: a chunk is missing or damaged (see :func:`lrh_dask.chunks.read_rows`).
+        """
+        n_bytes = (stop - start) * self._row_bytes
+        if self._buffer.nbytes < n_bytes:
+            self._buffer = _from_a_page_on(n_bytes)
+        content = self._buffer[:n_bytes]
+        rows = content.view(self._dtype).reshape(stop - start, -1)[:, :self._array.shape[1]]
+        row = start
+        while row < stop:
+            chunk = row // self._chunk_rows
+            end = min(stop, (chunk + 1) * self._chunk_rows)
+            before = (row - chunk * self._chunk_rows) * self._row_bytes
+            if self._file is None or chunk != self._chunk or before < self._at:
+                self.check()
+                self._begin(chunk)
+            if self._file is None:  # no such file: an error, or nothing but fill
+                rows[row - start:end - start] = read_rows(
+                    self._name, self._array, row, end, self._fill)
+            else:
+                self._skip_to(before)
+                self._take(content[(row - start) * self._row_bytes:(end - start) * self._row_bytes])
+            row = end
+        return rows
 
     def check(self) -> None:
         """Read to the end of the chunk that was read last, and check it.
@@ -106,54 +104,70 @@ class Stream:
         """
         if self._file is None:
             return
-        self._skip_to((self._chunk + 1) * self._chunk_rows)
-        ending = self._file.read(CHECKSUM_BYTES + 1)
-        self._file.close()
-        self._file = None
-        if ending != (self._checksum.to_bytes(CHECKSUM_BYTES, "little") if self._checksummed
-                      else b""):
+        self._skip_to(self._chunk_rows * self._row_bytes)
+        ending = np.empty(CHECKSUM_BYTES + 1, np.uint8)
+        due = self._checksum.to_bytes(CHECKSUM_BYTES, "little") if self._checksummed else b""
+        if ending[:self._read(ending)].tobytes() != due:
             self._refuse()
+        self._close()
 
     def _begin(self, chunk: int) -> None:
         """Open the file of a chunk, if there is one."""
         key = self._array.metadata.encode_chunk_key((chunk, 0))
-        self._chunk, self._row, self._checksum = chunk, chunk * self._chunk_rows, 0
-        try:
+        self._chunk, self._at, self._checksum = chunk, 0, 0
+        with contextlib.suppress(OSError):  # what is the matter is found by who reads as Zarr does
             self._file = Path(self._array.store.root, self._array.path, key).open("rb", 0)
-        except OSError:  # what is the matter is found out by who reads it as Zarr does
-            return
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
-    def _skip_to(self, row: int) -> None:
-        """Rows that nobody has asked for are in the checksum, too."""
-        while self._row < row:
-            n_rows = min(row - self._row, SKIPPED_ROWS)
-            self._take(np.empty((n_rows, self._n_columns), self._dtype))
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def _take(self, rows: np.ndarray) -> None:
-        """The next rows of the file."""
-        content, n_bytes = rows.reshape(-1).view(np.uint8).data, 0
-        while n_bytes < len(content):
-            try:
-                got = self._file.readinto(content[n_bytes:])
-            except OSError:
-                got = 0
-            if not got:
-                self._refuse()
-            n_bytes += got
+    def _skip_to(self, n_bytes: int) -> None:
+        """What nobody has asked for is in the checksum, too."""
+        while self._at < n_bytes:
+            self._take(np.empty(min(n_bytes - self._at, SKIPPED_BYTES), np.uint8))
+
+    def _take(self, content: np.ndarray) -> None:
+        """The next bytes of the chunk."""
+        if self._read(content) < content.nbytes:
+            self._refuse()
         if self._checksummed:
-            self._checksum = crc32c(content, self._checksum)
-        self._row += len(rows)
+            self._checksum = crc32c(content.data, self._checksum)
+        self._at += content.nbytes
 
-    def _refuse(self) -> NoReturn:
+    def _read(self, content: np.ndarray) -> int:
+        """How many of the next bytes of the file there are."""
+        n_bytes = 0
+        while n_bytes < content.nbytes:
+            try:
+                got = self._file.readinto(content.data[n_bytes:])
+            except OSError as error:
+                self._refuse(error)
+            if not got:
+                break
+            n_bytes += got
+        return n_bytes
+
+    def _refuse(self, error: OSError | None = None) -> NoReturn:
         """Say what is wrong with the chunk, as who reads all of it finds it."""
+        self._close()
         first = self._chunk * self._chunk_rows
         last = min(first + self._chunk_rows, self._array.shape[0])
         read_rows(self._name, self._array, first, last, self._fill)
         raise BadPairs(explain(
             f"read rows {first}-{last - 1} of {self._name}",
-            expected="a store that stays as it is while it is read",
-            got="a chunk that was written meanwhile",
-            consequence="Rows were counted that are not there any more, so no result was written",
-            fix="Run again when nothing writes to the store"))
+            expected="a store that can be read, and stays as it is meanwhile",
+            got=f"{error}, and a moment later no error" if error else
+                "a chunk that was written meanwhile",
+            consequence="Some of its rows were counted, or none, so no result was written",
+            fix="Run again when nothing writes to the store and its disk answers")) from error
+
+
+def _from_a_page_on(n_bytes: int) -> np.ndarray:
+    """Memory that begins with a page, which is copied to faster."""
+    room = np.empty(n_bytes + mmap.PAGESIZE, np.uint8)
+    first = -room.ctypes.data % mmap.PAGESIZE
+    return room[first:first + n_bytes]

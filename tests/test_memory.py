@@ -25,6 +25,7 @@ SHAPES = {  # n, D, what else; the route that it takes
     "all_features, a dead feature": (48_000, 384, {}, {}),
     "fitted_basis, all pairs": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
+    "fitted_basis, weighted": (160_000, 512, {}, {"basis": 100}),
     "fitted_basis, compressed": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, two threads": (160_000, 512, {}, {"basis": 100}),
     "whole_pairs": (200, 60_000, {}, {}),

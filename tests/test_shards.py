@@ -44,3 +44,15 @@ def test_a_large_store_has_runs_of_one_bucket_each():
     split = partition(1_000_000, 4096, 8192)
     assert all(len(run.pieces) == 1 for run in split.runs)
     assert len(split.runs) % N_BUCKETS == 0
+
+
+@given(**SHAPES, at_once=st.integers(1, 300))
+def test_slabs_of_the_blocks_of_a_run_are_its_rows_in_parts_of_its_pieces(
+        n_pairs, chunk_rows, row_bytes, at_once):
+    for run in partition(n_pairs, chunk_rows, row_bytes).runs:
+        slabs = [slab for block in run.blocks for slab in run.slabs(*block, at_once)]
+        buckets = {row: p.bucket for p in run.pieces for row in range(p.start, p.stop)}
+        assert [row for s in slabs for row in range(s.start, s.stop)] == list(buckets)
+        for slab in slabs:
+            assert 0 < slab.stop - slab.start <= at_once
+            assert {buckets[row] for row in range(slab.start, slab.stop)} == {slab.bucket}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,9 @@ from zarr.codecs import Crc32cCodec
 from lrh_dask import BadPairs, Pairs, fit, open_pairs
 from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
+from lrh_dask.chunks import read_rows
 from lrh_dask.leaves import fit_leaf
+from lrh_dask.memory import CACHED_BYTES
 from lrh_dask.pipeline import price
 from lrh_dask.spec import Spec
 from lrh_dask.streaming import Stream, can_stream
@@ -96,12 +99,40 @@ def test_a_flipped_bit_is_found_in_any_chunk_and_its_checksum(tmp_path, chunk, a
 
 @pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.parametrize("n_bytes", [0, 100, 399, 403, 500])
-def test_a_chunk_of_another_length_is_refused(tmp_path, checksums, n_bytes):
+@pytest.mark.parametrize(("chunk", "rows"), [(2, "20-29"), (N // CHUNK_ROWS, "50-56")])
+def test_a_chunk_of_another_length_is_refused(tmp_path, checksums, n_bytes, chunk, rows):
     array = array_of(tmp_path / "a", checksums=checksums)
-    chunk = chunk_of(array, 2)
-    chunk.write_bytes((2 * chunk.read_bytes())[:n_bytes])
-    with pytest.raises(BadPairs, match=r"rows 20-29 of rows: expected chunks that can be decoded"):
+    path = chunk_of(array, chunk)
+    path.write_bytes((2 * path.read_bytes())[:n_bytes])
+    with pytest.raises(BadPairs, match=f"rows {rows} of rows: expected chunks that can be decoded"):
         read_all(array)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+def test_what_the_system_says_of_a_file_is_told(tmp_path):
+    array = array_of(tmp_path / "a")
+    chunk_of(array, 2).unlink()
+    chunk_of(array, 2).symlink_to("/proc/self/mem")  # opens, and has no first page
+    with pytest.raises(BadPairs, match=r"rows 20-29 of rows: .*\[Errno 5\]"):
+        read_all(array)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+def test_an_error_that_has_gone_by_the_second_look_is_told_too(tmp_path, monkeypatch):
+    array = array_of(tmp_path / "a")
+    path, content = chunk_of(array, 2), chunk_of(array, 2).read_bytes()
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+    def mended(*args):
+        path.unlink()
+        path.write_bytes(content)
+        return read_rows(*args)
+
+    monkeypatch.setattr("lrh_dask.streaming.read_rows", mended)
+    with pytest.raises(BadPairs, match=r"\[Errno 5\].* a moment later no error") as caught:
+        read_all(array)
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_a_chunk_that_was_written_while_it_was_read_is_refused(tmp_path):
@@ -123,21 +154,31 @@ def store(tmp_path):
     return write_known(tmp_path / "a.zarr", 12_000, Known.indefinite(600, 4), chunks=(700, 600))
 
 
-def test_a_run_from_files_gives_the_bits_of_one_from_blocks(store, monkeypatch):
+@pytest.mark.parametrize("at_once", [CACHED_BYTES, 100 * 2 * 600 * 4])
+def test_a_run_from_files_gives_the_bits_of_one_from_blocks(store, monkeypatch, at_once):
+    """Slabs of pieces as a whole (up to 300 rows), and of a hundred rows."""
     group = zarr.open_group(store)
+    monkeypatch.setattr("lrh_dask.leaves.CACHED_BYTES", at_once)
+    monkeypatch.setattr("lrh_dask.leaves.MERGED_AT_ONCE", 2)
+    for label in "xy":
+        group[label][5000:5300] = group[label][:300]
     weight = 1.0 + np.arange(12_000) % 3
     weight[::7] = 0.0
     for stored in (None, group.create_array("weight", data=weight, chunks=(5000,))):
         pairs = Pairs(group["x"], group["y"], stored)
-        assert pairs.streams() is not None
+        assert pairs.can_stream
         streamed = fit(pairs, basis=40)
         assert streamed.provenance["route"] == "fitted_basis"
         with monkeypatch.context() as patch:
-            patch.setattr(Pairs, "streams", lambda _: None)
+            patch.setattr(Pairs, "can_stream", False)
             whole = fit(pairs, basis=40)
         assert bytes_of(streamed) == bytes_of(whole)
         assert streamed.provenance["bytes"] == whole.provenance["bytes"]
         assert streamed.n_pairs == whole.n_pairs
+        repeated = 300 if stored is None else sum(
+            w > 0 and v > 0 for w, v in zip(weight[:300], weight[5000:5300], strict=True))
+        for hessian in (streamed, whole):
+            assert hessian.certificates.n_duplicates == repeated
 
 
 def pass_over(path):
@@ -178,7 +219,7 @@ def test_a_chunk_gone_after_the_first_pass_is_named(store):
         pass_over(store)
 
 
-def test_compressed_small_or_remote_chunks_are_read_as_blocks(store, tmp_path):
+def test_other_chunks_are_read_as_blocks(store, tmp_path):
     x = zarr.open_group(store)["x"]
     assert can_stream(x)
     memory = zarr.create_array(zarr.storage.MemoryStore(), data=x[:], chunks=x.chunks,

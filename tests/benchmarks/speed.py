@@ -103,9 +103,8 @@ def _sum_slabs(run: Run, store: str) -> float:
 
 def slabs_read(pairs: Pairs, run: Run) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """x and y of a run slab by slab, with their checksums and no other check."""
-    streams = pairs.streams()
-    assert streams is not None
-    with streams[0] as x_rows, streams[1] as y_rows:
+    x_stream, y_stream = pairs.streams()
+    with x_stream as x_rows, y_stream as y_rows:
         for block in run.blocks:
             for part in run.slabs(*block, CACHED_BYTES // pairs.row_bytes):
                 yield x_rows.read(part.start, part.stop), y_rows.read(part.start, part.stop)
@@ -420,7 +419,8 @@ def parts(folder: Path) -> dict[str, Any]:
     steps = {
         "Zarr reads x and y, and sums them (the floor)": lambda: [
             float(np.asarray(group[name][0:4096]).sum()) for name in ("x", "y")],
-        "slabs of 4 MiB are read, with checksums": lambda: sum(1 for _ in slabs_read(pairs, run)),
+        f"slabs of {CACHED_BYTES // MIB} MiB are read, with checksums": lambda: [
+            None for _ in slabs_read(pairs, run)],
         "- squared lengths, checks": checked,
         "- hashes of a sample of rows": lambda: checked(hashed),
         "- projections xQ and yQ": lambda: checked(
