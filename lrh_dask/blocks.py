@@ -77,6 +77,13 @@ class Blocks:
         return max(1, CHUNK_BYTES // max(self.row_bytes, 1))
 
     @property
+    def chunk_columns(self) -> int:
+        """Features of a chunk, or of all where there are none."""
+        if not is_zarr(self.x):
+            return int(self.x.shape[1])
+        return max(int(stored_chunks(a)[1]) for a in (self.x, self.y))
+
+    @property
     def rows(self) -> int:
         """Rows that a task reads at once: one row chunk, or several where small ones are many."""
         n_chunks = -(-int(self.x.shape[0]) // self.chunk_rows)
@@ -89,7 +96,7 @@ class Blocks:
         n_pairs, n_features = map(int, self.x.shape)
         if not is_zarr(self.x):
             return n_features
-        width = max(int(stored_chunks(a)[1]) for a in (self.x, self.y))
+        width = self.chunk_columns
         at_once = BLOCK_BYTES // (n_pairs * width * 2 * self.itemsize)
         return min(width * max(1, at_once), n_features)
 

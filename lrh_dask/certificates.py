@@ -41,7 +41,7 @@ class Certificates:
         n_explored: directions along which x was seen: of R^D, or (a fitted basis) of its columns.
         n_effective: pairs by Kish's formula, (Σ a)² / Σ a² with a = √w ‖x‖: fewer than were
             counted where few rows are heavy or long.
-        n_duplicates: rows that repeat another, x and y alike (an estimate beyond 32,768 rows).
+        n_duplicates: rows that repeat another, x and y alike (an estimate beyond 16,384 rows).
         n_zero_x, n_zero_y: rows that are all zero.
         outlier_buckets: see :func:`outlying_buckets`.
         n_basis: columns k that were fitted; ``n_buckets``: buckets behind the errors.

@@ -8,9 +8,10 @@ import numpy as np
 
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["check_array", "check_rows", "working_dtype"]
+__all__ = ["check_array", "check_rows", "check_squares", "working_dtype"]
 
 SHOWN = 5
+LARGEST_SQUARE = 1e300
 
 
 def check_array(where: str, array: Any, ndim: int) -> None:
@@ -51,6 +52,22 @@ def working_dtype(dtype: Any) -> np.dtype:
     if dtype.kind == "f":
         return np.dtype(np.float64) if dtype.itemsize == 8 else np.dtype(np.float32)
     return np.dtype(np.float64)
+
+
+def check_squares(name: str, start: int, rows: np.ndarray, squares: np.ndarray) -> None:
+    """Look at rows in memory by the squares (m,) of their lengths.
+
+    Raises:
+        BadPairs: naming rows that are not finite, or saying that they cannot be squared.
+    """
+    if (squares <= LARGEST_SQUARE).all():
+        return
+    check_rows(name, start, rows)
+    raise BadPairs(explain(
+        f"read rows {start}-{start + len(rows) - 1} of {name}",
+        expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
+        got="numbers beyond that", consequence="No residual could be told from infinity",
+        fix="Scale x and y (by one factor each) before they are stored"))
 
 
 def check_rows(name: str, start: int, rows: np.ndarray, least: float = -np.inf) -> None:

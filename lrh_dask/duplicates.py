@@ -1,8 +1,9 @@
 """How many rows occur more than once: a mergeable sample of hashes of rows.
 
-The hashes kept are the smallest ones, so whichever rows a hash belongs to, all of its copies
-are counted or none. With fewer different rows than are kept the count is exact. Where rows are
-many, only those are hashed whose key, a cheap hash of the same row, is small.
+Of each row a key, a cheap hash, is known (or none); the rows whose keys are small are hashed as a
+whole, and of these hashes the smallest are kept. Whichever rows a hash belongs to, all of its
+copies are counted or none. How small a key must be depends on how many rows there are, and
+on how many different keys: where rows are few, or differ little, all are hashed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from xxhash import xxh3_64_intdigest
 __all__ = ["KEPT", "RowHashes"]
 
 KEPT = 2**15
+LEAST_KEYS = 16
+"""Of so many different keys rows are hashed at least: few different rows are not passed by."""
+LARGEST = 2**64 - 1
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -24,18 +28,21 @@ def _nothing() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class RowHashes:
-    """The KEPT smallest hashes of rows, and how often each was seen.
+    """The KEPT smallest hashes of rows of small keys, and how often each was seen.
 
     Laws: the empty state is the identity of :meth:`merge`, which is pure and associative.
 
     Attributes:
-        hashes: (m,) uint64, sorted, different; ``counts``: (m,) uint64.
+        hashes: (m,) uint64, sorted, different; ``counts``, ``keys``: (m,) uint64.
         n_rows: rows that were offered.
+        up_to: the largest key of rows that are hashed.
     """
 
     hashes: np.ndarray = field(default_factory=_nothing)
     counts: np.ndarray = field(default_factory=_nothing)
+    keys: np.ndarray = field(default_factory=_nothing)
     n_rows: int = 0
+    up_to: int = LARGEST
 
     @staticmethod
     def of(*arrays: np.ndarray, keys: tuple[np.ndarray, ...] = (),
@@ -44,25 +51,30 @@ class RowHashes:
 
         Args:
             keys: (m,) float64 each, such as lengths of rows: equal for equal rows.
-            share: about this share of the rows is hashed, chosen by their keys.
+            share: about this share of the rows is hashed, or more.
         Cost: one pass over the rows that are hashed (XXH3, Collet 2019).
         """
-        rows = np.arange(len(arrays[0]))
+        n_rows, up_to = len(arrays[0]), LARGEST
+        mixed = _mixed(keys) if keys else np.zeros(n_rows, dtype=np.uint64)
         if share < 1.0:
-            rows = np.flatnonzero(_mixed(keys) < np.uint64(share * 2.0**64))
-        hashes, counts = np.unique(_hashed(arrays, rows), return_counts=True)
-        return RowHashes(*_kept(hashes, counts), n_rows=len(arrays[0]))
+            different = np.unique(mixed)
+            if len(different) > LEAST_KEYS:
+                up_to = max(int(share * 2.0**64), int(different[LEAST_KEYS - 1]))
+        rows = np.flatnonzero(mixed <= np.uint64(up_to))
+        return RowHashes(*_counted(_hashed(arrays, rows), np.ones(len(rows), np.uint64),
+                                   mixed[rows]), n_rows, up_to)
 
     def merge(self, *others: RowHashes) -> RowHashes:
         """The sample of the rows of all."""
         parts = [part for part in (self, *others) if part.n_rows]
         if len(parts) <= 1:
             return parts[0] if parts else self
-        hashes, index = np.unique(np.concatenate([part.hashes for part in parts]),
-                                  return_inverse=True)
-        counts = np.zeros(hashes.size, dtype=np.uint64)
-        np.add.at(counts, index, np.concatenate([part.counts for part in parts]))
-        return RowHashes(*_kept(hashes, counts), n_rows=sum(part.n_rows for part in parts))
+        up_to = min(part.up_to for part in parts)
+        hashes, counts, keys = (np.concatenate(columns) for columns in zip(*(
+            (part.hashes, part.counts, part.keys) for part in parts), strict=True))
+        small = keys <= np.uint64(up_to)
+        return RowHashes(*_counted(hashes[small], counts[small], keys[small]),
+                         sum(part.n_rows for part in parts), up_to)
 
     @property
     def n_duplicates(self) -> int:
@@ -77,7 +89,7 @@ class RowHashes:
 
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
-        return 200 + self.hashes.nbytes + self.counts.nbytes
+        return 200 + self.hashes.nbytes + self.counts.nbytes + self.keys.nbytes
 
 
 def _mixed(keys: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -100,5 +112,10 @@ def _hashed(arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> np.ndarray:
     return np.array(hashes, dtype=np.uint64)
 
 
-def _kept(hashes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return hashes[:KEPT], counts[:KEPT].astype(np.uint64)
+def _counted(hashes: np.ndarray, counts: np.ndarray,
+             keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The KEPT smallest of hashes, each once, with the sums of their counts and with their keys."""
+    different, first, index = np.unique(hashes, return_index=True, return_inverse=True)
+    sums = np.zeros(len(different), dtype=np.uint64)
+    np.add.at(sums, index, counts)
+    return different[:KEPT], sums[:KEPT], keys[first][:KEPT]

@@ -50,6 +50,7 @@ class Shape:
         weight_bytes: a chunk of weights (none: 0); rows are scaled by them, which takes a copy.
         decoded: what is stored is compressed, and takes memory of its own while it is decoded.
         streamed: a slab can be read at once, where no block is needed.
+        chunk_columns: features of a chunk, which may be more than there are.
     """
 
     n_pairs: int
@@ -66,6 +67,7 @@ class Shape:
     weight_bytes: int = 0
     decoded: bool = False
     streamed: bool = False
+    chunk_columns: int = 0
 
     @property
     def whole(self) -> int:
@@ -95,7 +97,8 @@ class Shape:
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
         waiting = (2 if self.apart else 3) * WAITING_BYTES  # of a group or two, and put together
         sampled_blocks = max(1, SAMPLE_BYTES // self._block())
-        held = (FAN_IN + 2) * reduced  # what waits to be merged
+        groups = 1 if self.apart else 2
+        held = (2 * FAN_IN + 2) * groups * reduced  # what waits, what is fetched and made of it
         find = self._reading(sampled_blocks) + self._scaled() + max(cut, again) + held + waiting
         merge = held + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
@@ -140,7 +143,8 @@ class Shape:
 
     def _block(self) -> int:
         """What is read at once; the solve comes to a process that has not given back the last."""
-        return 2 * min(self.block_rows, self.n_pairs) * self.n_features * self.itemsize
+        width = max(self.n_features, self.chunk_columns)
+        return 2 * min(self.block_rows, self.n_pairs) * width * self.itemsize
 
     def _scaled(self) -> int:
         return SLAB_BYTES if self.weight_bytes else 0

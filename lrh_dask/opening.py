@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 from lrh_dask.errors import BadPairs, explain, public_name
 from lrh_dask.pairs import Pairs
@@ -60,6 +61,8 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
 
 def _seen_from_anywhere(store: Any) -> Any:
     """A local path made absolute: workers have other working directories."""
+    if isinstance(store, str) and store.startswith("file:///"):
+        store = Path(url2pathname(store.removeprefix("file://")))
     if isinstance(store, Path) or (isinstance(store, str) and "://" not in store):
         return str(Path(store).absolute())
     return store

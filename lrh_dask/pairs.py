@@ -18,7 +18,7 @@ import numpy as np
 
 from lrh_dask.arrays import row_squares
 from lrh_dask.blocks import Block, Blocks, is_dask
-from lrh_dask.checks import check_array, check_rows, working_dtype
+from lrh_dask.checks import check_array, check_rows, check_squares, working_dtype
 from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, SettingsError, explain
 from lrh_dask.streaming import Stream, can_stream
@@ -195,15 +195,14 @@ class Pairs:
         """Rows that were read in ``seconds``, the first of them row ``start`` of the store.
 
         Raises:
-            BadPairs: a row is not finite.
+            BadPairs: a row is not finite, or beyond what can be squared.
         """
         n_bytes = x.size * self.x.dtype.itemsize + y.size * self.y.dtype.itemsize + (
             0 if weight is None else weight.nbytes)
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
         x_squares, y_squares = row_squares(x), row_squares(y)
         for label, rows, squares in (("x", x, x_squares), ("y", y, y_squares)):
-            if not np.isfinite(squares).all():
-                check_rows(f"{self.name}/{label}", start, rows)
+            check_squares(f"{self.name}/{label}", start, rows, squares)
         return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds)
 
     def read_columns(self, label: str, columns: tuple[int, int],

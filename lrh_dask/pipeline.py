@@ -130,7 +130,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
         blocks.n_ahead, max(len(run.blocks) for run in split.runs), len(split.buckets),
         apart=all(len(run.pieces) == 1 for run in split.runs), threads=threads,
         held_bytes=held_bytes, weight_bytes=blocks.weight_bytes, decoded=blocks.are_decoded,
-        streamed=pairs.can_stream)
+        streamed=pairs.can_stream, chunk_columns=blocks.chunk_columns)
     return plan_run(shape, split, method=method, rank=rank, basis=basis,
                     worker_bytes=worker_bytes), split
 

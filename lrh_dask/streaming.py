@@ -34,7 +34,7 @@ def can_stream(array: Any) -> bool:
     from zarr.storage import LocalStore
 
     return bool(isinstance(array.store, LocalStore) and is_plain(array)
-                and array.chunks[1] >= array.shape[1]
+                and array.chunks[1] == array.shape[1]
                 and int(np.prod(array.chunks)) * array.dtype.itemsize >= LEAST_CHUNK_BYTES)
 
 
@@ -52,9 +52,8 @@ class Stream:
 
     def __init__(self, name: str, array: Any, fill: frozenset[str] = frozenset()) -> None:
         self._name, self._array, self._fill = name, array, fill
-        self._chunk_rows, self._n_columns = array.chunks
         self._dtype = chunk_dtype(array)
-        self._row_bytes = self._n_columns * self._dtype.itemsize
+        self._chunk_rows, self._row_bytes = array.chunks[0], array.shape[1] * self._dtype.itemsize
         self._checksummed = len(array.metadata.codecs) > 1
         self._buffer = np.empty(0, np.uint8)
         self._file: Any = None  # of the chunk that is read, how far it is read, and the checksum
@@ -78,7 +77,7 @@ class Stream:
         if self._buffer.nbytes < n_bytes:
             self._buffer = _from_a_page_on(n_bytes)
         content = self._buffer[:n_bytes]
-        rows = content.view(self._dtype).reshape(stop - start, -1)[:, :self._array.shape[1]]
+        rows = content.view(self._dtype).reshape(stop - start, -1)
         row = start
         while row < stop:
             chunk = row // self._chunk_rows

@@ -164,7 +164,7 @@ class FitGraph:
         triangle = Triangle(np.zeros((columns, columns)), sums, sums)
         hashes = np.zeros(n_hashes, dtype=np.uint64)
         partial = Partial(dict.fromkeys(range(n_buckets), triangle),
-                          ReadStats(hashes=RowHashes(hashes, hashes)))
+                          ReadStats(hashes=RowHashes(hashes, hashes, hashes)))
         return Price(sizeof(partial), n_buckets)
 
 

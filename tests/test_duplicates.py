@@ -74,3 +74,35 @@ def test_merge_writes_no_input_and_has_an_identity():
     both = a.merge(b).merge(RowHashes())
     np.testing.assert_array_equal(both.hashes, b.merge(a).hashes)
     assert int(both.counts.sum()) == 60
+
+
+@pytest.mark.parametrize("n_different", [1, 4, 20, 60, 500])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_different_rows_are_never_passed_by(n_different, seed):
+    """However small the share: of 4 different rows mostly none has a key below it."""
+    x, y = rows(seed, n_different), rows(seed + 99, n_different)
+    found, n = RowHashes(), 100_000
+    which = np.random.default_rng(seed).integers(0, n_different, n)
+    for part in np.split(which, 200):
+        keys = (np.vecdot(x, x)[part], np.vecdot(y, y)[part])
+        found = found.merge(RowHashes.of(x[part], y[part], keys=keys, share=1e-3))
+    assert found.n_duplicates == pytest.approx(n - n_different, abs=0 if n_different < 16 else 200)
+
+
+def test_rows_of_one_length_are_all_hashed():
+    x = np.where(rows(0, 6000, 30) > 0, 1.0, -1.0)
+    x[3000:] = x[:3000]
+    keys = (np.vecdot(x, x),)
+    assert RowHashes.of(x, keys=keys, share=1e-3).n_duplicates == 3000
+
+
+def test_samples_of_unlike_thresholds_merge_in_any_order():
+    x = rows(0, 9000)
+    keys = (np.vecdot(x, x),)
+    parts = [RowHashes.of(x[a:b], keys=tuple(k[a:b] for k in keys), share=share)
+             for a, b, share in ((0, 10, 0.01), (10, 4000, 0.3), (4000, 9000, 0.05))]
+    one = parts[0].merge(parts[1]).merge(parts[2])
+    other = parts[2].merge(parts[0]).merge(parts[1])
+    assert one == other == parts[1].merge(parts[2], parts[0])
+    assert one.n_rows == 9000
+    assert one.hashes.size == pytest.approx(450, rel=0.2)

@@ -26,6 +26,7 @@ SHAPES = {  # n, D, what else; the route that it takes
     "fitted_basis, all pairs": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
     "fitted_basis, weighted": (160_000, 512, {}, {"basis": 100}),
+    "fitted_basis, wide rows": (800, 60_000, {"chunks": (64, 60_000)}, {"basis": 32}),
     "fitted_basis, compressed": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, two threads": (160_000, 512, {}, {"basis": 100}),
     "whole_pairs": (200, 60_000, {}, {}),

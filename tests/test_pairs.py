@@ -97,6 +97,13 @@ def test_values_whose_sum_overflows_are_finite_all_the_same(tmp_path):
     assert np.isfinite(block.x).all()
 
 
+def test_a_file_address_is_that_path(tmp_path):
+    path = write_pairs(tmp_path / "a b.zarr", X, Y)
+    pairs = open_pairs(path.as_uri())
+    assert pairs.x.store.root == path
+    np.testing.assert_array_equal(pairs.read(0, 57).x, X)
+
+
 def test_a_missing_chunk_is_never_read_as_zeros(tmp_path):
     path = store_of(tmp_path / "a.zarr", x=X, y=Y)
     (path / "x" / "c" / "4" / "0").unlink()

@@ -190,11 +190,12 @@ def test_weights_that_are_all_zero_are_refused(route):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("basis", ["auto", 10])
 @pytest.mark.parametrize(("scale_x", "scale_y"), [(1e160, 1.0), (1.0, 1e160), (1e-170, 1e-170)])
-def test_numbers_that_cannot_be_squared_are_refused(scale_x, scale_y):
+def test_numbers_that_cannot_be_squared_are_refused(scale_x, scale_y, basis):
     x, y, _, _ = known(300, 20, dtype=np.float64)
     with pytest.raises(BadPairs, match="1e-150 to 1e150"):
-        fit(Pairs(x * scale_x, y * scale_y))
+        fit(Pairs(x * scale_x, y * scale_y), basis=basis)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
