@@ -214,7 +214,7 @@ def test_a_terminal_without_unicode_gets_its_result(store, tmp_path):
 
 def test_ctrl_c_ends_a_run_with_one_line(tmp_path):
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((30_000, 256)).astype(np.float32)
+    x = rng.standard_normal((150_000, 256), dtype=np.float32)  # enough not to end before
     write_pairs(tmp_path / "pairs.zarr", x, x, chunk_rows=500)
     with subprocess.Popen([LRH, "run", "pairs.zarr", "--workers", "1"], cwd=tmp_path,
                           stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
