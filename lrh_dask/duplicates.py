@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-__all__ = ["KEPT", "RowHashes"]
+__all__ = ["KEPT", "LEAST_KEYS", "RowHashes"]
 
 KEPT = 2**15
 LEAST_KEYS = 16
@@ -35,13 +35,15 @@ class RowHashes:
     Attributes:
         hashes: (m,) uint64, sorted, different; ``counts``, ``keys``: (m,) uint64.
         n_rows: rows that were offered.
-        up_to: the largest key of rows that are hashed.
+        wanted: keys up to this one are small where there are LEAST_KEYS of them, else ...
+        up_to: ... up to this one, below which there are so many.
     """
 
     hashes: np.ndarray = field(default_factory=_nothing)
     counts: np.ndarray = field(default_factory=_nothing)
     keys: np.ndarray = field(default_factory=_nothing)
     n_rows: int = 0
+    wanted: int = LARGEST
     up_to: int = LARGEST
 
     @staticmethod
@@ -54,27 +56,26 @@ class RowHashes:
             share: about this share of the rows is hashed, or more.
         Cost: one pass over the rows that are hashed (XXH3, Collet 2019).
         """
-        n_rows, up_to = len(arrays[0]), LARGEST
+        n_rows = len(arrays[0])
         mixed = _mixed(keys) if keys else np.zeros(n_rows, dtype=np.uint64)
-        if share < 1.0:
-            different = np.unique(mixed)
-            if len(different) > LEAST_KEYS:
-                up_to = max(int(share * 2.0**64), int(different[LEAST_KEYS - 1]))
+        wanted = int(share * 2.0**64) if share < 1.0 else LARGEST
+        up_to = _small(mixed, wanted, LARGEST)
         rows = np.flatnonzero(mixed <= np.uint64(up_to))
         return RowHashes(*_counted(_hashed(arrays, rows), np.ones(len(rows), np.uint64),
-                                   mixed[rows]), n_rows, up_to)
+                                   mixed[rows]), n_rows, wanted, up_to)
 
     def merge(self, *others: RowHashes) -> RowHashes:
         """The sample of the rows of all."""
         parts = [part for part in (self, *others) if part.n_rows]
         if len(parts) <= 1:
             return parts[0] if parts else self
-        up_to = min(part.up_to for part in parts)
         hashes, counts, keys = (np.concatenate(columns) for columns in zip(*(
             (part.hashes, part.counts, part.keys) for part in parts), strict=True))
+        wanted = min(part.wanted for part in parts)
+        up_to = _small(keys, wanted, min(part.up_to for part in parts))
         small = keys <= np.uint64(up_to)
         return RowHashes(*_counted(hashes[small], counts[small], keys[small]),
-                         sum(part.n_rows for part in parts), up_to)
+                         sum(part.n_rows for part in parts), wanted, up_to)
 
     @property
     def n_duplicates(self) -> int:
@@ -99,6 +100,14 @@ def _mixed(keys: tuple[np.ndarray, ...]) -> np.ndarray:
         total = (total ^ key.view(np.uint64)) * ODD
         total ^= total >> np.uint64(32)
     return total * ODD
+
+
+def _small(keys: np.ndarray, wanted: int, known: int) -> int:
+    """The largest key that counts as small, of which all up to ``known`` are among ``keys``."""
+    if wanted >= known:
+        return known
+    different = np.unique(keys)[:LEAST_KEYS]
+    return known if len(different) < LEAST_KEYS else min(known, max(wanted, int(different[-1])))
 
 
 def _hashed(arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ from dask.sizeof import sizeof
 
 from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
-from lrh_dask.duplicates import KEPT, RowHashes
+from lrh_dask.duplicates import KEPT, LEAST_KEYS, RowHashes
 from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
 from lrh_dask.shards import RUN_BYTES, Run, partition
@@ -152,7 +152,8 @@ class FitGraph:
                  self.last: Price(8 * self.n_features * self.n_basis, 0)}
         known: dict[tuple[int, int], Price] = {}
         for key, (n_leaves, bits) in held.items():
-            kind = round(KEPT / 2 * n_leaves / self.n_leaves), bits.bit_count()
+            n_hashes = max(LEAST_KEYS, round(KEPT / 2 * n_leaves / self.n_leaves))
+            kind = n_hashes, bits.bit_count()
             if kind not in known:
                 known[kind] = self._price(*kind)
             found[key] = known[kind]

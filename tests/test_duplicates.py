@@ -96,13 +96,17 @@ def test_rows_of_one_length_are_all_hashed():
     assert RowHashes.of(x, keys=keys, share=1e-3).n_duplicates == 3000
 
 
-def test_samples_of_unlike_thresholds_merge_in_any_order():
+@pytest.mark.parametrize("share", [1e-4, 0.05, 0.5])
+def test_a_sample_is_that_of_the_rows_however_they_are_cut(share):
     x = rows(0, 9000)
-    keys = (np.vecdot(x, x),)
-    parts = [RowHashes.of(x[a:b], keys=tuple(k[a:b] for k in keys), share=share)
-             for a, b, share in ((0, 10, 0.01), (10, 4000, 0.3), (4000, 9000, 0.05))]
-    one = parts[0].merge(parts[1]).merge(parts[2])
-    other = parts[2].merge(parts[0]).merge(parts[1])
-    assert one == other == parts[1].merge(parts[2], parts[0])
-    assert one.n_rows == 9000
-    assert one.hashes.size == pytest.approx(450, rel=0.2)
+    key = np.vecdot(x, x)
+    whole = RowHashes.of(x, keys=(key,), share=share)
+    parts = [RowHashes.of(x[a:b], keys=(key[a:b],), share=share)
+             for a, b in ((0, 10), (10, 4000), (4000, 4500), (4500, 9000))]
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        found = RowHashes()
+        for i in order:
+            found = found.merge(parts[i])
+        assert found == whole == parts[order[0]].merge(*(parts[i] for i in order[1:]))
+        assert (found.n_rows, found.up_to) == (9000, whole.up_to)
+    assert whole.hashes.size == pytest.approx(max(16, 9000 * share), rel=0.2)
