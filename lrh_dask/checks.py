@@ -8,7 +8,7 @@ import numpy as np
 
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["check_array", "check_rows", "check_squares", "working_dtype"]
+__all__ = ["beyond_squares", "check_array", "check_rows", "check_squares", "working_dtype"]
 
 SHOWN = 5
 
@@ -62,10 +62,14 @@ def check_squares(name: str, start: int, rows: np.ndarray, squares: np.ndarray) 
     if np.isfinite(squares).all():
         return
     check_rows(name, start, rows)
-    raise BadPairs(explain(
-        f"read rows {start}-{start + len(rows) - 1} of {name}",
-        expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
-        got="numbers beyond that", consequence="No residual could be told from infinity",
+    raise beyond_squares(f"read rows {start}-{start + len(rows) - 1} of {name}")
+
+
+def beyond_squares(where: str) -> BadPairs:
+    """The error for numbers whose squares leave the range of float64."""
+    return BadPairs(explain(
+        where, expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
+        got="x or y beyond that", consequence="No residual could be told from zero or infinity",
         fix="Scale x and y (by one factor each) before they are stored"))
 
 

@@ -13,6 +13,20 @@ import typer
 
 from lrh_dask import __version__
 from lrh_dask.errors import LrhError, SettingsError, explain
+from lrh_dask.options import (
+    BasisText,
+    Json,
+    Memory,
+    MethodText,
+    RankText,
+    Store,
+    Threads,
+    Workers,
+    XName,
+    YName,
+    number_or_text,
+    yes_or_no,
+)
 
 __all__ = ["app", "main"]
 
@@ -22,31 +36,6 @@ app = typer.Typer(
     help="Low-rank Hessians from stored gradients, on a Dask cluster, with certificates.",
     epilog="Start with `lrh demo`. Exit codes: 0 done, 2 wrong call or settings, 3 bad input "
            "data, 4 the run failed.")
-
-Store = Annotated[str, typer.Argument(
-    metavar="STORE", help="Path or URL of a Zarr group with arrays x and y, (n, D) each.")]
-XName = Annotated[str | None, typer.Option("--x", help="Name of the array of points or steps.",
-                                           show_default="x")]
-YName = Annotated[str | None, typer.Option("--y", help="Name of the array of gradients.",
-                                           show_default="y")]
-RankText = Annotated[str | None, typer.Option(
-    "--rank", metavar="auto|N", show_default="auto",
-    help="Eigenvalues wanted; auto: as many as held-out pairs support.")]
-BasisText = Annotated[str | None, typer.Option(
-    "--basis", metavar="auto|K", show_default="auto",
-    help="Columns to fit in, at most; as many as features are all of R^D.")]
-MethodText = Annotated[str | None, typer.Option(
-    "--method", metavar="symmetric|seed|least_norm", show_default="symmetric",
-    help="symmetric is always safe; seed and least_norm take few exact pairs.")]
-Workers = Annotated[int | None, typer.Option("--workers", help="Processes of the local cluster.",
-                                             show_default="one a core, at most 8")]
-Threads = Annotated[int | None, typer.Option("--threads-per-worker", show_default="1",
-                                             help="Threads of a local worker.")]
-Memory = Annotated[str | None, typer.Option(
-    "--memory-limit", metavar="SIZE", help="Memory of a local worker, such as 4GiB.",
-    show_default="its share of this machine")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, "
-                                                   "and nothing else there.")]
 
 
 def _version(wanted: bool) -> None:
@@ -107,8 +96,8 @@ def run(
     from lrh_dask.screen import Screen
 
     settings = settings_of(store, {
-        "rank": _number_or_text(rank), "basis": _number_or_text(basis), "method": method,
-        "center": _yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
+        "rank": number_or_text(rank), "basis": number_or_text(basis), "method": method,
+        "center": yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
         "overwrite": overwrite or None, "psd": psd or None, "weighting": weighting},
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "address": scheduler,
@@ -235,8 +224,8 @@ def plan(store: Store, rank: RankText = None, basis: BasisText = None,
     from lrh_dask.opening import open_pairs
     from lrh_dask.screen import Screen
 
-    settings = settings_of(store, {"rank": _number_or_text(rank), "method": method, "x": x, "y": y,
-                                   "basis": _number_or_text(basis)},
+    settings = settings_of(store, {"rank": number_or_text(rank), "method": method, "x": x, "y": y,
+                                   "basis": number_or_text(basis)},
                          {"workers": workers, "threads_per_worker": threads_per_worker,
                           "memory_limit": memory_limit})
     found, split = price_of(open_pairs(settings.store, x=settings.x, y=settings.y), settings)
@@ -291,14 +280,3 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)
-
-
-def _number_or_text(value: str | None) -> int | str | None:
-    try:
-        return None if value is None else int(value)
-    except ValueError:
-        return value
-
-
-def _yes_or_no(value: str | None) -> bool | str | None:
-    return {"yes": True, "no": False}.get(value, value) if value is not None else None

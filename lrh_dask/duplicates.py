@@ -35,8 +35,8 @@ class RowHashes:
     Attributes:
         hashes: (m,) uint64, sorted, different; ``counts``, ``keys``: (m,) uint64.
         n_rows: rows that were offered.
-        wanted: keys up to this one are small where there are LEAST_KEYS of them, else ...
-        up_to: ... up to this one, below which there are so many.
+        wanted: rows of keys up to this one are to be hashed.
+        up_to: rows of keys up to this one are: the wanted, and those of LEAST_KEYS keys at least.
     """
 
     hashes: np.ndarray = field(default_factory=_nothing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lrh_dask.checks import beyond_squares
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.tree import ReadStats
 from lrh_dask.triangle import Triangle
@@ -30,10 +31,7 @@ def refuse_useless(buckets: dict[int, Triangle]) -> None:
     lost = ((seen and sum(squares) == 0) or (sum(energies) == 0 and any(
         _any(t, slice(t.n_basis + 1, None)) for t in buckets.values())))
     if lost or not np.isfinite(sum(squares) + sum(energies) + weights):
-        raise BadPairs(explain(
-            "all pairs", expected="numbers whose squares a float64 can hold (1e-150 to 1e150)",
-            got="x or y beyond that", consequence="No residual could be told from zero or infinity",
-            fix="Scale x and y (by one factor each) before they are stored"))
+        raise beyond_squares("all pairs")
 
 
 def _any(triangle: Triangle, columns: slice) -> bool:

@@ -17,7 +17,7 @@ LAYERS = [
     {"shards", "tree"}, {"memory"}, {"budget"},
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
-    {"jobs", "bench"}, {"cli"},
+    {"jobs", "bench", "options"}, {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "grid", "selection", "scree", "uncertainty", "certificates",

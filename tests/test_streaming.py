@@ -25,6 +25,9 @@ from lrh_dask.streaming import Stream, can_stream
 from lrh_dask.synthetic import Known, write_known
 
 N, D, CHUNK_ROWS = 57, 5, 10
+needs_a_failing_file = pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(),
+    reason="only Linux has a file, /proc/self/mem, that opens and whose first page is an I/O error")
 ROWS = 10 * np.random.default_rng(0).standard_normal((N, D))
 
 
@@ -108,7 +111,7 @@ def test_a_chunk_of_another_length_is_refused(tmp_path, checksums, n_bytes, chun
         read_all(array)
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+@needs_a_failing_file
 def test_what_the_system_says_of_a_file_is_told(tmp_path):
     array = array_of(tmp_path / "a")
     chunk_of(array, 2).unlink()
@@ -117,7 +120,7 @@ def test_what_the_system_says_of_a_file_is_told(tmp_path):
         read_all(array)
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+@needs_a_failing_file
 def test_an_error_that_has_gone_by_the_second_look_is_told_too(tmp_path, monkeypatch):
     array = array_of(tmp_path / "a")
     path, content = chunk_of(array, 2), chunk_of(array, 2).read_bytes()
