@@ -18,7 +18,7 @@ import numpy as np
 from lrh_dask.errors import SettingsError, explain
 
 __all__ = ["ALIGNED_COLUMNS", "CPU", "Array", "Device", "device_of", "in_range", "like",
-           "lower_factor", "namespace", "pick_device", "row_squares", "to_host",
+           "lower_factor", "namespace", "no_rows", "pick_device", "row_squares", "to_host",
            "triangular_factor"]
 
 ALIGNED_COLUMNS = 16
@@ -56,6 +56,12 @@ def device_of(array: Array) -> Any:
 def like(reference: Array, block: np.ndarray) -> Array:
     """A host array as an array of the library and on the device of ``reference``."""
     return namespace(reference).asarray(block, device=device_of(reference))
+
+
+def no_rows(reference: Array) -> Array:
+    """Rows (0, c) like those of ``reference`` (m, c); a slice of it would keep all its memory."""
+    return namespace(reference).empty((0, reference.shape[1]), dtype=reference.dtype,
+                                      device=device_of(reference))
 
 
 def row_squares(rows: Array) -> Array:

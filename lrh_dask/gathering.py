@@ -12,6 +12,7 @@ from lrh_dask.arrays import (
     device_of,
     in_range,
     namespace,
+    no_rows,
     row_squares,
 )
 from lrh_dask.triangle import (
@@ -81,10 +82,10 @@ class Gathering:
             x, y = x * root[:, None], y * root[:, None]
             x_squares, y_squares = x_squares * weight, y_squares * weight
         added = Triangle(
-            x[:0, :], xp.astype(root @ x, xp.float64), xp.astype(root @ y, xp.float64),
+            no_rows(x), xp.astype(root @ x, xp.float64), xp.astype(root @ y, xp.float64),
             energy=float(xp.sum(y_squares)), n_pairs=int(x.shape[0]),
             x_energy=float(xp.sum(x_squares)), x_length=float(xp.sum(xp.sqrt(x_squares))))
-        self._sums = added if self._sums is None else summed([self._sums, added], x[:0, :])
+        self._sums = added if self._sums is None else summed([self._sums, added], added.rows)
         n_waiting = sum(part[0].shape[0] for part in self._waiting) + x.shape[0]
         enough = n_waiting >= max(GATHERED_ROWS, fewest_rows(self._n_columns(x)))
         if self._basis is not None:

@@ -44,7 +44,7 @@ class Shape:
         itemsize: bytes of a number as computed.
         block_rows: pairs read at once; ``block_columns``: features, where all pairs are read.
         n_ahead: blocks that are read ahead, at most; ``run_blocks``: blocks of pairs a task reads.
-        n_buckets: sets of pairs that are kept apart; ``apart``: each in runs of its own.
+        n_buckets: sets of pairs that are kept apart; ``run_buckets``: those in one run, at most.
         threads: threads of a worker, each of which runs a task.
         held_bytes: what a worker may be holding besides (pairs sent from memory).
         weight_bytes: a chunk of weights (none: 0); rows are scaled by them, which takes a copy.
@@ -61,7 +61,7 @@ class Shape:
     n_ahead: int = 1
     run_blocks: int = 2
     n_buckets: int = 20
-    apart: bool = True
+    run_buckets: int = 1
     threads: int = 1
     held_bytes: int = 0
     weight_bytes: int = 0
@@ -95,9 +95,9 @@ class Shape:
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
-        waiting = (2 if self.apart else 3) * WAITING_BYTES  # of a group or two, and put together
+        groups = min(self.run_buckets, 2)
+        waiting = (groups + 1) * WAITING_BYTES  # those of each, and put together
         sampled_blocks = max(1, SAMPLE_BYTES // self._block())
-        groups = 1 if self.apart else 2
         held = (2 * FAN_IN + 2) * groups * reduced  # what waits, what is fetched and made of it
         find = self._reading(sampled_blocks) + self._scaled() + max(cut, again) + held + waiting
         merge = held + again
@@ -152,7 +152,7 @@ class Shape:
     def _gathering(self, k: int) -> int:
         """What a leaf makes of projected rows: those that wait, those in float64, factors."""
         c = 2 * k + 1
-        waiting = min(max(GATHERED_ROWS, fewest_rows(c)) * (1 if self.apart else self.n_buckets),
+        waiting = min(max(GATHERED_ROWS, fewest_rows(c)) * self.run_buckets,
                       self.n_pairs) * 2 * k * self.itemsize
         cast = 3 * min(max(CAST_ROWS, fewest_rows(c)), self.n_pairs) * c * FLOAT64
         return waiting + cast + 6 * self._triangle(c) + self._states(c)
@@ -167,7 +167,7 @@ class Shape:
 
     def _states(self, c: int) -> int:
         """What a leaf holds of all its buckets."""
-        return min(self._held(c), (2 if self.apart else self.n_buckets) * self._triangle(c))
+        return min(self._held(c), 2 * self.run_buckets * self._triangle(c))
 
     def _merge(self, c: int) -> int:
         return (FAN_IN + 1) * min(self._held(c), FAN_IN * self._states(c))

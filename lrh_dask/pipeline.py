@@ -128,7 +128,8 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
     shape = Shape(
         pairs.n_pairs, pairs.n_features, blocks.itemsize, blocks.rows, blocks.columns,
         blocks.n_ahead, max(len(run.blocks) for run in split.runs), len(split.buckets),
-        apart=all(len(run.pieces) == 1 for run in split.runs), threads=threads,
+        run_buckets=max(len({piece.bucket for piece in run.pieces}) for run in split.runs),
+        threads=threads,
         held_bytes=held_bytes, weight_bytes=blocks.weight_bytes, decoded=blocks.are_decoded,
         streamed=pairs.can_stream, chunk_columns=blocks.chunk_columns)
     return plan_run(shape, split, method=method, rank=rank, basis=basis,

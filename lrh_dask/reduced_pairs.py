@@ -16,7 +16,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lrh_dask.arrays import ALIGNED_COLUMNS, Array, device_of, like, namespace, row_squares, to_host
+from lrh_dask.arrays import (
+    ALIGNED_COLUMNS,
+    Array,
+    device_of,
+    like,
+    namespace,
+    no_rows,
+    row_squares,
+    to_host,
+)
 from lrh_dask.errors import BadPairs, explain
 
 __all__ = ["EXACT_ROWS", "ReducedPairs", "Reducing", "reduce_pairs"]
@@ -56,7 +65,7 @@ class ReducedPairs:
     @staticmethod
     def empty(x: Array, max_rank: int) -> ReducedPairs:
         """The identity of merge, with the library, dtype and features of ``x`` (m, D)."""
-        none = x[:0, :]
+        none = no_rows(x)
         return ReducedPairs(none, none, none[:, 0], max_rank)
 
     def merge(self, other: ReducedPairs) -> ReducedPairs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 
@@ -17,6 +18,8 @@ N_BUCKETS = 20
 FEWEST_RUNS = 8
 RUN_BYTES = 256 * 2**20
 """Tasks of a second or so: the scheduler's share of a run stays small."""
+LEAST_RUN_BYTES = 32 * 2**20
+"""Smaller tasks of a small store are put together: each waits once for a first block from afar."""
 SAMPLE_BYTES = 32 * 2**20
 """Tasks that read a sample are more work a pair, and all workers are to have some."""
 
@@ -92,9 +95,10 @@ def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
               run_bytes: int = RUN_BYTES) -> Partition:
     """Cut the rows of a store into runs and buckets.
 
-    Many blocks: runs of about ``run_bytes``, a multiple of twenty of them, each in one bucket
-    (run index modulo 20). Few blocks: eight runs or more, cut into consecutive pieces so that
-    every bucket gets its share.
+    Many blocks: pieces of about ``run_bytes``, a multiple of twenty of them, each in one bucket
+    (its index modulo 20); a run is one piece, or where pieces are small several, while there are
+    eight runs or more. Few blocks: eight runs or more, cut into consecutive pieces so that every
+    bucket gets its share.
 
     Args:
         n_pairs: rows of the store.
@@ -108,12 +112,17 @@ def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
         return Partition(n_pairs, tuple(
             _in_pieces(i, blocks[first:first + firsts.step], n_pairs)
             for i, first in enumerate(firsts)))
-    wanted = max(2 * N_BUCKETS, -(-n_pairs * row_bytes // max(run_bytes, 1)))
-    n_runs = min(-(-wanted // N_BUCKETS) * N_BUCKETS, len(blocks))
-    cuts = [len(blocks) * i // n_runs for i in range(n_runs + 1)]
+    n_bytes = n_pairs * row_bytes
+    wanted = max(2 * N_BUCKETS, -(-n_bytes // max(run_bytes, 1)))
+    n_pieces = min(-(-wanted // N_BUCKETS) * N_BUCKETS, len(blocks))
+    at_once = min(min(run_bytes, LEAST_RUN_BYTES) * n_pieces // n_bytes, n_pieces // FEWEST_RUNS)
+    n_runs = -(-n_pieces // max(1, at_once))
+    cuts = [len(blocks) * i // n_pieces for i in range(n_pieces + 1)]
+    pieces = [Piece(blocks[a][0], blocks[b - 1][1], i % N_BUCKETS)
+              for i, (a, b) in enumerate(pairwise(cuts))]
     return Partition(n_pairs, tuple(
-        Run(i, tuple(blocks[a:b]), (Piece(blocks[a][0], blocks[b - 1][1], i % N_BUCKETS),))
-        for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))))
+        Run(i, tuple(blocks[cuts[a]:cuts[b]]), tuple(pieces[a:b]))
+        for i, (a, b) in enumerate(pairwise(n_pieces * i // n_runs for i in range(n_runs + 1)))))
 
 
 def gathered(blocks: Sequence[Run], row_bytes: int, *, run_bytes: int) -> tuple[Run, ...]:
@@ -140,6 +149,6 @@ def _in_pieces(index: int, blocks: list[tuple[int, int]], n_pairs: int) -> Run:
     n_parts = min(2 * N_BUCKETS if n_pairs >= 4 * N_BUCKETS else N_BUCKETS, n_pairs)
     edges = [n_pairs * i // n_parts for i in range(n_parts + 1)]
     pieces = [Piece(max(a, start), min(b, stop), i % N_BUCKETS)
-              for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+              for i, (a, b) in enumerate(pairwise(edges))
               if a < stop and b > start]
     return Run(index, tuple(blocks), tuple(pieces))

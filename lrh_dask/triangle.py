@@ -28,6 +28,7 @@ from lrh_dask.arrays import (
     Array,
     lower_factor,
     namespace,
+    no_rows,
     to_host,
     triangular_factor,
 )
@@ -156,11 +157,11 @@ def united(gram: Array | None, stacked: list[Array]) -> tuple[Array, Array | Non
     if gram is None:
         return stacked[0] if len(stacked) == 1 else triangular(xp.concat(stacked, axis=0)), None
     if not any(part.shape[0] for part in stacked):
-        return gram[:0, :], gram
+        return no_rows(gram), gram
     rows = xp.concat(stacked, axis=0)
     together = gram + rows.T @ rows
     if well_conditioned(together, WELL_CONDITIONED["float64"]):
-        return rows[:0, :], together
+        return no_rows(rows), together
     return triangular(xp.concat([rows, xp.linalg.cholesky(gram).T], axis=0)), None
 
 

@@ -11,7 +11,7 @@ from distributed import Client, LocalCluster
 
 from lrh_dask import fit, open_pairs, write_pairs
 
-SHAPES = {  # 43 blocks make runs of a bucket each, 16 are a run each and cut into buckets
+SHAPES = {  # 43 blocks make runs of whole buckets, 16 are a run each and cut into buckets
     "all_features": {"n": 2560, "d": 24, "chunk_rows": 60},
     "whole_pairs": {"n": 320, "d": 2570, "chunk_rows": 20},
     "fitted_basis": {"n": 1040, "d": 2570, "chunk_rows": 65}}
@@ -59,6 +59,17 @@ def test_one_two_or_five_workers_change_no_byte(stored):
             cluster.scale(n_workers)
             client.wait_for_workers(n_workers, timeout=60)
             assert_same_bytes(stored, f"on {n_workers} workers")
+
+
+def test_how_many_buckets_a_task_reads_changes_no_byte_of_a_fit_over_all_features(
+        stored, monkeypatch):
+    """Nor does a cluster, where each reads one, as in stores too large to try here."""
+    pairs, expected = stored["all_features"]
+    monkeypatch.setattr("lrh_dask.shards.LEAST_RUN_BYTES", 0)
+    with start(2, 1) as cluster, Client(cluster):
+        apart = fit(pairs)
+    assert apart.provenance["n_tasks"] > 40, "not the case to try"
+    assert bytes_of(apart) == expected
 
 
 def test_threads_and_deaths_of_workers_that_hold_states_change_no_byte(stored):

@@ -22,7 +22,7 @@ SHAPES = {  # n, D, what else; the route that it takes
     "all_features, float64": (20_000, 384, {"dtype": "float64"}, {}),
     "all_features, compressed": (60_000, 256, {}, {}),
     "all_features, weighted": (60_000, 256, {}, {}),
-    "all_features, a dead feature": (48_000, 384, {}, {}),
+    "all_features, a dead feature": (48_000, 384, {"chunks": (1000, 384)}, {}),
     "fitted_basis, all pairs": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
     "fitted_basis, weighted": (160_000, 512, {}, {"basis": 100}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,21 @@ def test_a_state_is_a_gram_matrix_or_rows_never_both(merge_in_any_order):
         gathering.add(x[part], y[part])
     np.testing.assert_allclose(gram(gathering.state()), rows.T @ rows, atol=1e-13 * np.sum(rows**2))
     assert gathering.state().rows.shape == (0, 17)
+
+
+def test_no_state_keeps_the_memory_of_what_it_was_made_from():
+    """An empty slice would, out of sight of its price."""
+    x, y = dead_at_first()
+    block, gathering = x.copy(), Gathering()
+    held = weakref.ref(block)
+    gathering.add(block, y)
+    del block
+    assert held() is None
+    dead, live = (reduce_to_triangle(x[part], y[part]) for part in (slice(1500), slice(1500, None)))
+    assert dead.gram is None, "not the case to try"
+    for state in (live, dead.merge(live), live.merge(dead)):
+        assert state.gram is not None
+        assert state.rows.base is None
 
 
 @pytest.mark.parametrize(("mean", "allowed"), [
