@@ -34,6 +34,7 @@ class RowHashes:
 
     Attributes:
         hashes: (m,) uint64, sorted, different; ``counts``, ``keys``: (m,) uint64.
+        known: hashes up to this one are here, with all of their counts.
         n_rows: rows that were offered.
         wanted: rows of keys up to this one are to be hashed.
         up_to: rows of keys up to this one are: the wanted, and those of LEAST_KEYS keys at least.
@@ -42,27 +43,30 @@ class RowHashes:
     hashes: np.ndarray = field(default_factory=_nothing)
     counts: np.ndarray = field(default_factory=_nothing)
     keys: np.ndarray = field(default_factory=_nothing)
+    known: int = LARGEST
     n_rows: int = 0
     wanted: int = LARGEST
     up_to: int = LARGEST
 
     @staticmethod
     def of(*arrays: np.ndarray, keys: tuple[np.ndarray, ...] = (),
-           share: float = 1.0) -> RowHashes:
+           share: float = 1.0, told: np.ndarray | None = None) -> RowHashes:
         """Hashes of the rows of arrays (m, ...) side by side; equal rows have equal hashes.
 
         Args:
+            told: (m,) bool, the rows that are offered; None is all.
             keys: (m,) float64 each, such as lengths of rows: equal for equal rows.
             share: about this share of the rows is hashed, or more.
         Cost: one pass over the rows that are hashed (XXH3, Collet 2019).
         """
-        n_rows = len(arrays[0])
-        mixed = _mixed(keys) if keys else np.zeros(n_rows, dtype=np.uint64)
+        n_rows = len(arrays[0]) if told is None else int(np.count_nonzero(told))
+        mixed = _mixed(keys) if keys else np.zeros(len(arrays[0]), dtype=np.uint64)
         wanted = int(share * 2.0**64) if share < 1.0 else LARGEST
-        up_to = _small(mixed, wanted, LARGEST)
-        rows = np.flatnonzero(mixed <= np.uint64(up_to))
+        up_to = _small(mixed if told is None else mixed[told], wanted, LARGEST)
+        small = mixed <= np.uint64(up_to)
+        rows = np.flatnonzero(small if told is None else small & told)
         return RowHashes(*_counted(_hashed(arrays, rows), np.ones(len(rows), np.uint64),
-                                   mixed[rows]), n_rows, wanted, up_to)
+                                   mixed[rows], LARGEST), n_rows, wanted, up_to)
 
     def merge(self, *others: RowHashes) -> RowHashes:
         """The sample of the rows of all."""
@@ -73,8 +77,9 @@ class RowHashes:
             (part.hashes, part.counts, part.keys) for part in parts), strict=True))
         wanted = min(part.wanted for part in parts)
         up_to = _small(keys, wanted, min(part.up_to for part in parts))
-        small = keys <= np.uint64(up_to)
-        return RowHashes(*_counted(hashes[small], counts[small], keys[small]),
+        known = min(part.known for part in parts)
+        taken = (keys <= np.uint64(up_to)) & (hashes <= np.uint64(known))
+        return RowHashes(*_counted(hashes[taken], counts[taken], keys[taken], known),
                          sum(part.n_rows for part in parts), wanted, up_to)
 
     @property
@@ -121,10 +126,16 @@ def _hashed(arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> np.ndarray:
     return np.array(hashes, dtype=np.uint64)
 
 
-def _counted(hashes: np.ndarray, counts: np.ndarray,
-             keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The KEPT smallest of hashes, each once, with the sums of their counts and with their keys."""
+def _counted(hashes: np.ndarray, counts: np.ndarray, keys: np.ndarray,
+             known: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """The KEPT smallest of hashes, each once, their counts' sums and keys, and what is known now.
+
+    Args:
+        known: hashes up to this one are all there.
+    """
     different, first, index = np.unique(hashes, return_index=True, return_inverse=True)
     sums = np.zeros(len(different), dtype=np.uint64)
     np.add.at(sums, index, counts)
-    return different[:KEPT], sums[:KEPT], keys[first][:KEPT]
+    if len(different) <= KEPT:
+        return different, sums, keys[first], known
+    return different[:KEPT].copy(), sums[:KEPT].copy(), keys[first[:KEPT]], int(different[KEPT - 1])

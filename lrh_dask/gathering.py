@@ -24,7 +24,7 @@ from lrh_dask.triangle import (
     well_conditioned,
 )
 
-__all__ = ["CAST_ROWS", "GATHERED_ROWS", "Gathering", "fewest_rows", "reduce_to_triangle"]
+__all__ = ["CAST_ROWS", "GATHERED_ROWS", "Gathering", "fewest_rows", "padded", "reduce_to_triangle"]
 
 GATHERED_ROWS, CAST_ROWS = 2048, 4096
 """So many rows are waited for, and so many are multiplied or made float64 at once (rounding of
@@ -34,6 +34,13 @@ float32 adds up along a mean) ..."""
 def fewest_rows(n_columns: int) -> int:
     """... or, where that is more, a quarter more than columns: they stand well on their own."""
     return n_columns + n_columns // 4 + 1
+
+
+def padded(basis: Array) -> Array:
+    """A basis (D, k) with columns of zeros up to a multiple of ALIGNED_COLUMNS."""
+    xp, spare = namespace(basis), -basis.shape[1] % ALIGNED_COLUMNS
+    zeros = xp.zeros((basis.shape[0], spare), dtype=basis.dtype, device=device_of(basis))
+    return xp.concat([basis, zeros], axis=1) if spare else basis
 
 
 def reduce_to_triangle(x: Array, y: Array, basis: Array | None = None,
@@ -49,14 +56,15 @@ class Gathering:
 
     Args:
         basis: Q (D, k) with orthonormal columns; None is the identity (k = D).
+        n_basis: k, where the basis is :func:`padded`.
 
     The projection is computed in the dtype of the pairs, products of projected rows in float64.
     Without a basis these products are the whole cost: they are taken in the dtype of the pairs,
     block by block, and summed in float64, as long as conditioning allows.
     """
 
-    def __init__(self, basis: Array | None = None) -> None:
-        self._basis, self._n_basis = _padded(basis)
+    def __init__(self, basis: Array | None = None, n_basis: int | None = None) -> None:
+        self._basis, self._n_basis = basis, n_basis
         self._gram: Array | None = None      # of rows that are well conditioned together
         self._least = 0.0                    # which its pivots must not fall below
         self._stacked: list[Array] = []      # rows or factors of all others
@@ -98,7 +106,7 @@ class Gathering:
             self._multiply()
 
     def _n_columns(self, x: Array) -> int:
-        return 1 + 2 * int(x.shape[1] if self._basis is None else self._n_basis)
+        return 1 + 2 * int(self._n_basis or (x if self._basis is None else self._basis).shape[1])
 
     def state(self) -> Triangle:
         """The triangle of all pairs so far (there must be some)."""
@@ -150,16 +158,6 @@ class Gathering:
             self._stacked.append(namespace(gram).linalg.cholesky(self._gram).T)
         self._gram, self._least = gram, least
         return True
-
-
-def _padded(basis: Array | None) -> tuple[Array | None, int]:
-    """A basis with columns of zeros up to a multiple of ALIGNED_COLUMNS, and how many it has."""
-    if basis is None:
-        return None, 0
-    xp, k = namespace(basis), int(basis.shape[1])
-    zeros = xp.zeros((basis.shape[0], -k % ALIGNED_COLUMNS), dtype=basis.dtype,
-                     device=device_of(basis))
-    return xp.concat([basis, zeros], axis=1), k
 
 
 def _gram_in_dtype(root: Array, x: Array, y: Array, parts: list[slice]) -> Array | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +18,7 @@ from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
 from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.errors import BadPairs
-from lrh_dask.gathering import Gathering
+from lrh_dask.gathering import Gathering, padded
 from lrh_dask.memory import CACHED_BYTES, LEAST_ROWS, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import EXACT_ROWS, Reducing
@@ -61,11 +62,13 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
 def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
     """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
     device = device_of_run(spec)
-    q = None if basis is None else device.put(basis.q.astype(pairs.dtype, copy=False))
+    q = k = None
+    if basis is not None:
+        q, k = padded(device.put(basis.q.astype(pairs.dtype, copy=False))), basis.q.shape[1]
     in_cache = q is not None  # a slab is gone over six times
     return _fold(pairs, run, spec, "fit again" if spec.again else "fit",
                  max(LEAST_ROWS, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
-                 lambda: Gathering(q), lambda b: b, device,
+                 lambda: Gathering(q, k), lambda b: b, device,
                  streamed if in_cache and pairs.can_stream else _in_blocks)
 
 
@@ -160,6 +163,8 @@ def _counted(slab: Block, spec: Spec) -> Block:
     if weight is None:
         return slab
     counts = weight > 0
+    if counts.all():
+        return replace(slab, weight=weight)
     return Block(slab.start, slab.x[counts], slab.y[counts], slab.x_squares[counts],
                  slab.y_squares[counts], weight[counts])
 
@@ -178,9 +183,8 @@ def hashes_of(block: Block, n_pairs: int) -> RowHashes:
     told = block.x_squares > 0
     if block.weight is not None:
         told &= block.weight > 0
-    arrays = (block.x, block.y, block.x_squares, block.y_squares)
-    x, y, *keys = arrays if told.all() else (a[told] for a in arrays)
-    return RowHashes.of(x, y, keys=tuple(keys), share=KEPT / (2 * n_pairs))
+    return RowHashes.of(block.x, block.y, keys=(block.x_squares, block.y_squares),
+                        share=KEPT / (2 * n_pairs), told=None if told.all() else told)
 
 
 def _zero_rows(rows: np.ndarray, squares: np.ndarray) -> int:

@@ -95,9 +95,9 @@ class Shape:
                + 3 * d * sketched * self.itemsize) if rows > 4 * k and d > 2 * k else (
                rows * d * FLOAT64 + 3 * min(rows, d) ** 2 * FLOAT64)
         again = 2 * reduced + 2 * k * d * FLOAT64 + 12 * k**2 * FLOAT64  # merged and cut again
-        groups = min(self.run_buckets, 2)
-        waiting = (groups + 1) * WAITING_BYTES  # those of each, and put together
         sampled_blocks = max(1, SAMPLE_BYTES // self._block())
+        groups = 1 if self.run_buckets == sampled_blocks == 1 else 2  # in a task
+        waiting = (groups + 1) * WAITING_BYTES  # those of each, and put together
         held = (2 * FAN_IN + 2) * groups * reduced  # what waits, what is fetched and made of it
         find = self._reading(sampled_blocks) + self._scaled() + max(cut, again) + held + waiting
         merge = held + again
@@ -136,10 +136,14 @@ class Shape:
         return IDLE_BYTES + RETAINED + self.held_bytes + tasks
 
     def _reading(self, run_blocks: int) -> int:
-        """Blocks in use and ahead; chunks being put together or decoded, those of weights too."""
+        """Blocks in use and ahead; chunks being put together or decoded, those of weights too.
+
+        With their rows' squared lengths, from which keys of hashes are made.
+        """
         n_blocks = min(self.n_ahead, run_blocks - 1) + 1
         arriving = self._block() if self.decoded else self._block() // 2
-        return n_blocks * (self._block() + 2 * self.weight_bytes) + arriving
+        lengths = 2 * min(self.block_rows, self.n_pairs) * FLOAT64
+        return n_blocks * (self._block() + lengths + 2 * self.weight_bytes) + arriving + lengths
 
     def _block(self) -> int:
         """What is read at once; the solve comes to a process that has not given back the last."""

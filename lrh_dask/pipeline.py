@@ -113,7 +113,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
         SettingsError: see :func:`lrh_dask.budget.plan_run`.
     """
     split = partition(pairs.n_pairs, pairs.blocks.rows, pairs.row_bytes,
-                      **({"run_bytes": 1} if is_dask(pairs.x) else {}))
+                      one_block=is_dask(pairs.x))
     held_bytes = 0
     if client is not None:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()

@@ -168,11 +168,13 @@ class Reducing:
             squares: tuple[Array, Array] | None = None) -> None:
         """Count a block: see :func:`reduce_pairs`."""
         y_squares = row_squares(y) if squares is None else squares[1]
-        if x.shape[0] >= self._at_once:
+        enough = x.shape[0] >= self._at_once
+        if not enough or x.shape[0] <= self._max_rank:  # kept as they are: the block may go
+            xp = namespace(x, y)
+            x, y = xp.asarray(x, copy=True), xp.asarray(y, copy=True)
+        if enough:
             self._reduce([(x, y, weight, y_squares)])
             return
-        xp = namespace(x, y)  # copies, as the block may go meanwhile
-        x, y = xp.asarray(x, copy=True), xp.asarray(y, copy=True)
         self._waiting.append((x, y, weight, y_squares))
         if sum(int(part[0].shape[0]) for part in self._waiting) >= self._at_once:
             self._reduce(self._waiting)

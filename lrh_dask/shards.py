@@ -8,6 +8,7 @@ store's shape alone, never on the cluster, so that any cluster gives the same bi
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,9 +18,9 @@ __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 N_BUCKETS = 20
 FEWEST_RUNS = 8
 RUN_BYTES = 256 * 2**20
-"""Tasks of a second or so: the scheduler's share of a run stays small."""
-LEAST_RUN_BYTES = 32 * 2**20
-"""Smaller tasks of a small store are put together: each waits once for a first block from afar."""
+"""Tasks of a second or so: the scheduler's share of a large run stays small."""
+JOINED_BYTES = 64 * 2**20
+"""Smaller tasks are joined to about this: each waits once for a first block from afar."""
 SAMPLE_BYTES = 32 * 2**20
 """Tasks that read a sample are more work a pair, and all workers are to have some."""
 
@@ -58,7 +59,6 @@ class Run:
 class Partition:
     """All runs of a store, in row order."""
 
-    n_pairs: int
     runs: tuple[Run, ...]
 
     @property
@@ -69,14 +69,12 @@ class Partition:
     def spread(self, is_held_out: Callable[[int], bool]) -> tuple[Run, ...]:
         """Every block as a run of its own, in an order whose every beginning is spread evenly.
 
-        Among any first blocks, two at least, about a fifth is held out.
+        Among any first blocks, two at least, some are held out: in the long run a fifth.
         """
         by_group: dict[bool, list[Run]] = {False: [], True: []}
         for run in self.runs:
             for block in run.blocks:
-                pieces = tuple(
-                    Piece(max(p.start, block[0]), min(p.stop, block[1]), p.bucket)
-                    for p in run.pieces if p.start < block[1] and p.stop > block[0])
+                pieces = _within(run.pieces, *block)
                 by_group[all(is_held_out(p.bucket) for p in pieces)].append(
                     Run(0, (block,), pieces))
         ordered: list[Run] = []
@@ -92,37 +90,37 @@ class Partition:
 
 
 def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
-              run_bytes: int = RUN_BYTES) -> Partition:
+              one_block: bool = False) -> Partition:
     """Cut the rows of a store into runs and buckets.
 
-    Many blocks: pieces of about ``run_bytes``, a multiple of twenty of them, each in one bucket
-    (its index modulo 20); a run is one piece, or where pieces are small several, while there are
-    eight runs or more. Few blocks: eight runs or more, cut into consecutive pieces so that every
-    bucket gets its share.
+    Rows are cut into equal *pieces*, piece i counted in bucket i modulo 20. Where there are many
+    blocks a piece is of whole blocks, of at most about RUN_BYTES, and a run of whole pieces; where
+    there are few a run is of whole blocks, and what lies in it of the pieces. Small units are
+    joined to runs of about JOINED_BYTES, as long as eight are left.
 
     Args:
         n_pairs: rows of the store.
         chunk_rows: rows of a block; ``row_bytes``: bytes of a row, x and y together.
+        one_block: every block is a run of its own.
     """
-    starts = range(0, n_pairs, chunk_rows)
-    blocks = [(start, min(start + chunk_rows, n_pairs)) for start in starts]
-    if len(blocks) < 2 * N_BUCKETS:
-        at_once = min(run_bytes // (chunk_rows * row_bytes), len(blocks) // FEWEST_RUNS)
-        firsts = range(0, len(blocks), max(1, at_once))
-        return Partition(n_pairs, tuple(
-            _in_pieces(i, blocks[first:first + firsts.step], n_pairs)
-            for i, first in enumerate(firsts)))
-    n_bytes = n_pairs * row_bytes
-    wanted = max(2 * N_BUCKETS, -(-n_bytes // max(run_bytes, 1)))
-    n_pieces = min(-(-wanted // N_BUCKETS) * N_BUCKETS, len(blocks))
-    at_once = min(min(run_bytes, LEAST_RUN_BYTES) * n_pieces // n_bytes, n_pieces // FEWEST_RUNS)
-    n_runs = -(-n_pieces // max(1, at_once))
-    cuts = [len(blocks) * i // n_pieces for i in range(n_pieces + 1)]
-    pieces = [Piece(blocks[a][0], blocks[b - 1][1], i % N_BUCKETS)
-              for i, (a, b) in enumerate(pairwise(cuts))]
-    return Partition(n_pairs, tuple(
-        Run(i, tuple(blocks[cuts[a]:cuts[b]]), tuple(pieces[a:b]))
-        for i, (a, b) in enumerate(pairwise(n_pieces * i // n_runs for i in range(n_runs + 1)))))
+    starts = [*range(0, n_pairs, chunk_rows), n_pairs]
+    n_blocks, n_bytes = len(starts) - 1, n_pairs * row_bytes
+    if n_blocks < 2 * N_BUCKETS:
+        n_pieces = min(2 * N_BUCKETS if n_pairs >= 4 * N_BUCKETS else N_BUCKETS, n_pairs)
+        units, edges = starts, _cut(range(n_pairs + 1), n_pieces)
+    else:
+        n_rounds = max(2, -(-n_bytes // (N_BUCKETS * RUN_BYTES)))
+        n_pieces = n_blocks if one_block else min(n_rounds * N_BUCKETS, n_blocks)
+        units = edges = _cut(starts, n_pieces)
+    n_units = len(units) - 1
+    joined = 1 if one_block else min(round(JOINED_BYTES * n_units / n_bytes),
+                                   n_units // FEWEST_RUNS)
+    cuts = _cut(units, -(-n_units // max(joined, 1)))
+    pieces = [Piece(a, b, i % N_BUCKETS) for i, (a, b) in enumerate(pairwise(edges))]
+    return Partition(tuple(
+        Run(i, tuple(pairwise(starts[a // chunk_rows:-(-b // chunk_rows) + 1])),
+            _within(pieces[bisect_right(edges, a) - 1:bisect_left(edges, b)], a, b))
+        for i, (a, b) in enumerate(pairwise(cuts))))
 
 
 def gathered(blocks: Sequence[Run], row_bytes: int, *, run_bytes: int) -> tuple[Run, ...]:
@@ -143,12 +141,12 @@ def _bit_reversed(items: list[Run]) -> list[Run]:
     return [items[i] for i in order]
 
 
-def _in_pieces(index: int, blocks: list[tuple[int, int]], n_pairs: int) -> Run:
-    """Blocks as a run whose pieces are the equal parts of all rows that lie in them."""
-    start, stop = blocks[0][0], blocks[-1][1]
-    n_parts = min(2 * N_BUCKETS if n_pairs >= 4 * N_BUCKETS else N_BUCKETS, n_pairs)
-    edges = [n_pairs * i // n_parts for i in range(n_parts + 1)]
-    pieces = [Piece(max(a, start), min(b, stop), i % N_BUCKETS)
-              for i, (a, b) in enumerate(pairwise(edges))
-              if a < stop and b > start]
-    return Run(index, tuple(blocks), tuple(pieces))
+def _cut(items: Sequence[int], n_parts: int) -> list[int]:
+    """Edges of equal parts: those of ``items`` at which they begin, and its last."""
+    return [items[(len(items) - 1) * i // n_parts] for i in range(n_parts + 1)]
+
+
+def _within(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, ...]:
+    """What lies of pieces in rows ``start`` to ``stop``."""
+    return tuple(Piece(max(piece.start, start), min(piece.stop, stop), piece.bucket)
+                 for piece in pieces if piece.start < stop and piece.stop > start)

@@ -61,11 +61,10 @@ def test_one_two_or_five_workers_change_no_byte(stored):
             assert_same_bytes(stored, f"on {n_workers} workers")
 
 
-def test_how_many_buckets_a_task_reads_changes_no_byte_of_a_fit_over_all_features(
-        stored, monkeypatch):
-    """Nor does a cluster, where each reads one, as in stores too large to try here."""
+def test_tasks_of_one_bucket_each_give_the_same_bytes_over_all_features(stored, monkeypatch):
+    """Those of a large store; in a small one several are joined."""
     pairs, expected = stored["all_features"]
-    monkeypatch.setattr("lrh_dask.shards.LEAST_RUN_BYTES", 0)
+    monkeypatch.setattr("lrh_dask.shards.JOINED_BYTES", 0)
     with start(2, 1) as cluster, Client(cluster):
         apart = fit(pairs)
     assert apart.provenance["n_tasks"] > 40, "not the case to try"

@@ -110,3 +110,26 @@ def test_a_sample_is_that_of_the_rows_however_they_are_cut(share):
         assert found == whole == parts[order[0]].merge(*(parts[i] for i in order[1:]))
         assert (found.n_rows, found.up_to) == (9000, whole.up_to)
     assert whole.hashes.size == pytest.approx(max(16, 9000 * share), rel=0.2)
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_of_more_hashes_than_are_kept_all_copies_are_counted_or_none(monkeypatch, last_first):
+    """Few different keys at first, so that all rows are hashed; more later, so that few are."""
+    monkeypatch.setattr(duplicates, "KEPT", 1000)
+    x, others = rows(0, 8000), rows(1, 3000)
+    key = np.arange(8000) % 10.0
+    states = [RowHashes.of(x, keys=(key,), share=1e-4),
+              RowHashes.of(np.concatenate([x, others]), share=1e-4,
+                           keys=(np.concatenate([key, np.repeat(np.arange(10.0, 40.0), 100)]),))]
+    found = states[last_first].merge(states[not last_first])
+    assert states[0].hashes.size == 1000, "not the case to try"
+    assert set(found.counts) <= {1, 2}
+    assert found.n_duplicates == pytest.approx(8000, rel=0.15)
+    assert all(a.base is None for state in states for a in (state.hashes, state.counts, state.keys))
+
+
+def test_rows_that_are_not_told_are_as_if_they_were_not_there():
+    x = rows(0, 900)
+    key, told = np.vecdot(x, x), np.arange(900) % 3 > 0
+    assert RowHashes.of(x, keys=(key,), share=0.1, told=told) == RowHashes.of(
+        x[told], keys=(key[told],), share=0.1)

@@ -1,6 +1,7 @@
 """Imports point up the list of layers only."""
 
 import ast
+import re
 from pathlib import Path
 
 import lrh_dask
@@ -43,6 +44,9 @@ def imports(module):
 def test_every_module_has_a_layer():
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert modules == set().union(*LAYERS)
+    listed = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = [line for line in listed.splitlines() if line.startswith("| ")]
+    assert sorted(re.findall(r"`(\w+)`", "".join(table))) == sorted(modules)
 
 
 def test_imports_point_up_only():

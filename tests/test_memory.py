@@ -48,7 +48,7 @@ def written(path, shape):
     write_known(path, n, Known.indefinite(d, 8), **stored)
     group = zarr.open_group(path)
     if "weighted" in shape:  # in one chunk, as one who writes it afterwards would
-        group.create_array("weight", data=1.0 + np.arange(n) % 3, chunks=(n,))
+        group.create_array("weight", data=np.arange(n) % 3.0, chunks=(n,))
     if "dead" in shape:  # in one half, so that buckets are well conditioned only when merged
         for name in "xy":
             group[name][:n // 2, 0] = 0.0

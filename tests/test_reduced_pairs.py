@@ -89,6 +89,16 @@ def test_pieces_that_wait_are_counted_once_and_outlive_their_block(make_pairs, a
     assert found.energy == pytest.approx(whole.energy)
 
 
+@pytest.mark.parametrize("n_rows", [4, 20, 60])
+def test_no_state_keeps_the_block_that_it_was_made_from(n_rows):
+    """A slice of it would, out of sight of its price."""
+    block = np.random.default_rng(0).standard_normal((2, 500, 30))
+    reducing = Reducing(20, at_once=10)
+    reducing.add(*block[:, :n_rows])
+    state = reducing.state()
+    assert not any(np.shares_memory(a, block) for a in as_pairs_of(state))
+
+
 @given(case=shards(offset=(0.0, 3.0)))
 def test_reduced_pairs_satisfy_the_equation_of_the_pairs(case, merge_in_any_order):
     state = reduce_and_merge(case, merge_in_any_order)

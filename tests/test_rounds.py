@@ -96,7 +96,7 @@ def test_pairs_without_noise_end_the_basis_at_once(tmp_path, many):
 
 @pytest.mark.parametrize("n_blocks", [2, 5, 41, 400, 1000])
 def test_every_beginning_of_the_order_is_spread_and_has_both_groups(n_blocks):
-    split = partition(n_blocks * 10, 10, 8000, run_bytes=200_000)
+    split = partition(n_blocks * 10, 10, 10_000_000)
     order = split.spread(lambda bucket: group_of(bucket) == HELD_OUT)
     spans = sorted(block for run in order for block in run.blocks)
     assert spans == sorted(block for run in split.runs for block in run.blocks)

@@ -33,7 +33,7 @@ from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
 from lrh_dask.blocks import Block
 from lrh_dask.cluster import connect
 from lrh_dask.config import ClusterSettings
-from lrh_dask.gathering import Gathering
+from lrh_dask.gathering import Gathering, padded
 from lrh_dask.leaves import hashes_of, streamed
 from lrh_dask.memory import CACHED_BYTES
 from lrh_dask.pairs import Pairs
@@ -397,8 +397,7 @@ def parts(folder: Path) -> dict[str, Any]:
     Every line does what those above it do, and more, slab by slab; *more* is by how much.
     """
     pairs = open_pairs(store(folder, 1_000_000, 1024))
-    q = np.linalg.qr(np.random.default_rng(0).standard_normal((1024, 30)))[0].astype("f4")
-    padded = np.concatenate([q, np.zeros((1024, 2), "f4")], axis=1)
+    q = padded(np.linalg.qr(np.random.default_rng(0).standard_normal((1024, 30)))[0].astype("f4"))
     run = Run(0, ((0, 4096),), (Piece(0, 4096, 0),))
     group, rows = rivals.open_group(pairs.name), CACHED_BYTES // pairs.row_bytes
 
@@ -408,7 +407,7 @@ def parts(folder: Path) -> dict[str, Any]:
                 step(slab)
 
     def gathered() -> None:
-        gathering = Gathering(q)
+        gathering = Gathering(q, 30)
         checked(hashed, lambda slab: gathering.add(
             slab.x, slab.y, None, (slab.x_squares, slab.y_squares)))
         gathering.state()
@@ -424,7 +423,7 @@ def parts(folder: Path) -> dict[str, Any]:
         "- squared lengths, checks": checked,
         "- hashes of a sample of rows": lambda: checked(hashed),
         "- projections xQ and yQ": lambda: checked(
-            hashed, lambda slab: (slab.x @ padded, slab.y @ padded)),
+            hashed, lambda slab: (slab.x @ q, slab.y @ q)),
         "- sums of x and y, products in float64: all": gathered,
     }
     from threadpoolctl import threadpool_limits
