@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 
 from lrh_dask.basis import Outlook, find_basis, outlook
 from lrh_dask.blocks import is_dask
@@ -137,6 +137,12 @@ class Stages:
     def _key(self, kind: str) -> str:
         return f"lrh-{kind}-{self._name}-{self._n_stages}"
 
+    def _own(self, key: Any) -> Any:
+        """A key of this stage for what goes by another one elsewhere."""
+        name, *place = key if isinstance(key, tuple) else (key,)
+        own = f"{name}-{self._name}-{self._n_stages}"
+        return (own, *place) if isinstance(key, tuple) else own
+
     def _carry_out(self, graph: dict[Any, Any], key: str, keep: tuple[str, ...] = ()) -> Any:
         """Compute a graph; the value of one key, while those to keep stay where they are."""
         self.n_tasks += len(graph)
@@ -189,19 +195,21 @@ class Stages:
 
         A second pass computes them again: kept from the first, they would fill the workers.
         """
-        from dask.graph_manipulation import clone
-
         pairs = self._pairs
         arrays = [a.rechunk({0: pairs.blocks.rows, 1: -1} if a.ndim == 2 else pairs.blocks.rows)
-                  for a in clone(*(a for a in (pairs.x, pairs.y, pairs.weight) if a is not None))]
+                  for a in (pairs.x, pairs.y, pairs.weight) if a is not None]
         keys = {run.index: [(a.name, run.blocks[0][0] // pairs.blocks.rows, *[0] * (a.ndim - 1))
                             for a in arrays] for run in runs}
+        nodes: dict[Any, Any] = {}
         for array, wanted in zip(arrays, zip(*keys.values(), strict=True), strict=True):
-            graph.update(array.__dask_graph__().cull(set(wanted)).to_dict())
+            nodes.update(array.__dask_graph__().cull(set(wanted)).to_dict())
+        nodes = convert_legacy_graph(nodes)  # without what is on the cluster under its own key
+        names = {key: self._own(key) for key in nodes}
+        graph.update({name: nodes[key].substitute(names, key=name) for key, name in names.items()})
         sources = {}
         for run in runs:
             key = f"lrh-block-{uuid.uuid4().hex}"
             graph[key] = Task(key, slice_in_memory, pairs.name, run.blocks[0][0],
-                              *map(TaskRef, keys[run.index]))
+                              *(TaskRef(names.get(k, k)) for k in keys[run.index]))
             sources[run.index] = TaskRef(key)
         return sources

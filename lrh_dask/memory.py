@@ -77,8 +77,9 @@ class Shape:
     def over_all_features(self) -> int:
         """One pass over blocks of pairs; the basis is all of R^D."""
         k = self.n_features
-        return self._process(self._reading(self.run_blocks) + self._scaled() + max(
-            self._gathering(k), self._merge(2 * k + 1)), self._block() + self._solve(k, k))
+        made = self._scaled() + max(self._gathering(k), self._merge(2 * k + 1))
+        return self._process(self._reading(self.run_blocks, made),
+                             self._block() + self._solve(k, k))
 
     def in_basis(self, k: int, width: int) -> int:
         """Rounds of reduced pairs, and a pass over blocks in a basis of ``width`` columns.
@@ -99,14 +100,16 @@ class Shape:
         groups = 1 if self.run_buckets == sampled_blocks == 1 else 2  # in a task
         waiting = (groups + 1) * WAITING_BYTES  # those of each, and put together
         held = (2 * FAN_IN + 2) * groups * reduced  # what waits, what is fetched and made of it
-        find = self._reading(sampled_blocks) + self._scaled() + max(cut, again) + held + waiting
+        find = self._reading(sampled_blocks, self._scaled() + max(cut, again) + held + waiting)
         merge = held + again
         orthonormal = 4 * k * d * FLOAT64 + 3 * reduced
         q = d * width * (FLOAT64 + 2 * self.itemsize)
         slab = min(max(CACHED_BYTES, LEAST_ROWS * 2 * d * self.itemsize), self._block())
-        reading = slab + 2 * self.weight_bytes if self.streamed else self._reading(self.run_blocks)
-        scaled = 2 * slab if self.weight_bytes else 0  # those of some weight, and times its root
-        fit = reading + q + scaled + self._gathering(width)
+        made = q + self._gathering(width)
+        if self.weight_bytes:
+            made += 2 * slab  # those of some weight, and times its root
+        fit = slab + 2 * self.weight_bytes + made if self.streamed else self._reading(
+            self.run_blocks, made)
         return self._process(max(find, merge, orthonormal, fit, q + self._merge(c)),
                              self._block() + q + self._solve(width, width))
 
@@ -115,7 +118,7 @@ class Shape:
         of_basis = FLOAT64 * self.n_features * basis
         choice = of_basis + self._solve(min(self.n_pairs, self.n_features), basis)
         held = self.whole + 2 * FLOAT64 * self.n_features * self.n_pairs
-        return self._process(self._reading(self.run_blocks) + 5 * self.whole,
+        return self._process(self._reading(self.run_blocks, 5 * self.whole),
                              held + max(3 * of_basis, choice))
 
     def by_features(self, rank: int) -> int:
@@ -135,15 +138,17 @@ class Shape:
         tasks = max(self.threads * task, (self.threads - 1) * task + solve)
         return IDLE_BYTES + RETAINED + self.held_bytes + tasks
 
-    def _reading(self, run_blocks: int) -> int:
-        """Blocks in use and ahead; chunks being put together or decoded, those of weights too.
+    def _reading(self, run_blocks: int, made: int) -> int:
+        """Blocks in use and ahead, and what is made of one; chunks being put together, or decoded.
 
-        With their rows' squared lengths, from which keys of hashes are made.
+        With weights, and squared lengths of rows, from which keys of hashes are made.
         """
-        n_blocks = min(self.n_ahead, run_blocks - 1) + 1
+        n_ahead = min(self.n_ahead, run_blocks - 1)
         arriving = self._block() if self.decoded else self._block() // 2
         lengths = 2 * min(self.block_rows, self.n_pairs) * FLOAT64
-        return n_blocks * (self._block() + lengths + 2 * self.weight_bytes) + arriving + lengths
+        blocks = (n_ahead + 1) * (self._block() + lengths + 2 * self.weight_bytes)
+        together = n_ahead or self.decoded  # what decoding took is not given back at once
+        return blocks + (arriving + made if together else max(arriving, made)) + lengths
 
     def _block(self) -> int:
         """What is read at once; the solve comes to a process that has not given back the last."""

@@ -40,6 +40,8 @@ __all__ = ["WELL_CONDITIONED", "Triangle", "merge_all", "summed", "triangular", 
 WELL_CONDITIONED = {"float64": 1e-6, "float32": 1e-4}
 """The least relative pivot of a Gram matrix whose products were taken in that dtype: what its
 rounding changes there is below 1e-8 and 1e-2 of a pivot, the latter at random from slab to slab."""
+AT_ONCE = 5
+"""So many rows a column are factored together."""
 SPAN = 1e-200
 """Squares of columns as far apart as that would leave the range of float64 in other units."""
 
@@ -143,8 +145,8 @@ class Triangle:
 def merge_all(triangles: list[Triangle]) -> Triangle:
     """The triangle of the pairs of all.
 
-    Cost: one addition of (2k+1, 2k+1) each where Gram matrices will do; else O(rows k²) flops for
-    one factorisation of all rows stacked, which merging one after another repeats.
+    Cost: one addition of (2k+1, 2k+1) each where Gram matrices will do; else O(rows k²) flops to
+    factor the rows of a few at a time.
     """
     grams = [t.gram for t in triangles if t.gram is not None]
     return summed(triangles, *united(_total(grams) if grams else None,
@@ -153,16 +155,31 @@ def merge_all(triangles: list[Triangle]) -> Triangle:
 
 def united(gram: Array | None, stacked: list[Array]) -> tuple[Array, Array | None]:
     """``rows`` and ``gram`` of a triangle of well-conditioned pairs, if any, and of other rows."""
-    xp = namespace(*([] if gram is None else [gram]), *stacked)
     if gram is None:
-        return stacked[0] if len(stacked) == 1 else triangular(xp.concat(stacked, axis=0)), None
+        return _one_factor(stacked), None
     if not any(part.shape[0] for part in stacked):
         return no_rows(gram), gram
-    rows = xp.concat(stacked, axis=0)
+    rows = _one_factor(stacked)
     together = gram + rows.T @ rows
     if well_conditioned(together, WELL_CONDITIONED["float64"]):
         return no_rows(rows), together
-    return triangular(xp.concat([rows, xp.linalg.cholesky(gram).T], axis=0)), None
+    return _one_factor([rows, namespace(gram).linalg.cholesky(gram).T]), None
+
+
+def _one_factor(parts: list[Array]) -> Array:
+    """R of the rows of all parts, some at a time: all of them put together were held twice."""
+    waiting, n_rows = parts[:1], parts[0].shape[0]
+    for part in parts[1:]:
+        if n_rows + part.shape[0] > AT_ONCE * part.shape[1]:
+            waiting = [_together(waiting)]
+            n_rows = waiting[0].shape[0]
+        waiting.append(part)
+        n_rows += part.shape[0]
+    return _together(waiting)
+
+
+def _together(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else triangular(namespace(*parts).concat(parts, axis=0))
 
 
 def well_conditioned(gram: Array, least: float) -> bool:

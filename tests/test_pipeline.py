@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -109,6 +110,28 @@ def test_dask_arrays_of_any_chunks_give_what_their_numbers_give(client):
     here = fit(Pairs(x, y, weight))
     np.testing.assert_allclose(cut.eigenvalues, here.eigenvalues, rtol=1e-5)
     assert cut.n_pairs == here.n_pairs
+
+
+MADE = {"sliced": lambda a: a[10:], "differences of rows": lambda a: a[1:] - a[:-1],
+        "rechunked": lambda a: a.rechunk((700, -1)), "optimised": lambda a: dask.optimize(a[5:])[0],
+        "reshaped": lambda a: a.reshape(len(a) // 2, 2, -1).reshape(len(a), -1),
+        "stacked columns": lambda a: da.stack(list(a.T), axis=1),
+        "persisted": lambda a: a.persist(), "persisted parts": lambda a: a[5:].persist()[5:],
+        "delayed": lambda a: da.concatenate([da.from_delayed(
+            dask.delayed(np.asarray)(part.compute()), part.shape, part.dtype)
+            for part in (a[:1500], a[1500:])])}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_dask_arrays_may_come_of_any_operation(tmp_path, client, made):
+    x, y, *_ = known(**ROUTES[Route.all_features])
+    write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=500)
+    lazy = [MADE[made](da.from_zarr(tmp_path / "a.zarr" / name)) for name in "xy"]
+    here = fit(Pairs(*(a.compute() for a in lazy)))
+    for settings, atol in (({}, 1e-6), ({"basis": 20}, 1e-2)):  # in one pass, in two
+        found = fit(Pairs(*lazy), **settings)
+        assert found.n_pairs == here.n_pairs == len(lazy[0])
+        np.testing.assert_allclose(found.eigenvalues, here.eigenvalues, atol=atol)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
