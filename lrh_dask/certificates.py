@@ -166,7 +166,9 @@ def certified(buckets: dict[int, Triangle], total: Triangle, found: Solution) ->
             ridge=choice.ridge, n_basis=choice.n_basis, n_buckets=len(buckets),
             centered=centered, standard_error_note=found.errors.note,
             n_explored=found.n_explored, n_effective=total.n_effective,
-            outlier_buckets=outlying_buckets(by_bucket, left_in, pairs_in),
+            outlier_buckets=outlying_buckets(
+                by_bucket, left_in, pairs_in,
+                rounding=ROUNDING if found.lossless else found.grounds.floor),
             verdict=decide_verdict(share(left, centred_energy), choice, found.values.size,
                                    found.grounds)))
 
@@ -194,7 +196,7 @@ def _margins(found: Solution, total: Triangle, left: float, energy: float) -> np
 
 
 def outlying_buckets(residuals: np.ndarray, left: np.ndarray,
-                     n_pairs: np.ndarray) -> tuple[int, ...]:
+                     n_pairs: np.ndarray, *, rounding: float = ROUNDING) -> tuple[int, ...]:
     """The buckets that are explained much worse than the others.
 
     Their residual exceeds the median by five of its scatter (the MAD, or that of n squares where
@@ -206,6 +208,7 @@ def outlying_buckets(residuals: np.ndarray, left: np.ndarray,
         residuals: (n_buckets,) ‖Y - HX - b‖ / ‖Y‖, NaN for a bucket without pairs.
         left: (n_buckets,) ‖Y - HX - b‖².
         n_pairs: (n_buckets,) pairs in each.
+        rounding: residuals that differ by less do not differ.
     """
     known = np.isfinite(residuals)
     if not known.any():
@@ -213,7 +216,7 @@ def outlying_buckets(residuals: np.ndarray, left: np.ndarray,
     median = np.nanmedian(residuals)
     spread = np.maximum(np.nanmedian(np.abs(residuals - median)),
                         median / np.sqrt(2.0 * np.maximum(n_pairs, 1)))
-    far = residuals > median + np.maximum(5.0 * spread, ROUNDING)
+    far = residuals > median + np.maximum(5.0 * spread, rounding)
     if np.count_nonzero(known) > 2:
         far |= (left > DOMINANT * np.nansum(left)) & (residuals > UNEXPLAINED)
     return tuple(np.flatnonzero(far).tolist())

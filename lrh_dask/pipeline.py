@@ -42,6 +42,8 @@ Method = Literal["symmetric", "seed", "least_norm"]
 MOST_DUPLICATES = 0.01
 """Share of repeated rows above which held-out pairs are no judges."""
 N_LISTED = 3
+DASK_ARRAY_BYTES = 48 * 2**20
+"""What `import dask.array` takes in a worker, where nothing else does it."""
 
 
 def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
@@ -114,14 +116,14 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
     """
     split = partition(pairs.n_pairs, pairs.blocks.rows, pairs.row_bytes,
                       one_block=is_dask(pairs.x))
-    held_bytes = 0
+    held_bytes = DASK_ARRAY_BYTES if is_dask(pairs.x) else 0
     if client is not None:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
         worker_bytes = min(limits, default=None)
         threads = max((w["nthreads"] for w in workers), default=1)
         if pairs.in_memory:  # sent to the workers beforehand
-            held_bytes = pairs.n_pairs * pairs.row_bytes
+            held_bytes += pairs.n_pairs * pairs.row_bytes
     elif worker_bytes is None:
         worker_bytes = MEMORY_LIMIT
     blocks = pairs.blocks

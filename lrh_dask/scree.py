@@ -13,6 +13,8 @@ __all__ = ["Scree", "scree"]
 
 ABOVE_FLOOR = 1.5
 WINDOW = 8
+ROUNDING = 4.0
+"""So many roundings of y may be all that a column captures, or by which sums of squares differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,8 @@ def scree(q: Array, held_out: ReducedPairs, *, rank: int | None) -> Scree:
     A column that captures more of the *held-out* gradients than ABOVE_FLOOR times what a random
     direction would is signal. Where the signal ends before the columns do there is a noise
     floor: half as many columns again (at least 8) suffice, more would only cost time. Where it
-    does not end, the spectrum has a long tail and every column is kept.
+    does not end, the spectrum has a long tail and every column is kept. Of pairs without noise
+    the floor is the rounding of y.
 
     Args:
         q: orthonormal columns, the most dominant first, from pairs not in ``held_out``.
@@ -51,8 +54,15 @@ def scree(q: Array, held_out: ReducedPairs, *, rank: int | None) -> Scree:
         return Scree(int(k), True, np.zeros(int(k)), 0.0, held_out.energy)
     xp = namespace(q)
     seen = to_host(xp.astype(like(q, to_host(held_out.y)), q.dtype) @ q).astype(np.float64)
-    energy = np.sum(seen**2, axis=0) + _of_the_cut(seen, held_out)
-    floor = max(held_out.energy - float(energy.sum()), 0.0) / max(n_features - k, 1)
+    rounding = ROUNDING * float(xp.finfo(held_out.y.dtype).eps)
+    energy = np.sum(seen**2, axis=0)
+    beside = held_out.energy - float(energy.sum())
+    if beside > rounding * held_out.energy:
+        energy += _of_the_cut(seen, held_out)
+        beside = held_out.energy - float(energy.sum())
+    else:  # a difference of sums that says nothing
+        beside = 0.0
+    floor = max(beside / max(n_features - k, 1), rounding**2 * held_out.energy)
     window = np.ones(min(WINDOW, k))
     smooth = np.convolve(energy, window, "same") / np.convolve(np.ones(k), window, "same")
     signal = np.flatnonzero(smooth > ABOVE_FLOOR * floor)

@@ -112,6 +112,15 @@ def test_dask_arrays_of_any_chunks_give_what_their_numbers_give(client):
     assert cut.n_pairs == here.n_pairs
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_of_exact_pairs_is_no_spectrum_and_makes_no_bucket_stand_out(dtype):
+    x, y, _, s = known(6000, 300, rank=8, noise=0.0, dtype=dtype)
+    hessian = fit(Pairs(x, y), basis=60)
+    np.testing.assert_allclose(hessian.eigenvalues, s, rtol=1e-5)
+    assert hessian.certificates.n_basis <= 24
+    assert hessian.provenance["notices"] == []
+
+
 MADE = {"sliced": lambda a: a[10:], "differences of rows": lambda a: a[1:] - a[:-1],
         "rechunked": lambda a: a.rechunk((700, -1)), "optimised": lambda a: dask.optimize(a[5:])[0],
         "reshaped": lambda a: a.reshape(len(a) // 2, 2, -1).reshape(len(a), -1),

@@ -7,12 +7,13 @@ from lrh_dask.reduced_pairs import reduce_pairs
 from lrh_dask.scree import scree
 
 
-def stage(spectrum, noise, kept=60, n=600, d=300):
+def stage(spectrum, noise, kept=60, n=600, d=300, dtype="float64"):
     """Basis from half of the gradients, reduced pairs of the other half."""
     rng = np.random.default_rng(0)
     u = np.linalg.qr(rng.standard_normal((d, len(spectrum))))[0]
     y = rng.standard_normal((n, len(spectrum))) * spectrum @ u.T
     y += noise * rng.standard_normal(y.shape) * np.linalg.norm(y) / np.sqrt(y.size)
+    y = y.astype(dtype)
     train, held_out = (reduce_pairs(part, part, max_rank=kept) for part in np.split(y, 2))
     return train.basis()[0], held_out
 
@@ -26,6 +27,12 @@ def test_a_noise_floor_ends_the_basis_a_little_above_the_rank(noise):
 def test_a_long_tail_keeps_every_column():
     q, held_out = stage(1 / np.arange(1.0, 301.0), 0.0)
     assert scree(q, held_out, rank=None).n_columns == 60
+
+
+@pytest.mark.parametrize(("dtype", "weakest"), [("float32", -5), ("float64", -13)])
+def test_of_exact_pairs_all_that_stands_out_of_rounding_is_kept(dtype, weakest):
+    q, held_out = stage(np.logspace(0, weakest, 40), 0.0, dtype=dtype)
+    assert scree(q, held_out, rank=None).n_columns >= 40
 
 
 def test_the_asked_rank_fits_in():
