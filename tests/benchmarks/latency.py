@@ -76,8 +76,7 @@ def main() -> None:
         "proxy; the ratio is the median of the rounds', its range in brackets.", "",
         "What is left in a run: opening asks three times, each time for what the answer before "
         "told of, and every task waits once for its first block. A pass is eight tasks, or tasks "
-        "of about 64 MiB; over 2 to 10 GiB in small blocks it is forty, and beyond tasks of 256 MiB.",
-        "",
+        "of about 64 MiB; over 2 to 10 GiB in small blocks forty, and beyond tasks of 256 MiB.", "",
         "The server is a program in Python on the same cores: at its rate (the first column), and "
         "not a bucket's, 50 ms are hidden here. A run is what a user waits for; the pass over the "
         "pairs is what reading ahead can do.", "",
