@@ -135,13 +135,13 @@ class Stages:
         return graph, root
 
     def _key(self, kind: str) -> str:
-        return f"lrh-{kind}-{self._name}-{self._n_stages}"
+        return f"lrh-{self._own(kind)}"
 
     def _own(self, key: Any) -> Any:
         """A key of this stage for what goes by another one elsewhere."""
-        name, *place = key if isinstance(key, tuple) else (key,)
-        own = f"{name}-{self._name}-{self._n_stages}"
-        return (own, *place) if isinstance(key, tuple) else own
+        if isinstance(key, tuple):
+            return (self._own(key[0]), *key[1:])
+        return f"{key}-{self._name}-{self._n_stages}"
 
     def _carry_out(self, graph: dict[Any, Any], key: str, keep: tuple[str, ...] = ()) -> Any:
         """Compute a graph; the value of one key, while those to keep stay where they are."""

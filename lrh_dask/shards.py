@@ -113,9 +113,8 @@ def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
         n_pieces = n_blocks if one_block else min(n_rounds * N_BUCKETS, n_blocks)
         units = edges = _cut(starts, n_pieces)
     n_units = len(units) - 1
-    joined = 1 if one_block else min(round(JOINED_BYTES * n_units / n_bytes),
-                                   n_units // FEWEST_RUNS)
-    cuts = _cut(units, -(-n_units // max(joined, 1)))
+    joined = min(round(JOINED_BYTES * n_units / n_bytes), n_units // FEWEST_RUNS)
+    cuts = _cut(units, n_units if one_block else -(-n_units // max(joined, 1)))
     pieces = [Piece(a, b, i % N_BUCKETS) for i, (a, b) in enumerate(pairwise(edges))]
     return Partition(tuple(
         Run(i, tuple(pairwise(starts[a // chunk_rows:-(-b // chunk_rows) + 1])),

@@ -32,7 +32,7 @@ def test_a_long_tail_keeps_every_column():
 @pytest.mark.parametrize(("dtype", "weakest"), [("float32", -5), ("float64", -13)])
 def test_of_exact_pairs_all_that_stands_out_of_rounding_is_kept(dtype, weakest):
     q, held_out = stage(np.logspace(0, weakest, 40), 0.0, dtype=dtype)
-    assert scree(q, held_out, rank=None).n_columns >= 40
+    assert scree(q, held_out, rank=None).n_columns == min(q.shape[1], 60)  # half as many again
 
 
 def test_the_asked_rank_fits_in():

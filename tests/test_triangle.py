@@ -12,7 +12,7 @@ from hypothesis import given
 
 from lrh_dask.arrays import device_of
 from lrh_dask.errors import BadPairs
-from lrh_dask.gathering import Gathering, reduce_to_triangle
+from lrh_dask.gathering import Gathering, padded, reduce_to_triangle
 from lrh_dask.solve import Rows
 from lrh_dask.triangle import Triangle
 
@@ -288,3 +288,17 @@ def test_another_array_library_gives_the_same_triangle(make_pairs, rotation, oth
     loose = {"float32": 1e-5, "float64": 1e-10}[dtype]
     tolerance = 1e-12 if other_device.name == "strict" else loose
     assert_same(there.to_host(), reduce_on(np.asarray), tolerance)
+
+
+def test_columns_that_pad_a_basis_are_in_no_triangle(make_pairs, rotation, other_device):
+    """On the other library, too: a basis on a device is padded there."""
+    pairs = make_pairs(7, 60, 20, [3.0, -2.0], noise=0.1)
+    for k in (5, 16):
+        basis = rotation(1, 20)[:, :k]
+        wanted = reduce_to_triangle(pairs.x, pairs.y, basis)
+        for put in (np.asarray, other_device.put):
+            wide = padded(put(basis))
+            assert wide.shape == (20, 16)
+            gathering = Gathering(wide, k)
+            gathering.add(put(pairs.x), put(pairs.y))
+            assert_same(gathering.state().to_host(), wanted, 1e-12)
