@@ -32,7 +32,7 @@ from lrh_dask.scree import Scree, scree
 from lrh_dask.spec import HELD_OUT, TRAIN, Spec
 from lrh_dask.tree import Partial, ReadStats
 
-__all__ = ["WELL_BELOW", "Basis", "Outlook", "find_basis", "outlook"]
+__all__ = ["WELL_BELOW", "Basis", "Outlook", "captured", "find_basis", "outlook"]
 
 MISSED = 0.01
 """Share of the energy beside the basis by which the one before it may be worse."""
@@ -142,10 +142,14 @@ def _none_of(partial: Partial, spec: Spec) -> ReducedPairs:
 
 def _captured_before(q: np.ndarray, before: Basis, judged: ReducedPairs) -> bool:
     """Whether the basis before had captured as much of held-out pairs as Q (D, k) does."""
-    now, earlier = (float(np.sum((judged.y @ basis.astype(judged.y.dtype)) ** 2, dtype=np.float64))
-                    for basis in (q, before.q))
+    now, earlier = (captured(basis, judged) for basis in (q, before.q))
     rounding = 10.0 * float(np.finfo(judged.y.dtype).eps)
     return now - earlier <= MISSED * max(judged.energy - now, 0.0) + rounding * judged.energy
+
+
+def captured(q: np.ndarray, pairs: ReducedPairs) -> float:
+    """The part of ‖Y‖² of some pairs that lies in the span of Q (D, k)."""
+    return float(np.sum((pairs.y @ q.astype(pairs.y.dtype)) ** 2, dtype=np.float64))
 
 
 def _pairs_for(found: Scree, n_pairs: int, n_features: int, n_judged: int) -> int:

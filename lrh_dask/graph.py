@@ -14,9 +14,9 @@ from lrh_dask.blocks import is_dask
 from lrh_dask.leaves import basis_leaf, fit_leaf, merge_partials
 from lrh_dask.memory import AHEAD_OF_FETCHING
 from lrh_dask.pairs import Pairs, slice_in_memory
-from lrh_dask.shards import Run
+from lrh_dask.shards import Partition, Run
 from lrh_dask.spec import Spec
-from lrh_dask.tasks import Short, Solved, solve_buckets, solve_whole
+from lrh_dask.tasks import Short, Solved, solve_buckets, solve_unless_short, solve_whole
 from lrh_dask.tree import Partial, ReadStats, producer, tree_reduce
 
 __all__ = ["Stages"]
@@ -29,6 +29,11 @@ class Stages:
 
     Args:
         client: a Dask client; None carries the stages out in this process.
+
+    Attributes:
+        basis: keys of the reduced pairs and of the basis that were found last, if any.
+        fitted_over: key of the basis of the last fit; None is all of R^D.
+        states: keys of the triangles of each segment of the last fit, where they are kept.
     """
 
     def __init__(self, pairs: Pairs, client: Any) -> None:
@@ -36,6 +41,9 @@ class Stages:
         self._name = uuid.uuid4().hex
         self._n_stages = self.n_tasks = 0
         self._kept: dict[str, Any] = {}  # by key: a future, or here in this process the value
+        self.basis: tuple[str, str] | None = None
+        self.fitted_over: str | None = None
+        self.states: tuple[str, ...] = ()
         self._parts: dict[tuple[int, int], Any] = {}
 
     def find_basis(self, runs: Sequence[Run], spec: Spec, before: tuple[str, str] | None, *,
@@ -58,14 +66,61 @@ class Stages:
         known: Outlook = self._carry_out(graph, seen, keep=(reduced, found))
         if before is not None:
             self.forget(before)
-        return (reduced, found), known
+        self.basis = reduced, found
+        return self.basis, known
 
-    def solve(self, runs: Sequence[Run], spec: Spec, basis: str | None) -> Solved | Short:
-        """Fit over a basis (its key), or over all of R^D, and solve."""
+    def solve(self, split: Partition, spec: Spec, basis: str | None,
+              stored: str | None = None) -> Solved | Short:
+        """Fit over a basis (its key), or over all of R^D, and solve.
+
+        Args:
+            stored: key of the state of pairs that were counted before, over the same basis.
+        """
+        self.fitted_over = basis
         held = None if basis is None else TaskRef(basis)
-        solved: Solved | Short = self.reduce("fit", fit_leaf, runs, (spec, held),
-                                             solve_buckets, held, spec)
+        graph, root = self._fit(split, spec, held, stored)
+        last = self._key("solve")
+        graph[last] = Task(last, solve_buckets, TaskRef(root), held, spec)
+        solved: Solved | Short = self._carry_out(graph, last, keep=self.states)
         return solved
+
+    def solve_more(self, split: Partition, spec: Spec, stored: str, basis: str,
+                   reduced: str) -> Solved | Short:
+        """Count more pairs over a basis that is known, unless they show that it does not do.
+
+        Args:
+            stored, basis, reduced: keys of the state, the basis and the reduced pairs of those
+                that were counted before.
+        """
+        self.fitted_over = basis
+        graph, root = self._fit(split, spec, TaskRef(basis), stored)
+        more, newest = self._tree("basis", basis_leaf, split.runs, spec)
+        graph.update(more)
+        merged, found, last = self._key("merge"), self._key("orth"), self._key("solve")
+        graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
+        graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(newest), TaskRef(basis),
+                            spec, complete=False, spent=ReadStats())
+        graph[last] = Task(last, solve_unless_short, TaskRef(root), TaskRef(basis), TaskRef(found),
+                           TaskRef(newest), spec)
+        self.basis = merged, found
+        solved: Solved | Short = self._carry_out(graph, last, keep=(*self.states, *self.basis))
+        return solved
+
+    def _fit(self, split: Partition, spec: Spec, basis: TaskRef | None,
+             stored: str | None) -> tuple[dict[Any, Any], str]:
+        """A tree over each segment, and one above these and what is stored; its root."""
+        self.forget(self.states)
+        graph: dict[Any, Any] = {}
+        roots = []
+        for runs in split.segments:
+            tree, root = self._tree("fit", fit_leaf, runs, spec, basis)
+            graph.update(tree)
+            roots.append(root)
+        merges, whole = tree_reduce([*([stored] if stored else []), *roots], merge_partials,
+                                    self._key("merge-segments"))
+        graph.update(merges)
+        self.states = tuple(roots) if spec.digested else ()
+        return graph, whole
 
     def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
         """Bring all pairs to one worker and solve there."""
@@ -79,6 +134,19 @@ class Stages:
         last = self._key("solve")
         graph[last] = Task(last, solve, TaskRef(root), *solve_args)
         return self._carry_out(graph, last)
+
+    def put(self, kind: str, value: Any) -> str:
+        """The key under which the cluster now holds a value."""
+        self._n_stages += 1
+        key = self._key(kind)
+        self._kept[key] = value if self._client is None else self._client.scatter(
+            {key: value}, hash=False)[key]
+        return key
+
+    def fetch(self, key: str) -> Any:
+        """What a stage left on the cluster."""
+        kept = self._kept[key]
+        return kept if self._client is None else kept.result()
 
     def share(self, value: Any) -> Any:
         """What many tasks are given: on a cluster it travels once a worker, not once a task."""

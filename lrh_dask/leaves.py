@@ -16,6 +16,7 @@ from lrh_dask.arrays import Array, Device, pick_device
 from lrh_dask.basis import Basis
 from lrh_dask.blocks import Block
 from lrh_dask.budget import Route
+from lrh_dask.digests import Digesting
 from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.errors import BadPairs
 from lrh_dask.gathering import Gathering, padded
@@ -84,10 +85,13 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     """Read a run and fold its rows, slab by slab, into one state a bucket."""
     folds: dict[int, Fold] = {}
     stats, hashes = ReadStats(), [RowHashes()]
-    hashed = stage != "basis" or spec.route is Route.whole_pairs
+    every_row = stage != "basis" or spec.route is Route.whole_pairs
+    digests = Digesting(run.blocks if every_row and spec.digested else ())
     for slab, bucket in slabs(pairs, run, slab_rows):
-        if hashed:
+        if every_row:
             hashes.append(hashes_of(slab, spec.n_pairs))
+            if spec.digested:
+                digests.add(slab)
         rows = _counted(slab, spec)
         stats = stats.merge(ReadStats(
             len(slab.x), slab.n_bytes, slab.seconds, _zero_rows(slab.x, slab.x_squares),
@@ -102,7 +106,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
         if len(hashes) > MERGED_AT_ONCE:
             hashes = [RowHashes().merge(*hashes)]
     stats = stats.merge(ReadStats(peak_worker_bytes=process.peak_bytes(),
-                                  hashes=RowHashes().merge(*hashes)))
+                                  hashes=RowHashes().merge(*hashes), digests=digests.state()))
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)

@@ -161,7 +161,7 @@ def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, plan:
         return fit_by_features(stages, pairs, split, spec)
     if spec.route is Route.fitted_basis:
         return fit_in_basis(stages, pairs, split, spec, all_features_too=plan.all_features_too)
-    solved = stages.solve(split.runs, spec, None)
+    solved = stages.solve(split, spec, None)
     assert not isinstance(solved, Short)
     return solved
 

@@ -49,16 +49,16 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
         basis = rounds.basis
     if why := why_none(known):
         begin = time.time()
-        solved = stages.solve(split.runs, spec, None)
+        solved = stages.solve(split, spec, None)
         assert isinstance(solved, Solved)
         return replace(solved, basis_stats=known.stats, times={**solved.times, "basis": begin},
                        notices=(f"{why}, so the fit is in all of R^D",))
-    solved = stages.solve(split.runs, spec, basis)
+    solved = stages.solve(split, spec, basis)
     if isinstance(solved, Short):
         notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
                        "then once more for the fit")
         known = rounds.read_the_rest(solved.stats)
-        solved = stages.solve(split.runs, replace(spec, again=True), rounds.basis)
+        solved = stages.solve(split, replace(spec, again=True), rounds.basis)
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
     if solved.missed is not None and spec.n_pairs >= budget.MANY_PAIRS:
         notices.append(f"{_share(solved.missed)} of all pairs: few pairs may explore a direction "

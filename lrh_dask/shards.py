@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 
@@ -57,9 +57,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Partition:
-    """All runs of a store, in row order."""
+    """All runs of a store, in row order.
+
+    Attributes:
+        n_runs: how many of them, one after another, make up each segment: rows whose states are
+            kept apart. None: there is one segment.
+    """
 
     runs: tuple[Run, ...]
+    n_runs: tuple[int, ...] | None = None
+
+    @property
+    def segments(self) -> Iterator[tuple[Run, ...]]:
+        """The runs of each segment."""
+        waiting = iter(self.runs)
+        for n in (len(self.runs),) if self.n_runs is None else self.n_runs:
+            yield tuple(islice(waiting, n))
 
     @property
     def buckets(self) -> list[int]:
@@ -89,37 +102,40 @@ class Partition:
                 if piece.bucket == bucket]
 
 
-def partition(n_pairs: int, chunk_rows: int, row_bytes: int, *,
+def partition(stop: int, chunk_rows: int, row_bytes: int, *, start: int = 0,
+              buckets: Sequence[int] = range(N_BUCKETS), first_run: int = 0,
               one_block: bool = False) -> Partition:
-    """Cut the rows of a store into runs and buckets.
+    """Cut rows ``start`` to ``stop`` of a store into runs and buckets.
 
-    Rows are cut into equal *pieces*, piece i counted in bucket i modulo 20. Where there are many
-    blocks a piece is of whole blocks, of at most about RUN_BYTES, and a run of whole pieces; where
-    there are few a run is of whole blocks, and what lies in it of the pieces. Small units are
-    joined to runs of about JOINED_BYTES, as long as eight are left.
+    Rows are cut into equal *pieces*, which are counted in the buckets by turns. Where there are
+    many blocks a piece is of whole blocks, of at most about RUN_BYTES, and a run of whole pieces;
+    where there are few a run is of whole blocks, and what lies in it of the pieces. Small units
+    are joined to runs of about JOINED_BYTES, as long as eight are left.
 
     Args:
-        n_pairs: rows of the store.
         chunk_rows: rows of a block; ``row_bytes``: bytes of a row, x and y together.
+        buckets: those that the rows go to.
+        first_run: number of the first run.
         one_block: every block is a run of its own.
     """
-    starts = [*range(0, n_pairs, chunk_rows), n_pairs]
-    n_blocks, n_bytes = len(starts) - 1, n_pairs * row_bytes
-    if n_blocks < 2 * N_BUCKETS:
-        n_pieces = min(2 * N_BUCKETS if n_pairs >= 4 * N_BUCKETS else N_BUCKETS, n_pairs)
-        units, edges = starts, _cut(range(n_pairs + 1), n_pieces)
+    starts = [start, *range((start // chunk_rows + 1) * chunk_rows, stop, chunk_rows), stop]
+    n_blocks, n_pairs, n_buckets = len(starts) - 1, stop - start, len(buckets)
+    n_bytes = n_pairs * row_bytes
+    if n_blocks < 2 * n_buckets:
+        n_pieces = min(2 * n_buckets if n_pairs >= 4 * n_buckets else n_buckets, n_pairs)
+        units, edges = starts, _cut(range(start, stop + 1), n_pieces)
     else:
-        n_rounds = max(2, -(-n_bytes // (N_BUCKETS * RUN_BYTES)))
-        n_pieces = n_blocks if one_block else min(n_rounds * N_BUCKETS, n_blocks)
+        n_rounds = max(2, -(-n_bytes // (n_buckets * RUN_BYTES)))
+        n_pieces = n_blocks if one_block else min(n_rounds * n_buckets, n_blocks)
         units = edges = _cut(starts, n_pieces)
     n_units = len(units) - 1
     joined = min(round(JOINED_BYTES * n_units / n_bytes), n_units // FEWEST_RUNS)
     cuts = _cut(units, n_units if one_block else -(-n_units // max(joined, 1)))
-    pieces = [Piece(a, b, i % N_BUCKETS) for i, (a, b) in enumerate(pairwise(edges))]
+    pieces = [Piece(a, b, buckets[i % n_buckets]) for i, (a, b) in enumerate(pairwise(edges))]
     return Partition(tuple(
-        Run(i, tuple(pairwise(starts[a // chunk_rows:-(-b // chunk_rows) + 1])),
+        Run(i, tuple(pairwise(starts[bisect_left(starts, a):bisect_left(starts, b) + 1])),
             _within(pieces[bisect_right(edges, a) - 1:bisect_left(edges, b)], a, b))
-        for i, (a, b) in enumerate(pairwise(cuts))))
+        for i, (a, b) in enumerate(pairwise(cuts), first_run)))
 
 
 def gathered(blocks: Sequence[Run], row_bytes: int, *, run_bytes: int) -> tuple[Run, ...]:

@@ -16,7 +16,13 @@ TRAIN, HELD_OUT = 0, 1
 
 @dataclass(frozen=True)
 class Spec:
-    """What every task of a run is told."""
+    """What every task of a run is told.
+
+    Attributes:
+        watched: somebody wants to know what is done.
+        again: all pairs are fitted a second time.
+        digested: digests of the rows are wanted.
+    """
 
     run_id: str
     method: str
@@ -29,6 +35,7 @@ class Spec:
     watched: bool
     weighting: str = "stored"
     again: bool = False
+    digested: bool = False
 
 
 def group_of(bucket: int) -> int:

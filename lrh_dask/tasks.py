@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lrh_dask import process, progress
-from lrh_dask.basis import Basis
+from lrh_dask.basis import Basis, captured
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
@@ -110,6 +110,23 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved |
                          ReadStats() if basis is None else basis.stats, partial.stats,
                          {"basis": begin if basis is None else basis.finished,
                           "fit": begin, "solve": time.time()}), missed=missed)
+
+
+def solve_unless_short(partial: Partial, basis: Basis, found: Basis, newest: Partial,
+                       spec: Spec) -> Solved | Short:
+    """Solve over a basis that was found in earlier pairs, where it captures the newest as well.
+
+    Args:
+        partial: triangles of all pairs; ``newest``: reduced pairs of those that are new.
+        found: the basis that those call for.
+    """
+    judged = newest.states.get(HELD_OUT)
+    if judged is not None and judged.n_pairs and not found.outlook.enough:
+        outside = 1.0 - captured(basis.q, judged) / judged.energy
+        return Short(Missed(outside, basis.outside, None), partial.stats)
+    solved = solve_buckets(partial, replace(basis, complete=True, stats=found.stats), spec)
+    assert isinstance(solved, Solved)
+    return solved
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:

@@ -7,11 +7,12 @@ the same bits whatever the workers, their number, their order or their deaths.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dask._task_spec import Task, TaskRef
 
+from lrh_dask.digests import RowDigest
 from lrh_dask.duplicates import RowHashes
 
 __all__ = ["Partial", "ReadStats", "producer", "tree_reduce"]
@@ -32,6 +33,7 @@ class ReadStats:
     peak_worker_bytes: int = 0
     hashes: RowHashes = field(default_factory=RowHashes)
     n_repeated: int | None = None  # counted otherwise than by hashes
+    digests: tuple[RowDigest, ...] = ()  # of the rows, where they are asked for
 
     @property
     def n_duplicates(self) -> int:
@@ -42,6 +44,10 @@ class ReadStats:
         """Of what was read and is dropped only the price counts, no pair."""
         return ReadStats(n_bytes=self.n_bytes, read_seconds=self.read_seconds)
 
+    def known_before(self) -> ReadStats:
+        """Of what an earlier run has read all counts but the price."""
+        return replace(self, n_bytes=0, read_seconds=0.0, peak_worker_bytes=0)
+
     def merge(self, other: ReadStats) -> ReadStats:
         """Sums, and the larger peak."""
         return ReadStats(
@@ -51,7 +57,8 @@ class ReadStats:
             self.zero_weight_rows + other.zero_weight_rows,
             max(self.peak_worker_bytes, other.peak_worker_bytes),
             self.hashes.merge(other.hashes),
-            other.n_repeated if self.n_repeated is None else self.n_repeated)
+            other.n_repeated if self.n_repeated is None else self.n_repeated,
+            tuple(sorted(self.digests + other.digests)))
 
 
 @dataclass(frozen=True)
