@@ -15,7 +15,7 @@ import numpy as np
 
 from lrh_dask import rivals
 from lrh_dask.cluster import connect
-from lrh_dask.config import ClusterSettings
+from lrh_dask.cluster_settings import ClusterSettings
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.opening import open_pairs
 from lrh_dask.pipeline import fit

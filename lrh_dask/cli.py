@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lrh_dask import __version__
+from lrh_dask.cli_pairs import commands
 from lrh_dask.errors import LrhError, SettingsError, explain
 from lrh_dask.options import (
     BasisText,
@@ -19,6 +20,7 @@ from lrh_dask.options import (
     Memory,
     MethodText,
     RankText,
+    Scheduler,
     Store,
     Threads,
     Workers,
@@ -36,6 +38,7 @@ app = typer.Typer(
     help="Low-rank Hessians from stored gradients, on a Dask cluster, with certificates.",
     epilog="Start with `lrh demo`. Exit codes: 0 done, 2 wrong call or settings, 3 bad input "
            "data, 4 the run failed.")
+app.add_typer(commands)
 
 
 def _version(wanted: bool) -> None:
@@ -77,9 +80,7 @@ def run(
             help="Where the result goes.")] = None,
         overwrite: Annotated[bool, typer.Option(
             "--overwrite", help="Replace a result that exists.")] = False,
-        scheduler: Annotated[str | None, typer.Option(
-            "--scheduler", metavar="ADDRESS", show_default="a local cluster",
-            help="Run on this Dask scheduler, such as tcp://host:8786.")] = None,
+        scheduler: Scheduler = None,
         workers: Workers = None,
         threads_per_worker: Threads = None,
         memory_limit: Memory = None,
@@ -100,8 +101,7 @@ def run(
         "center": yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
         "overwrite": overwrite or None, "psd": psd or None, "weighting": weighting},
         {"workers": workers, "threads_per_worker": threads_per_worker,
-         "memory_limit": memory_limit, "address": scheduler,
-         "kind": None if scheduler is None else "address"})
+         "memory_limit": memory_limit, "scheduler": scheduler})
     screen = Screen(quiet_output=as_json)
     hessian = run_job(settings, screen)
     path = keep(hessian, settings)
@@ -142,7 +142,7 @@ def demo(
         (stores.products, stores.exact_products,
          "From Hessian-vector products: beside the exact Hessian at the end point")]
     results = []
-    settings = [settings_of(str(store), {"overwrite": True}, {"workers": workers})
+    settings = [settings_of(str(store), {"overwrite": True}, {"kind": "local", "workers": workers})
                 for store, _, _ in jobs]
     with connect(settings[0].cluster) as client:
         screen.say(f"Dashboard: {client.dashboard_link}")
@@ -191,25 +191,6 @@ def bench(
         typer.echo(json.dumps({name: {"seconds": measured.seconds, "error": measured.error_or_none}
                                for name, measured in found.items()}))
     screen.programs(found)
-
-
-@app.command()
-def inspect(
-        store: Store, x: XName = None, y: YName = None,
-        every_row: Annotated[bool, typer.Option(
-            "--all", help="Read every row, and name all bad ones.")] = False,
-        as_json: Json = False) -> None:
-    """Say what a store holds and whether it is usable, before any run."""
-    from lrh_dask.inspection import inspect_pairs
-    from lrh_dask.opening import open_pairs
-    from lrh_dask.screen import Screen, size
-
-    screen = Screen(quiet_output=as_json)
-    found = inspect_pairs(open_pairs(store, x=x or "x", y=y or "y"), every_row=every_row)
-    if as_json:
-        typer.echo(json.dumps(found))
-    found["bytes"] = size(found["bytes"])
-    screen.facts([(name.replace("_", " "), value) for name, value in found.items()])
 
 
 @app.command()

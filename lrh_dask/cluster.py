@@ -1,4 +1,4 @@
-"""Where a run is carried out: a local cluster of processes, or one that is there already."""
+"""Where a run is carried out: a cluster that it starts and ends, or one that runs already."""
 
 from __future__ import annotations
 
@@ -8,90 +8,122 @@ import os
 import signal
 import socket
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from lrh_dask.config import ClusterSettings
-from lrh_dask.errors import RunFailed, SettingsError, explain
+from lrh_dask.cluster_kinds import KINDS, start_cluster, worker_variables
+from lrh_dask.cluster_settings import CONNECT_SECONDS, ClusterSettings, named_by_dask
+from lrh_dask.errors import RunFailed, explain
+from lrh_dask.lost_workers import watch_workers
+from lrh_dask.running_cluster import connected, wait_for_workers
+from lrh_dask.versions import compare_versions, refuse_mismatched, survived
 
-__all__ = ["connect", "default_workers", "worker_environment"]
+__all__ = ["connect", "default_workers", "reach", "worker_environment"]
 
-CONNECT_SECONDS = 10
 MAX_WORKERS = 8
 DASHBOARD_PORT = 8787
 
 
+def _unheard(_: str) -> None:
+    """Nobody listens."""
+
+
 def worker_environment(threads: int) -> dict[str, int]:
     """Dask settings that have a nanny start its worker with these environment variables."""
-    variables = {
-        # Dask trims the allocator's memory at every chance, which halves the speed of reading.
-        "MALLOC_TRIM_THRESHOLD_": 268435456,
-        "MALLOC_MMAP_THRESHOLD_": 33554432,
-        # Zarr reads on threads of its own: as many as compute, and none keeps freed chunks apart.
-        "MALLOC_ARENA_MAX": 1,
-        "ZARR_THREADING__MAX_WORKERS": threads,
-    }
-    return {f"distributed.nanny.pre-spawn-environ.{name}": n for name, n in variables.items()}
+    return {f"distributed.nanny.pre-spawn-environ.{name}": n
+            for name, n in worker_variables(threads).items()}
 
 
 @contextlib.contextmanager
-def connect(settings: ClusterSettings) -> Iterator[Any]:
-    """A Dask client on the cluster that the settings ask for; a local one ends with the block.
+def connect(settings: ClusterSettings, say: Callable[[str], None] = _unheard) -> Iterator[Any]:
+    """A Dask client on the cluster that the settings ask for; what is started ends with the block.
+
+    Versions are compared first. Where all workers are lost for long in mid-run, the run ends.
+
+    Args:
+        say: is told what a person should know: which cluster, and notices.
+    Raises:
+        RunFailed: no scheduler answers, it has no workers, or their software is another.
+        SettingsError: the address is none, a file or an extra is missing.
+    """
+    with reach(settings, say) as client:
+        if settings.kind != "local":
+            found = compare_versions(client)
+            refuse_mismatched(found)
+            for notice in survived(found):
+                say(f"Notice: {notice}.")
+        with watch_workers(client, settings.patience):
+            yield client
+
+
+@contextlib.contextmanager
+def reach(settings: ClusterSettings, say: Callable[[str], None] = _unheard) -> Iterator[Any]:
+    """The same client, whatever software its cluster has.
 
     Raises:
         RunFailed: no scheduler answers, or it has no workers.
-        SettingsError: the address is none.
+        SettingsError: the address is none, a file or an extra is missing.
     """
     import dask
 
     with dask.config.set({**worker_environment(settings.threads_per_worker),
                           "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):
-        if settings.kind == "address":
-            with _client(settings.address or "") as client:
-                yield client
-        else:
-            with _local(settings) as client:
-                yield client
+        how = (connected(settings) if settings.runs_already else
+               _local(settings) if settings.kind == "local" else _started(settings, say))
+        with how as client:
+            say(f"Cluster: {_described(settings, client)}")
+            yield client
+
+
+def _described(settings: ClusterSettings, client: Any) -> str:
+    """Which cluster it is, in a line."""
+    told = client.scheduler_info(n_workers=0)
+    where = {"local": "on this machine", "cuda": "on the GPUs of this machine"}.get(
+        settings.kind, client.scheduler.address)
+    if settings.address is not None and settings.address == named_by_dask():
+        where += " (named by DASK_SCHEDULER_ADDRESS or Dask's own settings)"
+    elif not settings.runs_already and settings.kind not in {"local", "cuda"}:
+        where = f"{settings.kind}, scheduler {where}"
+    workers = f"{told['n_workers']} worker{'s' * (told['n_workers'] != 1)}"
+    return f"{where}, {workers}, {told['total_threads']} thread{'s' * (told['total_threads'] != 1)}"
 
 
 @contextlib.contextmanager
-def _client(address: str) -> Iterator[Any]:
+def _started(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[Any]:
+    """A cluster of a fixed number of workers that a queue, an operator or SSH starts."""
     from distributed import Client
 
-    noisy = [logging.getLogger(name) for name in ("distributed.client", "distributed.core")]
-    levels = [logger.level for logger in noisy]
-    for logger in noisy:  # the error below says it better than their tracebacks
-        logger.setLevel(logging.CRITICAL)
-    try:
-        try:
-            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=True)
-        except ValueError as error:
-            raise SettingsError(explain(
-                f"scheduler {address!r}", expected="an address such as tcp://host:8786",
-                got=str(error), consequence="Nothing was started",
-                fix="Copy the address that `dask scheduler` prints")) from error
-        except (OSError, TimeoutError) as error:
+    kind = KINDS[settings.kind]
+    with contextlib.ExitStack() as stack:
+        with _workers_deaf_to_interrupts():
+            cluster = start_cluster(settings)
+        stack.callback(_close, cluster)
+        client = stack.enter_context(Client(cluster, timeout=settings.patience))
+        n_wanted = settings.workers or max(len(settings.hosts) - 1, 1)
+        begin = time.monotonic()
+        n_workers = wait_for_workers(client, n_wanted, settings.patience)
+        if not n_workers:
             raise RunFailed(explain(
-                f"connect to scheduler {address}",
-                expected=f"an answer within {CONNECT_SECONDS} seconds",
-                got=f"none ({type(error).__name__})", consequence="Nothing was started",
-                fix="Check that `dask scheduler` runs there and that no firewall is between, or "
-                    "leave --scheduler out for a local cluster")) from error
-        with client:
-            if not client.scheduler_info(n_workers=-1)["workers"]:
-                try:
-                    client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-                except TimeoutError as error:
-                    raise RunFailed(explain(
-                        f"scheduler {address}", expected="at least one worker",
-                        got=f"none within {CONNECT_SECONDS} seconds",
-                        consequence="Nothing was started",
-                        fix=f"Start one with `dask worker {address}`")) from error
-            yield client
-    finally:
-        for logger, level in zip(noisy, levels, strict=True):
-            logger.setLevel(level)
+                f"start workers by {settings.kind}", expected="at least one worker",
+                got=f"none within {time.monotonic() - begin:.0f} seconds",
+                consequence="What was asked for is taken back, and nothing was computed",
+                fix=f"{kind.look_at[0].upper()}{kind.look_at[1:]}; `wait_seconds` in `cluster` "
+                    "is how long a run waits"))
+        if n_workers < n_wanted:
+            say(f"Notice: {n_workers} of {n_wanted} workers came within "
+                f"{settings.patience:g} seconds: the run starts with those; others join it as "
+                "they come.")
+        yield client
+
+
+def _close(cluster: Any) -> None:
+    """End what was started; an error on the way must not hide what happened before."""
+    try:
+        cluster.close()
+    except Exception as error:
+        logging.getLogger(__name__).warning("closing the cluster: %s", error)
 
 
 @contextlib.contextmanager

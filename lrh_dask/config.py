@@ -7,61 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from lrh_dask.asked import LEAST_RTOL
+from lrh_dask.cluster_settings import ClusterSettings, Strict, TlsSettings
 from lrh_dask.errors import SettingsError, explain
 
-__all__ = ["ClusterSettings", "RunSettings", "load_config", "settings_from"]
+__all__ = ["RunSettings", "load_config", "settings_from"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ClusterSettings(_Strict):
-    """Where a run is carried out."""
-
-    kind: Literal["local", "address"] = "local"
-    """`local`: worker processes on this machine; `address`: a scheduler that runs already."""
-    workers: Annotated[int, Field(ge=1)] | None = None
-    """Worker processes of a local cluster; by default one a core, at most 8."""
-    threads_per_worker: Annotated[int, Field(ge=1)] = 1
-    """Threads of a worker, each of which reduces one run of shards at a time."""
-    memory_limit: str | None = None
-    """Memory of a local worker, such as `4GiB`; by default its share of this machine."""
-    address: str | None = None
-    """Scheduler address such as `tcp://host:8786`, for kind `address`."""
-
-    @field_validator("memory_limit")
-    @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            from dask.utils import parse_bytes
-
-            try:
-                n_bytes = parse_bytes(value)
-            except (ValueError, KeyError) as error:
-                message = f"expected a size such as 4GiB, got {value!r}"
-                raise ValueError(message) from error
-            if n_bytes <= 0:
-                message = f"expected a positive size such as 4GiB, got {value!r}"
-                raise ValueError(message)
-        return value
-
-    @model_validator(mode="after")
-    def _address_goes_with_kind(self) -> ClusterSettings:
-        if (self.kind == "address") != (self.address is not None):
-            message = "`kind: address` and `address: tcp://host:port` go together"
-            raise ValueError(message)
-        local = {"workers", "threads_per_worker", "memory_limit"} & self.model_fields_set
-        if self.kind == "address" and local:
-            message = f"{', '.join(sorted(local))} cannot be set for a cluster that runs already"
-            raise ValueError(message)
-        return self
-
-
-class RunSettings(_Strict):
+class RunSettings(Strict):
     """One run: what is read, what is fitted, where, and where the result goes."""
 
     store: str
@@ -177,7 +132,7 @@ def settings_from(values: dict[str, Any], where: str) -> RunSettings:
         )) from error
 
 
-_NAMES = {*RunSettings.model_fields, *ClusterSettings.model_fields}
+_NAMES = {*RunSettings.model_fields, *ClusterSettings.model_fields, *TlsSettings.model_fields}
 _ALLOWED = {"rank": "'auto' or a whole number >= 1", "basis": "'auto' or a whole number >= 1",
             "center": "auto, yes or no"}
 

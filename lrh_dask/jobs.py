@@ -11,6 +11,7 @@ from distributed.system import MEMORY_LIMIT
 
 from lrh_dask.budget import Plan
 from lrh_dask.cluster import connect, default_workers
+from lrh_dask.cluster_settings import cluster_at, named_by_dask
 from lrh_dask.config import RunSettings, load_config, settings_from
 from lrh_dask.errors import LrhError
 from lrh_dask.hessian import LowRankHessian
@@ -37,7 +38,8 @@ class Stopped(LrhError):
 def settings_of(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> RunSettings:
     """Settings from a file, where ``store`` names one, overridden by those given (not None).
 
-    A scheduler that is given takes the place of the file's whole cluster.
+    A scheduler that is given takes the place of the file's whole cluster but for its `tls`.
+    Where neither names a cluster, the one that Dask's own settings name is taken, if any.
 
     Raises:
         SettingsError: the file cannot be read, or a setting is unknown or wrong.
@@ -47,9 +49,16 @@ def settings_of(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> 
     if store.endswith((".yaml", ".yml")):
         loaded, where = load_config(Path(store)), f"settings in {store}"
     given = {key: value for key, value in cluster.items() if value is not None}
+    scheduler = given.pop("scheduler", None)
+    if scheduler is None and not given and loaded.get("cluster") is None:
+        scheduler = named_by_dask()
+    nested = loaded.get("cluster")
+    kept = nested if isinstance(nested, dict) else {}
+    if scheduler is not None:
+        given |= cluster_at(scheduler)
+        encrypted = not scheduler.startswith("tcp://") and "tls" in kept
+        kept = {"tls": kept["tls"]} if encrypted else {}
     if given:
-        nested = loaded.get("cluster")
-        kept = nested if isinstance(nested, dict) and "address" not in given else {}
         loaded = {**loaded, "cluster": {**kept, **given}}
     loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
     return settings_from(loaded, where)
@@ -67,7 +76,7 @@ def run_job(settings: RunSettings, screen: Screen) -> LowRankHessian:
     pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
     if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
         price_of(pairs, settings)
-    with connect(settings.cluster) as client:
+    with connect(settings.cluster, screen.say) as client:
         screen.say(f"Dashboard: {client.dashboard_link}")
         return fit_job(pairs, settings, screen)
 

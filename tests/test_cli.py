@@ -16,7 +16,7 @@ import zarr
 
 from lrh_dask import LowRankHessian, __version__, write_pairs
 from lrh_dask.cluster import connect
-from lrh_dask.config import ClusterSettings
+from lrh_dask.cluster_settings import ClusterSettings
 from lrh_dask.errors import RunFailed
 
 LRH = Path(sys.executable).with_name("lrh")

@@ -36,7 +36,7 @@ def test_unknown_settings_are_all_named():
     ({"store": "a", "cluster": {"memory_limit": "4gibb"}}, "expected a size such as 4GiB"),
     ({"store": "a", "cluster": {"kind": "address"}}, "go together"),
     ({"store": "a", "cluster": {"kind": "address", "address": "tcp://h:1", "workers": 2}},
-     "workers cannot be set"),
+     "`workers` cannot be set"),
     ({"store": "a", "rank": True}, "rank: expected 'auto' or a whole number >= 1, got True"),
 ])
 def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
@@ -47,7 +47,7 @@ def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
 
 def test_a_scheduler_given_takes_the_place_of_the_files_cluster(tmp_path):
     (tmp_path / "a.yaml").write_text("store: a\ncluster: {workers: 2, memory_limit: 1GiB}\n")
-    address = {"kind": "address", "address": "tcp://h:1"}
+    address = {"scheduler": "tcp://h:1"}
     assert settings_of(f"{tmp_path}/a.yaml", {}, address).cluster.address == "tcp://h:1"
     assert settings_of(f"{tmp_path}/a.yaml", {}, {"workers": 3}).cluster.memory_limit == "1GiB"
 

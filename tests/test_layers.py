@@ -7,24 +7,27 @@ from pathlib import Path
 import lrh_dask
 
 LAYERS = [
-    {"errors"}, {"remote"}, {"asked", "arrays", "process", "progress", "signs"},
+    {"errors"}, {"remote", "locks"}, {"asked", "arrays", "process", "progress", "signs", "probes"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"},
     {"solve", "gathering"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty", "grid"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
-    {"fitting", "units"}, {"hessian"},
-    {"chunks", "checks"}, {"blocks", "streaming"}, {"pairs", "config"}, {"opening", "writing"},
+    {"fitting", "units"}, {"hessian"}, {"matching", "explained"}, {"overlaps"}, {"drift"},
+    {"alert_settings"}, {"alerts"}, {"webhook"},
+    {"chunks", "checks", "manifest"}, {"blocks", "streaming", "stored_chunks", "cluster_settings"}, {"pairs", "config"}, {"opening"},
+    {"incoming"}, {"local_stores"}, {"writing"}, {"appending"},
     {"results", "inspection"},
     {"shards", "tree"}, {"memory"}, {"budget"},
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
+    {"versions", "lost_workers", "cluster_kinds", "running_cluster"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
-    {"jobs", "bench", "options"}, {"cli"},
+    {"jobs", "bench", "options"}, {"cli_pairs"}, {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "grid", "selection", "scree", "uncertainty", "certificates",
                "exact_pairs", "ranks", "signs", "units", "fitting", "hessian", "duplicates",
                "verdicts", "chance", "low_rank", "moments", "biases", "sampling", "row_gram",
-               "gathering"}
+               "gathering", "matching", "overlaps", "drift", "explained"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 

@@ -32,7 +32,7 @@ from lrh_dask import fit, open_pairs, rivals
 from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
 from lrh_dask.blocks import Block
 from lrh_dask.cluster import connect
-from lrh_dask.config import ClusterSettings
+from lrh_dask.cluster_settings import ClusterSettings
 from lrh_dask.gathering import Gathering, padded
 from lrh_dask.leaves import hashes_of, streamed
 from lrh_dask.memory import CACHED_BYTES
