@@ -21,8 +21,8 @@ from crc32c import crc32c
 
 from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 
-__all__ = ["CHECKSUM_BYTES", "chunk_dtype", "is_plain", "is_remote", "is_zarr", "missing_chunks",
-           "read_rows", "stored_chunks"]
+__all__ = ["CHECKSUM_BYTES", "chunk_dtype", "first_rows", "is_plain", "is_remote", "is_zarr",
+           "missing_chunks", "read_rows", "stored_chunks"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
@@ -123,6 +123,16 @@ def is_remote(array: Any) -> bool:
 def stored_chunks(array: Any) -> tuple[int, ...]:
     """Shape of what is stored under one key: the shard where there is one, else the chunk."""
     return getattr(array, "shards", None) or array.chunks
+
+
+def first_rows(array: Any, n_rows: int) -> Any:
+    """An array that ends after so many rows; what is stored stays as it is."""
+    from zarr import Array, AsyncArray
+
+    if not array.ndim or array.shape[0] == n_rows:
+        return array
+    return Array(AsyncArray(metadata=array.metadata.update_shape((n_rows, *array.shape[1:])),
+                            store_path=array.store_path))
 
 
 def is_plain(array: Any) -> bool:

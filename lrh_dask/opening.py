@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
+from lrh_dask.chunks import first_rows
 from lrh_dask.errors import BadPairs, explain, public_name
+from lrh_dask.manifest import Manifest, manifest_of
 from lrh_dask.pairs import Pairs
 
-__all__ = ["open_pairs"]
+__all__ = ["Opened", "open_arrays", "open_pairs"]
 
 IN_BUCKETS = ("s3", "gs")
 """Addresses that :mod:`lrh_dask.remote` opens."""
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The arrays of a store, cut to the rows that are published.
+
+    Attributes:
+        weight: None where the store has none; ``fill``: chunks by label that hold but fill.
+        manifest: what is published; None where the store has no manifest and all rows count.
+        snapshot: the Icechunk snapshot that is read, whatever is appended meanwhile.
+        n_unpublished: rows beyond those of the manifest.
+    """
+
+    name: str
+    x: Any
+    y: Any
+    weight: Any
+    fill: dict[str, frozenset[str]]
+    manifest: Manifest | None = None
+    snapshot: str | None = None
+    n_unpublished: int = 0
+
+
 def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight") -> Pairs:
     """Open a Zarr group of pairs.
+
+    Of a store that is appended to, the rows published by now are seen, and no others.
 
     Args:
         store: path, URL (``s3://`` and ``gs://`` with the extra ``remote``, others as far as
@@ -26,6 +52,19 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
         BadPairs: there is no such group, an array is missing, or the pairs are unusable.
         SettingsError: the extra ``remote`` is needed and not installed.
     """
+    found = open_arrays(store, x=x, y=y, weight=weight)
+    manifest = found.manifest or Manifest(0, ())
+    return Pairs(found.x, found.y, found.weight, found.name, found.fill, manifest.batches,
+                 found.snapshot, manifest.chunks, found.n_unpublished)
+
+
+def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight") -> Opened:
+    """The published rows of a Zarr group, be they pairs or not.
+
+    Raises:
+        BadPairs: there is no such group, an array is missing, or rows that were published are.
+        SettingsError: an extra is needed and not installed.
+    """
     import zarr
 
     name = public_name(store)
@@ -34,7 +73,10 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     try:
         group = source if isinstance(source, zarr.Group) else zarr.open_group(
             source, mode="r", use_consolidated=False)
+        manifest = manifest_of(group, name)  # first: arrays only grow beyond what it says
         arrays = dict(group.arrays())
+    except BadPairs:
+        raise
     except Exception as error:
         if in_bucket and (told := source.why_not(f"open {name}", error)):
             raise told from error
@@ -56,7 +98,28 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     fill = {label: frozenset(str(key) for key in declared.get(array, ()))
             for label, array in (("x", x), ("y", y), ("weight", weight))
             } if isinstance(declared, dict) else {}
-    return Pairs(arrays[x], arrays[y], arrays.get(weight), name, fill)
+    opened = Opened(name, arrays[x], arrays[y], arrays.get(weight), fill)
+    return opened if manifest is None or not manifest.covers(x) else _published(opened, manifest)
+
+
+def _published(opened: Opened, manifest: Manifest) -> Opened:
+    """The same, cut to the rows of the manifest.
+
+    Raises:
+        BadPairs: there are fewer.
+    """
+    arrays = {label: array for label, array in (
+        ("x", opened.x), ("y", opened.y), ("weight", opened.weight)) if array is not None}
+    lengths = {label: int(array.shape[0]) for label, array in arrays.items() if array.ndim}
+    if short := {label: n for label, n in lengths.items() if n < manifest.rows}:
+        raise BadPairs(explain(
+            f"open {opened.name}", expected=f"the {manifest.rows} rows that were published",
+            got=", ".join(f"{n} in {label}" for label, n in short.items()),
+            consequence="Pairs were lost, or another program cut the arrays, so none were read",
+            fix="Restore the store from a copy"))
+    return replace(opened, **{label: first_rows(array, manifest.rows)
+                              for label, array in arrays.items()},
+                   manifest=manifest, n_unpublished=max(lengths.values()) - manifest.rows)
 
 
 def _seen_from_anywhere(store: Any) -> Any:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lrh_dask.blocks import Block, Blocks, is_dask
 from lrh_dask.checks import check_array, check_rows, check_squares, working_dtype
 from lrh_dask.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.manifest import Batch
 from lrh_dask.streaming import Stream, can_stream
 
 __all__ = ["Pairs", "slice_in_memory"]
@@ -35,6 +36,11 @@ class Pairs:
         name: what messages call the pairs.
         fill_chunks: chunks by array ("x", "y") that the store declares to hold nothing but
             fill, so that their absence is no loss.
+        batches: the rows as they were appended, in order; empty where nobody kept count.
+        snapshot: the Icechunk snapshot that is read; None of other stores.
+        chunk_digests: digest of every stored chunk by its key ("x/c/0/0"), where a manifest has
+            them.
+        n_unpublished: rows of the store that are none of these, as its manifest lacks them.
     Raises:
         BadPairs: shapes, dtypes or the number of pairs cannot give a Hessian.
     """
@@ -44,6 +50,10 @@ class Pairs:
     weight: Any = None
     name: str = "pairs"
     fill_chunks: dict[str, frozenset[str]] = field(default_factory=dict)
+    batches: tuple[Batch, ...] = field(default=(), repr=False)
+    snapshot: str | None = None
+    chunk_digests: Mapping[str, str] = field(default_factory=dict, repr=False)
+    n_unpublished: int = 0
 
     def __post_init__(self) -> None:
         for label, array in (("x", self.x), ("y", self.y)):
@@ -122,6 +132,10 @@ class Pairs:
         said = [f"{label} is {a.dtype}: computed in {working_dtype(a.dtype)}"
                 for label, a in (("x", self.x), ("y", self.y))
                 if working_dtype(a.dtype) != a.dtype.newbyteorder("=")]
+        if self.n_unpublished:
+            said.append(f"{self.n_unpublished} rows beyond these {self.n_pairs} are not published, "
+                        "and not read: an append is under way or was broken off, or another "
+                        "program wrote them")
         if is_zarr(self.x):
             rows = sorted({int(stored_chunks(a)[0]) for a in (self.x, self.y)})
             if rows[-1] % rows[0]:
@@ -158,10 +172,11 @@ class Pairs:
     def part(self, start: int, stop: int) -> Pairs:
         """What a task must be given to read rows ``start`` to ``stop``.
 
-        Stored pairs travel as their address, pairs in memory as the slice.
+        Stored pairs travel as their address, without what only the driver looks at; pairs in
+        memory as the slice.
         """
         if is_zarr(self.x):
-            return self
+            return replace(self, batches=(), chunk_digests={})
         return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
                                None if self.weight is None else self.weight[start:stop])
 

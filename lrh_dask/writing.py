@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ import numpy as np
 
 from lrh_dask.blocks import CHUNK_BYTES
 from lrh_dask.errors import SettingsError, explain
+from lrh_dask.local_stores import adopt, publish
+from lrh_dask.manifest import Manifest, Stamp
 from lrh_dask.pairs import Pairs
+from lrh_dask.stored_chunks import RowsDigest, digests
 
-__all__ = ["attributes_of", "pairs_group", "refuse_existing", "refuse_unwritable", "write_pairs",
-           "written_aside"]
+__all__ = ["attributes_of", "empty_group", "is_pairs", "pairs_group", "refuse_existing",
+           "refuse_unwritable", "replace_file",
+           "write_pairs", "written_aside"]
 
 
 def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
@@ -39,11 +43,18 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
     Pairs(x, y, weight)
     rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
     arrays = {"x": x, "y": y} | ({} if weight is None else {"weight": weight})
-    with written_aside(path, overwrite=overwrite, is_ours=_is_pairs) as aside:
+    with written_aside(path, overwrite=overwrite, is_ours=is_pairs) as aside:
         group = _new_group(aside)
+        digest, stored, chunks = RowsDigest(), {}, {}
         for label, array in arrays.items():
-            chunks = (min(rows, array.shape[0]), *array.shape[1:])
-            _new_array(group, label, array.shape, array.dtype, chunks)[...] = array
+            stored[label] = _new_array(group, label, array.shape, array.dtype,
+                                       (min(rows, array.shape[0]), *array.shape[1:]))
+            stored[label][...] = array
+            digest.begin()
+            digest.add(array)
+            chunks.update(digests(stored[label], 0, array.shape[0]))
+        batch = Stamp().batch(0, x.shape[0], digest.hex())
+        publish(aside, stored, Manifest(0, ()).with_batch(batch, chunks))
     return Path(path)
 
 
@@ -55,11 +66,21 @@ def pairs_group(path: str | Path, shape: tuple[int, int], dtype: np.dtype, *,
     Raises:
         SettingsError: ``path`` exists, or cannot be written.
     """
-    with written_aside(path, overwrite=False, is_ours=_is_pairs) as aside:
+    with written_aside(path, overwrite=False, is_ours=is_pairs) as aside:
         group = _new_group(aside)
-        for label in ("x", "y"):
-            _new_array(group, label, shape, dtype, chunks)
+        arrays = {label: _new_array(group, label, shape, dtype, chunks) for label in ("x", "y")}
         yield group
+        adopt(aside, arrays)
+
+
+def empty_group(aside: Path, n_features: int, dtypes: Mapping[str, np.dtype],
+                chunk_rows: int) -> dict[str, Any]:
+    """A new group at a path, of arrays of no rows yet: x, y and what else has a dtype."""
+    group = _new_group(aside)
+    columns = {label: () if label == "weight" else (n_features,) for label in dtypes}
+    return {label: _new_array(group, label, (0, *columns[label]), dtype,
+                              (chunk_rows, *columns[label]))
+            for label, dtype in dtypes.items()}
 
 
 def _new_group(aside: Path) -> Any:
@@ -105,13 +126,14 @@ def written_aside(path: str | Path, *, overwrite: bool,
         yield aside
         _sync_tree(aside)
         refuse_existing(path, overwrite=overwrite, is_ours=is_ours)  # another run may be done
-        if path.exists():
+        if overwrite and path.exists():
             os.replace(path, old)
         try:
             os.replace(aside, path)
         except OSError:
             if old.exists():
                 os.replace(old, path)
+            refuse_existing(path, overwrite=False, is_ours=is_ours)  # done just now
             raise
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
@@ -161,6 +183,19 @@ def refuse_unwritable(path: Path) -> None:
             consequence="Nothing was computed", fix="Choose another place with --out")) from error
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Give a file this text, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def attributes_of(path: Path) -> dict[str, Any]:
     """Attributes of the Zarr group at a local path; empty where there is none."""
     try:
@@ -170,7 +205,8 @@ def attributes_of(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _is_pairs(path: Path) -> bool:
+def is_pairs(path: Path) -> bool:
+    """Whether a store of pairs that we wrote lies at a path."""
     return attributes_of(path).get("lrh_dask_pairs") == 1
 
 
