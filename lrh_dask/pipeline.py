@@ -6,11 +6,12 @@ is current) or in this process.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,7 +37,8 @@ from lrh_dask.spec import Spec
 from lrh_dask.tasks import Short, Solved
 from lrh_dask.verdicts import Verdict
 
-__all__ = ["Method", "fit", "price"]
+__all__ = ["Method", "assemble", "carry_out", "current_client", "fit", "guarded", "new_run_id",
+           "price"]
 
 Method = Literal["symmetric", "seed", "least_norm"]
 MOST_DUPLICATES = 0.01
@@ -83,39 +85,34 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     started = time.time()
     asked = asked_of(rank=rank, basis=basis, method=method, center=center, rtol=rtol, psd=psd,
                      weighting=weighting, device=device)
-    client = _current_client()
+    client = current_client()
     plan, split = price(pairs, rank=asked.rank, basis=None if basis == "auto" else basis,
                         method=method, client=client)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    spec = Spec(run_id, method, asked, plan.route, plan.max_basis, device,
+    spec = Spec(new_run_id(), method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
                 weighting=weighting)
     stages = Stages(pairs, client)
-    with progress.watch(client, run_id, on_event):
-        try:
-            solved = _carry_out(stages, pairs, split, spec, plan)
-        except LrhError:
-            raise
-        except Exception as error:
-            raise _explained(error) from error
+    with progress.watch(client, spec.run_id, on_event), guarded():
+        solved = carry_out(stages, pairs, split, spec, plan)
     plan = replace(plan, n_tasks=stages.n_tasks)
-    return _assemble(pairs, plan, split, spec, solved, started, {
+    return assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "basis": basis, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device})
 
 
 def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = None,
-          client: Any = None, worker_bytes: int | None = None,
-          threads: int = 1) -> tuple[Plan, Partition]:
+          client: Any = None, worker_bytes: int | None = None, threads: int = 1,
+          split: Partition | None = None) -> tuple[Plan, Partition]:
     """The plan and partition of a run, from shapes alone.
 
     Args:
         client: a Dask client, whose smallest worker sets memory and threads.
+        split: which rows are counted, and how; None is all.
     Raises:
         SettingsError: see :func:`lrh_dask.budget.plan_run`.
     """
-    split = partition(pairs.n_pairs, pairs.blocks.rows, pairs.row_bytes,
-                      one_block=is_dask(pairs.x))
+    split = split or partition(pairs.n_pairs, pairs.blocks.rows, pairs.row_bytes,
+                               one_block=is_dask(pairs.x))
     held_bytes = DASK_ARRAY_BYTES if is_dask(pairs.x) else 0
     if client is not None:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -128,7 +125,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
         worker_bytes = MEMORY_LIMIT
     blocks = pairs.blocks
     shape = Shape(
-        pairs.n_pairs, pairs.n_features, blocks.itemsize, blocks.rows, blocks.columns,
+        split.n_pairs, pairs.n_features, blocks.itemsize, blocks.rows, blocks.columns,
         blocks.n_ahead, max(len(run.blocks) for run in split.runs), len(split.buckets),
         run_buckets=max(len({piece.bucket for piece in run.pieces}) for run in split.runs),
         threads=threads,
@@ -138,7 +135,17 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
                     worker_bytes=worker_bytes), split
 
 
-def _current_client() -> Any:
+def new_run_id() -> str:
+    """The name of a run: when it began, and what tells it from others of that second."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def current_client() -> Any:
+    """The Dask client of this process; None where there is none, or in a task.
+
+    Raises:
+        SettingsError: it is an asynchronous one.
+    """
     if process.in_worker():  # inside a task: waiting for other tasks could wait for ever
         return None
     try:
@@ -154,7 +161,8 @@ def _current_client() -> Any:
     return None if client.status in {"closing", "closed"} else client
 
 
-def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, plan: Plan) -> Solved:
+def carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, plan: Plan) -> Solved:
+    """Go the way of the plan over all pairs of the partition."""
     if spec.route is Route.whole_pairs:
         return stages.solve_whole(split.runs, spec)
     if spec.route is Route.by_features:
@@ -164,6 +172,21 @@ def _carry_out(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, plan:
     solved = stages.solve(split, spec, None)
     assert not isinstance(solved, Short)
     return solved
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """What fails in the block is said so that a person can act on it.
+
+    Raises:
+        RunFailed: the cluster was lost, or it failed for no known reason.
+    """
+    try:
+        yield
+    except LrhError:
+        raise
+    except Exception as error:
+        raise _explained(error) from error
 
 
 def _explained(error: Exception) -> LrhError:
@@ -180,15 +203,16 @@ def _explained(error: Exception) -> LrhError:
         consequence="No result was written", fix=fix))
 
 
-def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Solved,
-              started: float, settings: dict[str, Any]) -> LowRankHessian:
+def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Solved,
+             started: float, settings: dict[str, Any]) -> LowRankHessian:
     """The result as a user gets it, with everything needed to judge and repeat it.
 
     Raises:
         RunFailed: not every pair was counted exactly once.
     """
     last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
-    counted = pairs.n_pairs - last.zero_weight_rows
+    n_pairs = split.n_pairs
+    counted = n_pairs - last.zero_weight_rows
     if solved.n_pairs != counted:
         raise RunFailed(explain(
             "run", expected=f"{counted} pairs counted once each", got=f"{solved.n_pairs}",
@@ -204,10 +228,9 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
                "solve": max(times["solve"] - times["fit"], 0.0)}
     notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(
         solved.notices + outcome.notices)
-    if counted < pairs.n_pairs:
-        notices.append(f"{pairs.n_pairs - counted} of {pairs.n_pairs} rows have weight 0 and do "
-                       "not count")
-    notices += [f"{count} of {pairs.n_pairs} rows of {label} are all zero (counted)"
+    if counted < n_pairs:
+        notices.append(f"{n_pairs - counted} of {n_pairs} rows have weight 0 and do not count")
+    notices += [f"{count} of {n_pairs} rows of {label} are all zero (counted)"
                 for label, count in (("x", last.zero_x_rows), ("y", last.zero_y_rows)) if count]
     notices += [f"bucket {bucket} (rows {_listed(split.rows_of(bucket))}) is explained much worse "
                 "than the others: look at those pairs"
@@ -216,8 +239,8 @@ def _assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: So
     certificates = replace(outcome.certificates, n_duplicates=repeated,
                            n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows)
     errors = outcome.standard_errors
-    if repeated > MOST_DUPLICATES * pairs.n_pairs:
-        said = (f"{repeated:,} of {pairs.n_pairs:,} rows repeat others: pairs held out are not "
+    if repeated > MOST_DUPLICATES * n_pairs:
+        said = (f"{repeated:,} of {n_pairs:,} rows repeat others: pairs held out are not "
                 "new then")
         notices.append(f"{said}, so the held-out residual is too good. Remove them")
         if certificates.verdict is not Verdict.inconsistent:

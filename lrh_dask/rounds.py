@@ -16,7 +16,7 @@ from lrh_dask.spec import HELD_OUT, Spec, group_of
 from lrh_dask.tasks import Missed, Short, Solved
 from lrh_dask.tree import ReadStats
 
-__all__ = ["fit_in_basis"]
+__all__ = ["fit_in_basis", "shortcomings"]
 
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
@@ -63,18 +63,24 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
     if solved.missed is not None and spec.n_pairs >= budget.MANY_PAIRS:
         notices.append(f"{_share(solved.missed)} of all pairs: few pairs may explore a direction "
                        "that it lacks. Look at that bucket's pairs by themselves")
-    d, n_read = pairs.n_features, known.stats.n_pairs
-    better = (f"; `--basis {d}` fits in all of R^D, at a price that `lrh plan` tells"
-              if 2 * d < spec.n_pairs and d <= budget.MAX_FEATURES else "")
-    if SHORT_OF * n_read < known.n_pairs or known.n_pairs > spec.n_pairs:
-        notices.append(
-            f"noise tilts the basis, found in {n_read:,} of {spec.n_pairs:,} pairs: the weakest "
+    return replace(solved, notices=(*notices, *shortcomings(known, pairs.n_features,
+                                                            spec.n_pairs)))
+
+
+def shortcomings(known: Outlook, n_features: int, n_pairs: int) -> list[str]:
+    """What a user should know of a basis that ``n_pairs`` pairs are fitted in."""
+    said, n_read = [], known.stats.n_pairs
+    better = (f"; `--basis {n_features}` fits in all of R^D, at a price that `lrh plan` tells"
+              if 2 * n_features < n_pairs and n_features <= budget.MAX_FEATURES else "")
+    if SHORT_OF * n_read < known.n_pairs or known.n_pairs > n_pairs:
+        said.append(
+            f"noise tilts the basis, found in {n_read:,} of {n_pairs:,} pairs: the weakest "
             f"eigenvalues may be short by {known.n_pairs / (WELL_BELOW * n_read):.1f} standard "
             "errors or more" + better)
     if known.is_full and better:
-        notices.append(f"the spectrum of y does not end within the {known.n_columns} columns of "
-                       f"the basis{better}")
-    return replace(solved, notices=tuple(notices))
+        said.append(f"the spectrum of y does not end within the {known.n_columns} columns of "
+                    f"the basis{better}")
+    return said
 
 
 def _of_all_pairs(stages: Stages, split: Partition, spec: Spec,

@@ -68,6 +68,11 @@ class Partition:
     n_runs: tuple[int, ...] | None = None
 
     @property
+    def n_pairs(self) -> int:
+        """Rows of all runs."""
+        return sum(run.n_pairs for run in self.runs)
+
+    @property
     def segments(self) -> Iterator[tuple[Run, ...]]:
         """The runs of each segment."""
         waiting = iter(self.runs)

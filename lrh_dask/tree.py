@@ -75,6 +75,10 @@ class Partial:
             states[bucket] = states[bucket].merge(state) if bucket in states else state
         return Partial(dict(sorted(states.items())), self.stats.merge(other.stats))
 
+    def known_before(self) -> Partial:
+        """The same states, which cost nothing any more."""
+        return Partial(self.states, self.stats.known_before())
+
     def __sizeof__(self) -> int:
         """Bytes of the states, so that Dask places and spills them by their true size."""
         return 200 + self.stats.hashes.__sizeof__() + sum(

@@ -1,0 +1,179 @@
+"""A fit that goes on from states that are stored: only new pairs are read.
+
+A night is one more round of the basis stage. The reduced pairs of the new rows join those that the
+basis was found in; where the basis that they make together captures no more of new gradients, held
+out, than the stored one does, the stored one stays, and the triangles of the new rows are added to
+those that are stored. Else all pairs are read again, over the new basis, and the outcome says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from lrh_dask import progress
+from lrh_dask.asked import Asked
+from lrh_dask.basis import Basis
+from lrh_dask.budget import Plan, Route
+from lrh_dask.digests import RowDigest
+from lrh_dask.errors import SettingsError, explain
+from lrh_dask.graph import Stages
+from lrh_dask.hessian import LowRankHessian
+from lrh_dask.pairs import Pairs
+from lrh_dask.pipeline import assemble, carry_out, current_client, guarded, price
+from lrh_dask.rounds import shortcomings
+from lrh_dask.segments import Segment, lay_out
+from lrh_dask.shards import Partition
+from lrh_dask.spec import Spec
+from lrh_dask.tasks import Short, Solved
+from lrh_dask.tree import Partial, ReadStats
+
+__all__ = ["Known", "Night", "fit_night"]
+
+NO_STATES = {Route.whole_pairs, Route.by_features}
+"""Routes for few pairs, which are all read every night."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is stored of the pairs in a window.
+
+    Attributes:
+        segments: in the order of their states.
+        states: of each; ``basis``: that they are over, and its reduced pairs (None: all of R^D).
+    """
+
+    segments: Sequence[Segment]
+    states: Iterable[Partial]
+    basis: tuple[Basis, Partial] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Night:
+    """What a fit leaves behind.
+
+    Attributes:
+        added: states to be stored: of new segments, or of all where all were read.
+        basis: that they are over, and its reduced pairs; None is all of R^D.
+        has_states: whether there are any: few pairs are read as a whole every night.
+        read_all: stored states, if any, are of no use any more.
+        digests: of the rows that were read.
+    """
+
+    hessian: LowRankHessian
+    added: Sequence[tuple[Segment, Partial]]
+    basis: tuple[Basis, Partial] | None
+    has_states: bool
+    read_all: bool
+    digests: tuple[RowDigest, ...]
+
+
+def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_id: str,
+              asked: Asked, basis: int | None, weighting: str, device: str,
+              settings: dict[str, Any], n_before: int = 0,
+              on_event: Callable[[progress.Event], None] | None = None) -> Night:
+    """The Hessian of pairs of which some were counted before.
+
+    Args:
+        new: segments to be counted; ``known``: those that were.
+        asked, basis, weighting, device: see :func:`lrh_dask.fit`.
+        n_before: segments of this store that were ever counted, which new ones follow.
+    Raises:
+        LrhError: see :func:`lrh_dask.fit`.
+    """
+    started = time.time()
+    client = current_client()
+    blocks, row_bytes = pairs.blocks.rows, pairs.row_bytes
+    before = () if known is None else known.segments
+    everything = sorted([*before, *new], key=lambda s: s.start)
+    n_pairs = sum(segment.n_pairs for segment in everything)
+    whole = lay_out(everything, n_pairs, blocks, row_bytes)
+    plan, whole = price(pairs, rank=asked.rank, basis=basis, method="symmetric", client=client,
+                        split=whole)
+    if known is not None:
+        route = Route.all_features if known.basis is None else Route.fitted_basis
+        columns = pairs.n_features if known.basis is None else _columns(known.basis[1])
+        plan = replace(plan, route=route, max_basis=max(plan.max_basis, columns))
+    if plan.route is Route.by_features and n_pairs < pairs.n_pairs:
+        raise SettingsError(explain(
+            "window", expected="all pairs, where they are few and of very many features",
+            got=f"{n_pairs} of {pairs.n_pairs} pairs", consequence="Nothing was started",
+            fix="Leave the window out, or record more pairs first"))
+    spec = Spec(run_id, "symmetric", asked, plan.route, plan.max_basis, device,
+                str(pairs.stored_dtype), n_pairs, watched=on_event is not None,
+                weighting=weighting, digested=True)
+    stages = Stages(pairs, client)
+    with progress.watch(client, run_id, on_event), guarded():
+        if known is None:
+            solved, again = carry_out(stages, pairs, whole, spec, plan), True
+        else:
+            solved, again = _go_on(stages, whole, lay_out(
+                new, n_pairs, blocks, row_bytes, n_before=n_before), spec, known, started)
+        states = [stages.fetch(key) for key in stages.states]
+        found = _basis_of(stages, known, again=again)
+    plan = replace(plan, n_tasks=stages.n_tasks)
+    read = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
+    return Night(
+        assemble(pairs, plan, whole, spec, solved, started, settings),
+        list(zip(everything if again else new, states, strict=True)) if states else [], found,
+        has_states=plan.route not in NO_STATES, read_all=again, digests=read.digests)
+
+
+def _go_on(stages: Stages, whole: Partition, new: Partition, spec: Spec, known: Known,
+           started: float) -> tuple[Solved, bool]:
+    """Add new pairs to what is known; whether all were read again for it."""
+    with threadpool_limits(1, user_api="blas"):
+        stored = stages.put("stored", reduce(Partial.merge, known.states).known_before())
+    if known.basis is None:
+        solved = stages.solve(new, spec, None, stored)
+        assert isinstance(solved, Solved)
+        return solved, False
+    told = shortcomings(known.basis[0].outlook, known.basis[0].q.shape[0], spec.n_pairs)
+    basis = stages.put("orth", replace(known.basis[0], complete=True))
+    if not new.runs:
+        solved = stages.solve(new, spec, basis, stored)
+        assert isinstance(solved, Solved)
+        return replace(_from(started, solved), notices=(*solved.notices, *told)), False
+    reduced = stages.put("reduced", known.basis[1].known_before())
+    more = replace(spec, max_basis=_columns(known.basis[1]))
+    found = stages.solve_more(new, more, stored, basis, reduced)
+    if isinstance(found, Solved):
+        return replace(_from(started, found), notices=(*found.notices, *told)), False
+    assert stages.basis is not None
+    said = (f"{100 * found.missed.outside:.3g} % of y² of new pairs lay outside the stored basis, "
+            f"where {100 * found.missed.expected:.3g} % was to be expected, and a direction stands "
+            "out of it: all pairs were read again over a new one")
+    spent = found.stats.to_no_avail()
+    again = replace(spec, again=True)
+    found = stages.solve(whole, again, stages.basis[1])
+    if isinstance(found, Short):
+        spent = spent.merge(found.stats.to_no_avail())
+        keys, _ = stages.find_basis(whole.runs, again, None, complete=True, spent=ReadStats())
+        found = stages.solve(whole, again, keys[1])
+    assert isinstance(found, Solved)
+    return replace(_from(started, found), basis_stats=found.basis_stats.merge(spent),
+                   notices=(said, *found.notices)), True
+
+
+def _from(started: float, solved: Solved) -> Solved:
+    """With times of tonight: a stored basis was found on another day."""
+    return replace(solved, times={**solved.times, "basis": max(solved.times["basis"], started)})
+
+
+def _basis_of(stages: Stages, known: Known | None, *, again: bool) -> tuple[Basis, Partial] | None:
+    """The basis that the states are over, with the reduced pairs of all rounds."""
+    if stages.fitted_over is None:
+        return None
+    if stages.basis is None:  # nothing was new
+        return None if known is None else known.basis
+    basis, reduced = stages.fetch(stages.fitted_over), stages.fetch(stages.basis[0])
+    return basis if again or known is None or known.basis is None else known.basis[0], reduced
+
+
+def _columns(reduced: Partial) -> int:
+    return max(state.max_rank for state in reduced.states.values())

@@ -1,0 +1,311 @@
+"""States on disk: what a lineage of runs has counted, so that the next one adds only what is new.
+
+    <folder>/lineage.json           the settings that all of its states were made with
+            /<sequence>-<digest of Q>/basis.zarr        Q, and the reduced pairs it was found in
+                                     /<sequence>.zarr   triangles by segment and bucket: one run's
+            /current                the name of the second folder (``all`` is all of R^D)
+            /tokens.json            what was last seen of each chunk
+
+Every group is written aside and renamed, with checksums, and says itself which rows it holds: what
+cannot be read is as if it were not there, and its rows are read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrh_dask.basis import Basis, Outlook
+from lrh_dask.digests import RowDigest
+from lrh_dask.duplicates import RowHashes
+from lrh_dask.reduced_pairs import ReducedPairs
+from lrh_dask.segments import Segment
+from lrh_dask.tree import Partial, ReadStats
+from lrh_dask.triangle import Triangle
+from lrh_dask.writing import attributes_of, replace_file, written_aside
+
+__all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis"]
+
+FORMAT_VERSION = 1
+ALL = "all"
+CHUNK_NUMBERS = 2**21
+KINDS = {"triangle": Triangle, "reduced": ReducedPairs}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A segment whose states are on disk.
+
+    Attributes:
+        digests: of its rows.
+        sequence: number of the run that added it.
+        group: where; ``index``: which of the segments there.
+    """
+
+    segment: Segment
+    digests: tuple[RowDigest, ...]
+    sequence: int
+    group: Path
+    index: int
+
+
+class StoredStates:
+    """The states of a lineage in a folder.
+
+    Args:
+        folder: need not exist.
+        lineage: the settings that its states depend on.
+    """
+
+    def __init__(self, folder: Path, lineage: dict[str, Any]) -> None:
+        name = hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder, self.lineage = folder / name, lineage
+        try:
+            current = (self.folder / "current").read_text(encoding="utf-8").strip()
+        except OSError:
+            current = ""
+        self._current = self.folder / current if current else None
+
+    @property
+    def exist(self) -> bool:
+        """Whether there may be some."""
+        return self._current is not None
+
+    def segments(self) -> tuple[list[Stored], list[str]]:
+        """All that are stored and disjoint, in row order; and why some are left out."""
+        found: list[Stored] = []
+        said: list[str] = []
+        for group in sorted(self._current.glob("[0-9]*.zarr")) if self._current else ():
+            try:
+                found += _listed(group)
+            except (KeyError, TypeError, ValueError) as error:
+                said.append(f"states in {group} cannot be read ({type(error).__name__}: {error}): "
+                            "their pairs are read again")
+        chosen: list[Stored] = []
+        for item in sorted(found, key=lambda s: (-s.sequence, s.segment.start)):
+            if all(item.segment.stop <= other.segment.start or item.segment.start
+                   >= other.segment.stop for other in chosen):
+                chosen.append(item)
+        return sorted(chosen, key=lambda s: s.segment.start), said
+
+    def basis(self) -> tuple[Basis, Partial] | None:
+        """The basis of the triangles, with its reduced pairs; None is all of R^D.
+
+        Raises:
+            ValueError: they cannot be read.
+        """
+        if self._current is None or self._current.name.endswith(f"-{ALL}"):
+            return None
+        attributes, arrays = _read(self._current / "basis.zarr")
+        known = dict(attributes["basis"])
+        reduced = _partial(attributes["parts"][0], arrays)
+        outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
+                          int(known["n_blind"]), reduced.stats)
+        basis = Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0, **known)
+        return basis, reduced
+
+    def load(self, segments: Sequence[Stored]) -> Iterator[Partial]:
+        """The triangles of segments, one after another.
+
+        Raises:
+            ValueError: some cannot be read.
+        """
+        for group in dict.fromkeys(item.group for item in segments):
+            attributes, arrays = _read(group)
+            for item in segments:
+                if item.group == group:
+                    yield _partial(attributes["parts"][item.index], arrays)
+
+    def add(self, sequence: int, states: Sequence[tuple[Segment, Partial]],
+            basis: tuple[Basis, Partial] | None, *, afresh: bool) -> None:
+        """Publish the states of more segments, with the basis that they are over.
+
+        Args:
+            afresh: all that was stored before is dropped.
+        """
+        current = self._current
+        if current is None or afresh:
+            digest = ALL if basis is None else digest_of_basis(basis[0])[:12]
+            current = self.folder / f"{sequence:06d}-{digest}"
+        parts, arrays = [], _Packed()
+        for segment, partial in states:
+            parts.append({"segment": asdict(segment), **_described(partial, arrays)})
+        if basis is not None:
+            _write_basis(current / "basis.zarr", *basis)
+        if states:
+            with written_aside(current / f"{sequence:06d}.zarr", overwrite=True,
+                               is_ours=_is_states) as aside:
+                _write(aside, {"parts": parts, "sequence": sequence}, arrays)
+        replace_file(self.folder / "lineage.json",
+                     json.dumps({"format": FORMAT_VERSION, **self.lineage}, indent=1))
+        replace_file(self.folder / "current", current.name)
+        before, self._current = self._current, current
+        if before is not None and before != current:
+            shutil.rmtree(before, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Drop everything: all pairs are to be read again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._current = None
+
+    def tokens(self) -> dict[str, str]:
+        """What was last seen of each chunk (see :mod:`lrh_dask.ledger`)."""
+        try:
+            return dict(json.loads((self.folder / "tokens.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def keep_tokens(self, tokens: dict[str, str]) -> None:
+        """Note what was seen of each chunk, now that its rows are known to be those counted."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.folder / "tokens.json", json.dumps(tokens))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(os.path.getsize(Path(root) / name)
+                   for root, _, files in os.walk(self.folder) for name in files)
+
+
+def digest_of_basis(basis: Basis) -> str:
+    """Digest (hex) of Q: triangles over one basis are not to be merged with those of another."""
+    return hashlib.sha256(np.ascontiguousarray(basis.q).tobytes()).hexdigest()
+
+
+def _listed(group: Path) -> list[Stored]:
+    attributes = attributes_of(group)
+    if attributes.get("lrh_dask_states") != FORMAT_VERSION:
+        message = f"format {attributes.get('lrh_dask_states')} for {FORMAT_VERSION}"
+        raise ValueError(message)
+    return [Stored(Segment(**{**part["segment"], "labels": tuple(part["segment"]["labels"])}),
+                   tuple(RowDigest(*d) for d in part["digests"]), int(attributes["sequence"]),
+                   group, i) for i, part in enumerate(attributes["parts"])]
+
+
+def _is_states(path: Path) -> bool:
+    return "lrh_dask_states" in attributes_of(path)
+
+
+class _Packed:
+    """Arrays put one after another into one array a dtype; of symmetric ones half."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self._ends: dict[str, int] = {}
+
+    def add(self, array: np.ndarray) -> list[Any]:
+        """Where it is now: dtype, first number, shape, and what half is left out."""
+        half = ""
+        if array.ndim == 2 and array.shape[0] == array.shape[1] > 1:
+            if np.array_equal(array, array.T):
+                half = "symmetric"
+            elif not np.tril(array, -1).any():
+                half = "upper"
+        flat = array[np.triu_indices(len(array))] if half else array.ravel()
+        dtype = array.dtype.name
+        start = self._ends.get(dtype, 0)
+        self.parts.setdefault(dtype, []).append(flat)
+        self._ends[dtype] = start + flat.size
+        return [dtype, start, list(array.shape), half]
+
+
+def _unpacked(place: Sequence[Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    dtype, start, shape, half = place
+    n = shape[0] * (shape[0] + 1) // 2 if half else math.prod(shape)
+    flat = arrays[dtype][start:start + n]
+    if not half:
+        return flat.reshape(shape).copy()
+    square = np.zeros(shape, flat.dtype)
+    rows, columns = np.triu_indices(shape[0])
+    square[rows, columns] = flat
+    if half == "symmetric":
+        square[columns, rows] = flat
+    return square
+
+
+def _described(partial: Partial, arrays: _Packed) -> dict[str, Any]:
+    """A partial state as JSON, its arrays being put into others."""
+    def packed(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return {"at": arrays.add(value)}
+        return value.item() if isinstance(value, np.generic) else value
+
+    states = {}
+    for bucket, state in partial.states.items():
+        kind = next(name for name, cls in KINDS.items() if isinstance(state, cls))
+        states[str(bucket)] = {"kind": kind, **{
+            field.name: packed(getattr(state, field.name)) for field in fields(state)}}
+    s = partial.stats
+    return {"states": states, "digests": [list(asdict(d).values()) for d in s.digests],
+            "stats": {name: getattr(s, name) for name in (
+                "n_pairs", "zero_x_rows", "zero_y_rows", "zero_weight_rows")},
+            "hashes": {field.name: packed(getattr(s.hashes, field.name))
+                       for field in fields(s.hashes)}}
+
+
+def _partial(part: dict[str, Any], arrays: dict[str, np.ndarray]) -> Partial:
+    def unpacked(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: _unpacked(value["at"], arrays) if isinstance(value, dict) else value
+                for name, value in values.items() if name != "kind"}
+
+    states = {int(bucket): KINDS[state["kind"]](**unpacked(state))
+              for bucket, state in part["states"].items()}
+    return Partial(states, ReadStats(
+        **part["stats"], hashes=RowHashes(**unpacked(part["hashes"])),
+        digests=tuple(RowDigest(*d) for d in part["digests"])))
+
+
+def _write_basis(path: Path, basis: Basis, reduced: Partial) -> None:
+    arrays = _Packed()
+    part = _described(reduced, arrays)
+    known = {"n_blind": basis.n_blind, "tail": basis.tail, "outside": basis.outside,
+             "complete": basis.complete, "is_full": basis.outlook.is_full,
+             "n_pairs_wanted": basis.outlook.n_pairs}
+    with written_aside(path, overwrite=True, is_ours=_is_states) as aside:
+        _write(aside, {"parts": [part], "basis": known}, arrays, q=basis.q)
+
+
+def _write(aside: Path, attributes: dict[str, Any], arrays: _Packed, **more: np.ndarray) -> None:
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+    for name, array in {**{name: np.concatenate(parts) for name, parts in arrays.parts.items()},
+                        **more}.items():
+        rows = max(1, min(len(array), CHUNK_NUMBERS // max(1, array[:1].size)))
+        group.create_array(name, data=array, chunks=(rows, *array.shape[1:]),
+                           compressors=(Crc32cCodec(),), config={"write_empty_chunks": True})
+    group.attrs.put({"lrh_dask_states": FORMAT_VERSION, **attributes})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Attributes and arrays of a group.
+
+    Raises:
+        ValueError: it is not whole.
+    """
+    import zarr
+
+    from lrh_dask.chunks import read_rows
+
+    try:
+        group = zarr.open_group(str(path), mode="r", use_consolidated=False)
+        arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
+                  for name, array in group.arrays()}
+        attributes: dict[str, Any] = dict(group.attrs.asdict())
+    except Exception as error:
+        message = f"states {path} cannot be read: {error}"
+        raise ValueError(message) from error
+    if attributes.get("lrh_dask_states") != FORMAT_VERSION:
+        message = f"states {path} are of format {attributes.get('lrh_dask_states')}"
+        raise ValueError(message)
+    return attributes, arrays
