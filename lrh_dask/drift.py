@@ -198,7 +198,7 @@ def compare(before: LowRankHessian, after: LowRankHessian, *, shared_pairs: floa
     return Drift(
         eigenvalues=tuple(_eigenvalue(before, after, m, shared, least) for m in pairs
                           if min(p for p in (m.before, m.after) if p is not None) < leading),
-        cuts=cuts_of(before, after, leading, shared),
+        cuts=cuts_of(before, after, leading, shared, least),
         trace=_change(_trace(before), _trace(after), shared, least),
         residual=_change(_residual(before), _residual(after), shared, least),
         held_out=_change(_held_out(before), _held_out(after), shared, least),

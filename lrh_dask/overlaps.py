@@ -8,7 +8,9 @@ Noise turns eigenvectors, too. With V_i the variance of eigenvalue s_i, to first
 
     Σ sin²θ ≈ Σ_{i≤m} ( Σ_{j>m} V_ij / (s_i - s_j)² + (D - r) V_i / s_i² )
 
-(V_ij = V_i V_j / (V_i + V_j)) of each run, so an overlap is shown beside the one that noise alone leaves.
+(V_ij = V_i V_j / (V_i + V_j)) of each run, and of both together as their errors add up, see
+:mod:`lrh_dask.drift`. An overlap is shown beside the one that noise alone leaves: twice as much is
+lost there as in simulations, for noise beside what was found is not that of its eigenvalues.
 """
 
 from __future__ import annotations
@@ -46,12 +48,13 @@ class Cut:
 
 
 def cuts_of(before: LowRankHessian, after: LowRankHessian, leading: int,
-            shared: float) -> tuple[Cut, ...]:
+            shared: float, least: float) -> tuple[Cut, ...]:
     """The whole of both runs first, then every smaller dimension with a gap below it on both.
 
     Args:
         leading: no smaller dimension above this.
-        shared: correlation of the two runs' errors, see :func:`lrh_dask.drift.correlation`.
+        shared, least: correlation of the two runs' errors, and the least share of them by which
+            the runs differ, see :mod:`lrh_dask.drift`.
     Cost: O(D r²) flops.
     Source: Björck & Golub 1973 (principal angles, of subspaces of different dimension too).
     """
@@ -62,8 +65,8 @@ def cuts_of(before: LowRankHessian, after: LowRankHessian, leading: int,
     gaps = _gaps(before)[:both] & _gaps(after)[:both]
     sizes = [m for m in range(1, min(both - 1, leading) + 1) if gaps[m - 1]]
     ends = bool(before.rank == after.rank and gaps[both - 1])
-    return (_cut(inner, both, before, after, shared, apart=ends, whole=True),
-            *(_cut(inner, m, before, after, shared, apart=True) for m in sizes))
+    return (_cut(inner, both, before, after, shared, least, apart=ends, whole=True),
+            *(_cut(inner, m, before, after, shared, least, apart=True) for m in sizes))
 
 
 def turned_by_noise(hessian: LowRankHessian, size: int) -> float:
@@ -80,11 +83,12 @@ def turned_by_noise(hessian: LowRankHessian, size: int) -> float:
 
 
 def _cut(inner: np.ndarray, size: int, before: LowRankHessian, after: LowRankHessian,
-         shared: float, *, apart: bool, whole: bool = False) -> Cut:
+         shared: float, least: float, *, apart: bool, whole: bool = False) -> Cut:
     block = inner if whole else inner[:size, :size]
     cosines = np.minimum(np.linalg.svd(block, compute_uv=False), 1.0)
-    turned = [np.sqrt(turned_by_noise(run, size)) for run in (before, after)]
-    lost = turned[0] ** 2 + turned[1] ** 2 - 2.0 * shared * turned[0] * turned[1]
+    t_b, t_a = (np.sqrt(turned_by_noise(run, size)) for run in (before, after))
+    lost = np.maximum(t_b**2 + t_a**2 - 2.0 * shared * t_b * t_a,
+                      (least * np.maximum(t_b, t_a)) ** 2)
     by_noise = float(max(1.0 - lost / size, 0.0)) if np.isfinite(lost) else float("nan")
     return Cut(size, float(np.mean(cosines**2)), by_noise, tuple(np.arccos(cosines).tolist()),
                apart)
