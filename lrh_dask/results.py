@@ -25,7 +25,8 @@ from lrh_dask.writing import attributes_of, written_aside
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FORMAT_VERSION", "is_result", "load_result", "save_result", "summary"]
+__all__ = ["FORMAT_VERSION", "is_result", "load_result", "plain", "save_result",
+           "summary"]
 
 FORMAT_VERSION = 1
 DIMENSIONS = {
@@ -61,7 +62,7 @@ def save_result(hessian: LowRankHessian, path: str | Path, *, overwrite: bool = 
                 dimension_names=DIMENSIONS[name])
         group.attrs.put({
             "lrh_dask_format": FORMAT_VERSION, "n_pairs": hessian.n_pairs,
-            "certificates": _plain(certificates), "provenance": _plain(dict(hessian.provenance))})
+            "certificates": plain(certificates), "provenance": plain(dict(hessian.provenance))})
         with warnings.catch_warnings():  # xarray looks for consolidated metadata, Zarr warns of it
             warnings.simplefilter("ignore")
             zarr.consolidate_metadata(group.store)
@@ -125,7 +126,7 @@ def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
         "outlier_buckets": list(certificates.outlier_buckets),
         "notices": list(provenance["notices"]),
         "explanation": certificates.verdict.value, "curvature": hessian.curvature}
-    return _plain(document)
+    return plain(document)
 
 
 def _open(path: str | Path) -> zarr.Group:
@@ -150,12 +151,12 @@ def _open(path: str | Path) -> zarr.Group:
     return group
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python values that JSON knows: NaN and Inf become None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

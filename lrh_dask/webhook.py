@@ -13,6 +13,7 @@ from typing import Any
 
 from lrh_dask.alert_settings import is_url, shown_url
 from lrh_dask.alerts import Alert
+from lrh_dask.results import plain
 
 __all__ = ["notify"]
 
@@ -26,7 +27,7 @@ def notify(webhook: str, alerts: Sequence[Alert], summary: Mapping[str, Any], *,
 
     Args:
         webhook: a URL, or the name of an environment variable that holds it.
-        summary: of the run, as JSON knows it.
+        summary: of the run, what JSON knows; NaN becomes null.
         timeout: seconds that connecting, and each answer, may take.
     """
     url = webhook if is_url(webhook) else os.environ.get(webhook, "").strip()
@@ -36,8 +37,9 @@ def notify(webhook: str, alerts: Sequence[Alert], summary: Mapping[str, Any], *,
     n = len(alerts)
     where = f"alerts were not sent to {shown_url(url)}"
     try:
-        body = json.dumps({"text": "\n".join([f"lrh: {n} alert{'s'[:n != 1]}", *map(str, alerts)]),
-                           "alerts": [asdict(alert) for alert in alerts], "run": dict(summary)})
+        body = json.dumps(plain({
+            "text": "\n".join([f"lrh: {n} alert{'s'[:n != 1]}", *map(str, alerts)]),
+            "alerts": [asdict(alert) for alert in alerts], "run": dict(summary)}))
         request = urllib.request.Request(url, body.encode(), method="POST", headers={
             "Content-Type": "application/json", "User-Agent": "lrh"})
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout):
