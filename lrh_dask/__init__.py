@@ -14,24 +14,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lrh_dask.appending import append_pairs
     from lrh_dask.certificates import Certificates
     from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
     from lrh_dask.hessian import LowRankHessian
     from lrh_dask.opening import open_pairs
+    from lrh_dask.pair_writer import PairWriter
     from lrh_dask.pairs import Pairs
     from lrh_dask.pipeline import fit
     from lrh_dask.report import write_report
     from lrh_dask.verdicts import Verdict
     from lrh_dask.writing import write_pairs
 
-__all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "Pairs", "RunFailed",
-           "SettingsError", "Verdict", "fit", "open_pairs", "write_pairs", "write_report"]
+__all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "PairWriter", "Pairs",
+           "RunFailed", "SettingsError", "Verdict", "append_pairs", "fit", "open_pairs",
+           "write_pairs", "write_report"]
 
 _HOME = {
     "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
     "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
     "Verdict": "verdicts", "fit": "pipeline", "open_pairs": "opening", "write_pairs": "writing",
-    "write_report": "report",
+    "write_report": "report", "append_pairs": "appending", "PairWriter": "pair_writer",
 }
 
 

@@ -9,13 +9,16 @@ from typing import Any
 from urllib.request import url2pathname
 
 from lrh_dask.blocks import CHUNK_BYTES
+from lrh_dask.commits import commit_first, commit_rows
 from lrh_dask.errors import SettingsError, explain, public_name
 from lrh_dask.incoming import Incoming
 from lrh_dask.local_stores import append_locally, fill_empty
 from lrh_dask.manifest import Batch, Stamp
+from lrh_dask.opening import open_arrays
+from lrh_dask.snapshots import is_repository
 from lrh_dask.writing import empty_group, is_pairs, written_aside
 
-__all__ = ["NAMES", "append", "append_pairs"]
+__all__ = ["NAMES", "append", "append_pairs", "refuse_unlike"]
 
 NAMES = {"x": "x", "y": "y", "weight": "weight"}
 """What the arrays are called in stores that we make."""
@@ -32,7 +35,8 @@ def append_pairs(store: str | Path, x: Any, y: Any, weight: Any = None, *,
     who appends meanwhile waits. A writer that is killed leaves the store as it was.
 
     Args:
-        store: path of a Zarr group on a local file system, with or without a manifest.
+        store: path of a Zarr group on a local file system, with or without a manifest, or of an
+            Icechunk repository: such is made where the name ends in ``.icechunk``.
         x, y: (n, D) NumPy or Zarr arrays; ``weight``: (n,), if and only if the store has weights.
         label: what recorded them, such as the name of a training run.
         recorded: when, if not now: late pairs are welcome.
@@ -61,8 +65,11 @@ def append(store: str | Path, incoming: Incoming, stamp: Stamp, *,
     folder = _folder(store)
     while True:
         if folder.exists() or folder.is_symlink():
+            folder = folder.resolve()
+            if is_repository(folder):
+                return commit_rows(folder, names, incoming, stamp)
             there = names if (folder / names["x"]).is_dir() else NAMES
-            return append_locally(folder.resolve(), there, incoming, stamp)
+            return append_locally(folder, there, incoming, stamp)
         try:
             return _made(folder, incoming, stamp, chunk_rows)
         except SettingsError:
@@ -70,17 +77,39 @@ def append(store: str | Path, incoming: Incoming, stamp: Stamp, *,
                 raise  # else another has made it meanwhile
 
 
+def refuse_unlike(store: str | Path, incoming: Incoming) -> None:
+    """Raise where these rows could not be appended to the store that is there, if there is one.
+
+    Raises:
+        BadPairs: they are unlike its own.
+        SettingsError: the place is none that can be appended to.
+    """
+    folder = _folder(store)
+    if folder.exists():
+        found = open_arrays(folder)
+        arrays = {"x": found.x, "y": found.y, "weight": found.weight}
+        incoming.refuse_unlike(str(folder), {label: array for label, array in arrays.items()
+                                             if array is not None})
+
+
 def _made(folder: Path, incoming: Incoming, stamp: Stamp, chunk_rows: int | None) -> Batch:
     """A new store of these rows."""
     incoming.refuse_unfit()
-    n_features = int(incoming.x.shape[1])
-    row_bytes = n_features * max(incoming.x.dtype.itemsize, incoming.y.dtype.itemsize)
-    least, most = (max(1, n_bytes // row_bytes) for n_bytes in (LEAST_CHUNK_BYTES, CHUNK_BYTES))
-    rows = chunk_rows or min(max(incoming.n_rows, least), most)
+    rows = chunk_rows or _chunk_rows(incoming)
+    if is_repository(folder):  # by its name
+        return commit_first(folder, incoming, stamp, rows)
     with written_aside(folder, overwrite=False, is_ours=is_pairs) as aside:
-        arrays = empty_group(aside, n_features, {
-            label: array.dtype for label, array in incoming.arrays.items()}, rows)
+        dtypes = {label: array.dtype for label, array in incoming.arrays.items()}
+        arrays = empty_group(aside, int(incoming.x.shape[1]), dtypes, rows)
         return fill_empty(aside, arrays, incoming, stamp)
+
+
+def _chunk_rows(incoming: Incoming) -> int:
+    """Pairs a chunk: those of a batch, if that is neither little nor much."""
+    row_bytes = int(incoming.x.shape[1]) * max(
+        incoming.x.dtype.itemsize, incoming.y.dtype.itemsize)
+    least, most = (max(1, n_bytes // row_bytes) for n_bytes in (LEAST_CHUNK_BYTES, CHUNK_BYTES))
+    return min(max(incoming.n_rows, least), most)
 
 
 def _folder(store: str | Path) -> Path:

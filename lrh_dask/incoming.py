@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 
 from lrh_dask.arrays import row_squares
 from lrh_dask.checks import beyond_squares, check_array, working_dtype
-from lrh_dask.chunks import is_zarr, read_rows
+from lrh_dask.chunks import first_rows, is_zarr, read_rows, stored_chunks
 from lrh_dask.errors import BadPairs, explain, public_name
 from lrh_dask.opening import open_arrays
+from lrh_dask.stored_chunks import RowsDigest
 
 __all__ = ["Incoming", "incoming_from"]
 
@@ -115,6 +116,29 @@ class Incoming:
             if is_zarr(array) else np.asarray(array[start:stop])
         self._refuse_unfit(label, start, rows)
         return np.ascontiguousarray(rows, dtype)
+
+    def by_chunks(self, label: str, array: Any, start: int,
+                  digest: RowsDigest) -> Iterator[tuple[int, np.ndarray]]:
+        """What a stored array holds, chunk by chunk of rows, when these follow on its first ones.
+
+        Args:
+            start: rows that it has; those in a chunk that is not full come first in it.
+            digest: is given the new rows.
+        Yields:
+            The number of the first row, and the rows, as far as there are any, of a chunk.
+        Raises:
+            BadPairs: rows cannot be read, here or there, or are no rows of pairs.
+        """
+        at_once, stop = int(stored_chunks(array)[0]), start + self.n_rows
+        digest.begin()
+        for first in range(start // at_once * at_once, stop, at_once):
+            begin = max(first, start)
+            rows = self.read(label, begin - start, min(first + at_once, stop) - start, array.dtype)
+            digest.add(rows)
+            if first < start:
+                before = read_rows(f"the stored {label}", first_rows(array, start), first, start)
+                rows = np.concatenate([before, rows])
+            yield first, rows
 
     def _refuse_unfit(self, label: str, start: int, rows: np.ndarray) -> None:
         least = 0.0 if label == "weight" else -np.inf

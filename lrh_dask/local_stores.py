@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +33,12 @@ from lrh_dask.stored_chunks import (
     set_rows,
     sync_folders,
 )
+from lrh_dask.targets import refuse_ragged, refuse_unpublished, target_arrays
 
 __all__ = ["LOCK", "adopt", "append_locally", "fill_empty", "publish"]
 
 LOCK = ".lrh-lock"
 """In the folder of x, where no Zarr reader looks for members of the group."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Local:
-    """A group of arrays in a local folder.
-
-    Attributes:
-        arrays: by label: x, y and, where there is one, weight; as long as they are stored.
-        manifest: what is published of them.
-    """
-
-    folder: Path
-    arrays: Mapping[str, Any]
-    manifest: Manifest
-
-    @property
-    def name(self) -> str:
-        return str(self.folder)
 
 
 def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
@@ -70,25 +53,26 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
         SettingsError: the same rows were appended before; the store cannot be locked.
         RunFailed: it cannot be written.
     """
-    _arrays_of(folder, names)  # before a lock is made
+    name = str(folder)
+    target_arrays(name, _opened(folder), names)  # before a lock is made
     with exclusive(folder / names["x"] / LOCK):
-        store = _settled(folder, names)
-        incoming.refuse_unlike(store.name, store.arrays)
+        arrays, before = _settled(folder, names)
+        incoming.refuse_unlike(name, arrays)
         incoming.refuse_unfit()
-        before, stop = store.manifest, store.manifest.rows + incoming.n_rows
-        publish(folder, store.arrays, replace(before, appending_to=stop))
+        stop = before.rows + incoming.n_rows
         try:
-            with _said_clearly(store.name):
-                chunks, digest = _write(store.arrays, before.rows, incoming)
-                stamp.refuse_again(store.name, before, digest)
-                for array in store.arrays.values():
+            with _said_clearly(name):
+                publish(folder, arrays, replace(before, appending_to=stop))
+                chunks, digest = _write(arrays, before.rows, incoming)
+                stamp.refuse_again(name, before, digest)
+                for array in arrays.values():
                     set_rows(array, stop)
                     sync_folders(folder_of(array), [])
                 batch = stamp.batch(before.rows, stop, digest)
-                publish(folder, store.arrays, before.with_batch(batch, chunks))
+                publish(folder, arrays, before.with_batch(batch, chunks))
         except BaseException:
             with contextlib.suppress(OSError, LrhError):  # else the next append does it
-                _roll_back(folder, names)
+                _settled(folder, names)
             raise
     return batch
 
@@ -120,81 +104,40 @@ def publish(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> None
     sync_folders(folder, [f"{NODE}/zarr.json"])
 
 
-def _arrays_of(folder: Path, names: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
-    """An open group and its arrays by label.
+def _opened(folder: Path) -> Any:
+    """The group in a folder.
 
     Raises:
-        BadPairs: it lacks x or y, or is one that only Zarr itself can write.
+        BadPairs: there is none.
     """
     import zarr
 
     try:
-        group = zarr.open_group(str(folder), mode="r", use_consolidated=False)
-        members = dict(group.arrays())
+        return zarr.open_group(str(folder), mode="r", use_consolidated=False)
     except Exception as error:
         raise BadPairs(explain(
             f"append to {folder}", expected="a Zarr group, or nothing yet",
             got=f"{type(error).__name__}: {error}", consequence="Nothing was appended",
             fix="Check the path; a store is made where there is nothing")) from error
-    arrays = {label: members[name] for label, name in names.items() if name in members}
-    if absent := [names[label] for label in ("x", "y") if label not in arrays]:
-        raise BadPairs(explain(
-            f"append to {folder}", expected=f"arrays {names['x']!r} and {names['y']!r}",
-            got=f"arrays {sorted(members)}",
-            consequence=f"There is no {' nor '.join(absent)} to append to",
-            fix="Name the arrays with --x and --y, or append to another store"))
-    for label, array in arrays.items():
-        metadata = array.metadata
-        if metadata.zarr_format != 3 or metadata.chunk_grid.to_dict()["name"] != "regular":
-            raise BadPairs(explain(
-                f"append to {folder}/{names[label]}", expected="Zarr format 3 and equal chunks",
-                got=f"Zarr format {metadata.zarr_format}", consequence="Nothing was appended",
-                fix=f"Begin a new store of these pairs with `lrh append NEW.zarr {folder}`, and "
-                    "append to that"))
-    return group, arrays
 
 
-def _settled(folder: Path, names: Mapping[str, str]) -> _Local:
-    """A store as its last whole append left it, every row of it published.
+def _settled(folder: Path, names: Mapping[str, str]) -> tuple[dict[str, Any], Manifest]:
+    """A store as its last whole append left it: its arrays, every row of them published.
 
     Raises:
         BadPairs: x, y and weight differ in length, or have rows that nobody published.
     """
-    group, arrays = _arrays_of(folder, names)
-    manifest = manifest_of(group, str(folder))
-    rows = {label: int(array.shape[0]) for label, array in arrays.items()}
+    group = _opened(folder)
+    arrays, manifest = target_arrays(str(folder), group, names), manifest_of(group, str(folder))
     if manifest is None:
-        if len(set(rows.values())) > 1:
-            raise BadPairs(explain(
-                f"append to {folder}", expected="x, y and weight of one length",
-                got=", ".join(f"{n} rows in {label}" for label, n in rows.items()),
-                consequence="Rows cannot be matched to pairs, so nothing was appended",
-                fix="Cut the longer ones (`zarr.open_group(path)['x'].resize(...)`) if an append "
-                    "was interrupted"))
-        return _Local(folder, arrays, adopt(folder, arrays))
-    if manifest.appending_to is not None:
-        beyond = max(manifest.appending_to, manifest.rows)
-    else:
-        beyond = manifest.rows
-    if max(rows.values()) > beyond:
-        raise BadPairs(explain(
-            f"append to {folder}", expected=f"the {manifest.rows} rows that were published",
-            got=", ".join(f"{n} in {label}" for label, n in rows.items()),
-            consequence="Another program wrote rows there, which an append would write over, so "
-                        "nothing was appended",
-            fix=f"If they are not wanted, cut the arrays to {manifest.rows} rows "
-                f"(`zarr.open_group(path)['x'].resize(...)`). If they are, remove the folder "
-                f"{NODE}: the next append then takes all rows as one batch"))
-    if min(rows.values()) < manifest.rows:
-        raise BadPairs(explain(
-            f"append to {folder}", expected=f"the {manifest.rows} rows that were published",
-            got=", ".join(f"{n} in {label}" for label, n in rows.items()),
-            consequence="Pairs were lost, so nothing was appended",
-            fix="Restore the store from a copy"))
+        refuse_ragged(str(folder), arrays)
+        return arrays, adopt(folder, arrays)
+    refuse_unpublished(str(folder), arrays, manifest)
     if manifest.appending_to is not None:
         with _said_clearly(str(folder)):
-            return _roll_back(folder, names)
-    return _Local(folder, arrays, manifest)
+            _roll_back(folder, arrays, manifest)
+        return _settled(folder, names)
+    return arrays, manifest
 
 
 def adopt(folder: Path, arrays: Mapping[str, Any]) -> Manifest:
@@ -216,55 +159,39 @@ def _write(arrays: Mapping[str, Any], start: int,
     chunks: dict[str, str] = {}
     digest, stop = RowsDigest(), start + incoming.n_rows
     for label, array in arrays.items():
-        digest.begin()
         written = []
-        at_once = int(stored_chunks(array)[0])
-        stored, grown = first_rows(array, start), first_rows(array, stop)
-        for first in range(start // at_once * at_once, stop, at_once):
-            begin, end = max(first, start), min(first + at_once, stop)
-            rows = incoming.read(label, begin - start, end - start, array.dtype)
-            digest.add(rows)
-            if first < start:  # published rows, in whose chunk there is room
-                rows = np.concatenate([_published(label, stored, first, start), rows])
-            for key, content in encoded(grown, first, rows):
-                put(folder_of(array) / key, content)
-                written.append(key)
+        for first, rows in incoming.by_chunks(label, array, start, digest):
+            written += _put(array, first, rows)
         sync_folders(folder_of(array), written)
-        chunks.update(digests(grown, start, stop))
+        chunks.update(digests(first_rows(array, stop), start, stop))
     return chunks, digest.hex()
 
 
-def _published(label: str, array: Any, start: int, stop: int) -> np.ndarray:
-    return read_rows(f"{folder_of(array)} ({label})", array, start, stop)
+def _put(array: Any, first: int, rows: np.ndarray) -> list[str]:
+    """Put a row of chunks in place; their keys."""
+    keys = []
+    for key, content in encoded(array, first, rows):
+        put(folder_of(array) / key, content)
+        keys.append(key)
+    return keys
 
 
-def _roll_back(folder: Path, names: Mapping[str, str]) -> _Local:
+def _roll_back(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> None:
     """Take back an append that did not come to its end, and say so in the manifest."""
-    group, arrays = _arrays_of(folder, names)
-    manifest = manifest_of(group, str(folder))
-    if manifest is None or manifest.appending_to is None:
-        return _Local(folder, arrays, manifest or Manifest(0, ()))
-    rows, stop, chunks = manifest.rows, manifest.appending_to, dict(manifest.chunks)
+    n_rows, stop = manifest.rows, max(manifest.rows, manifest.appending_to or 0)
+    chunks = dict(manifest.chunks)
     for array in arrays.values():
-        set_rows(array, rows)
-        at_once = int(stored_chunks(array)[0])
-        edge, folder_ = rows // at_once * at_once, folder_of(array)
-        beyond = first_rows(array, max(stop, rows))
-        if edge < rows:  # of its chunk only published rows stay, as before
-            restored = []
-            for key, content in encoded(array, edge, _published("rolled back", first_rows(
-                    array, rows), edge, rows)):
-                put(folder_ / key, content)
-                restored.append(key)
-            sync_folders(folder_, restored)
-            chunks.update(digests(first_rows(array, rows), edge, rows))
-            edge += at_once
-        for key in keys_of_rows(beyond, edge, max(stop, edge)):
-            remove(folder_ / key)
-        sync_folders(folder_, [])
-    settled = Manifest(rows, manifest.batches, chunks)
-    publish(folder, arrays, settled)
-    return _Local(folder, _arrays_of(folder, names)[1], settled)
+        set_rows(array, n_rows)
+        kept, at_once = first_rows(array, n_rows), int(stored_chunks(array)[0])
+        edge = n_rows // at_once * at_once
+        if edge < n_rows:  # of its chunk the published rows stay, and nothing else
+            rows = read_rows(f"the stored {array.path}", kept, edge, n_rows)
+            sync_folders(folder_of(array), _put(array, edge, rows))
+            chunks.update(digests(kept, edge, n_rows))
+        for key in keys_of_rows(array, -(-n_rows // at_once) * at_once, stop):
+            remove(folder_of(array) / key)
+        sync_folders(folder_of(array), [])
+    publish(folder, arrays, Manifest(n_rows, manifest.batches, chunks))
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
 from lrh_dask.chunks import first_rows
-from lrh_dask.errors import BadPairs, explain, public_name
+from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
 from lrh_dask.manifest import Manifest, manifest_of
 from lrh_dask.pairs import Pairs
 
@@ -39,26 +40,30 @@ class Opened:
     n_unpublished: int = 0
 
 
-def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight") -> Pairs:
+def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight",
+               snapshot: str | None = None) -> Pairs:
     """Open a Zarr group of pairs.
 
     Of a store that is appended to, the rows published by now are seen, and no others.
 
     Args:
         store: path, URL (``s3://`` and ``gs://`` with the extra ``remote``, others as far as
-            fsspec has them), or an open :class:`zarr.Group`.
+            fsspec has them), or an open :class:`zarr.Group`; a folder that is an Icechunk
+            repository with the extra ``icechunk``.
         x, y: names of the arrays (n, D); ``weight``: name of the weights (n,), used where present.
+        snapshot: which one of a repository to read, if not the newest.
     Raises:
         BadPairs: there is no such group, an array is missing, or the pairs are unusable.
-        SettingsError: the extra ``remote`` is needed and not installed.
+        SettingsError: an extra is needed and not installed.
     """
-    found = open_arrays(store, x=x, y=y, weight=weight)
+    found = open_arrays(store, x=x, y=y, weight=weight, snapshot=snapshot)
     manifest = found.manifest or Manifest(0, ())
     return Pairs(found.x, found.y, found.weight, found.name, found.fill, manifest.batches,
                  found.snapshot, manifest.chunks, found.n_unpublished)
 
 
-def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight") -> Opened:
+def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight",
+                snapshot: str | None = None) -> Opened:
     """The published rows of a Zarr group, be they pairs or not.
 
     Raises:
@@ -67,12 +72,24 @@ def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight
     """
     import zarr
 
+    from lrh_dask.snapshots import PinnedStore, is_repository, newest
+
     name = public_name(store)
     in_bucket = isinstance(store, str) and store.partition("://")[0] in IN_BUCKETS
-    source = _in_a_bucket(store) if in_bucket else _seen_from_anywhere(store)
+    source: Any = _in_a_bucket(store) if in_bucket else _seen_from_anywhere(store)
+    if is_repository(source):
+        snapshot = snapshot or newest(source)
+        source = PinnedStore(source, snapshot)
+    elif snapshot is not None:
+        raise SettingsError(explain(
+            f"open {name}", expected="an Icechunk repository", got=f"snapshot {snapshot!r} of none",
+            consequence="Nothing was read", fix="Leave `snapshot` out"))
     try:
         group = source if isinstance(source, zarr.Group) else zarr.open_group(
             source, mode="r", use_consolidated=False)
+        if group.store.read_only:  # of whoever opened a session of Icechunk himself
+            snapshot = snapshot or getattr(
+                getattr(group.store, "session", None), "snapshot_id", None)
         manifest = manifest_of(group, name)  # first: arrays only grow beyond what it says
         arrays = dict(group.arrays())
     except BadPairs:
@@ -94,12 +111,18 @@ def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight
             got=f"arrays {sorted(arrays)}" if arrays else "a group without arrays",
             consequence=f"{' and '.join(map(repr, absent))} cannot be read",
             fix="Name the arrays with --x and --y"))
-    declared = group.attrs.asdict().get("lrh_fill_chunks", {})
-    fill = {label: frozenset(str(key) for key in declared.get(array, ()))
-            for label, array in (("x", x), ("y", y), ("weight", weight))
-            } if isinstance(declared, dict) else {}
-    opened = Opened(name, arrays[x], arrays[y], arrays.get(weight), fill)
+    fill = _declared_fill(group, {"x": x, "y": y, "weight": weight})
+    opened = Opened(name, arrays[x], arrays[y], arrays.get(weight), fill, snapshot=snapshot)
     return opened if manifest is None or not manifest.covers(x) else _published(opened, manifest)
+
+
+def _declared_fill(group: Any, names: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Keys by label of the chunks that a group declares to hold nothing but fill."""
+    declared = group.attrs.asdict().get("lrh_fill_chunks", {})
+    if not isinstance(declared, dict):
+        return {}
+    return {label: frozenset(str(key) for key in declared.get(name, ()))
+            for label, name in names.items()}
 
 
 def _published(opened: Opened, manifest: Manifest) -> Opened:

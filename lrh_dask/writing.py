@@ -73,20 +73,20 @@ def pairs_group(path: str | Path, shape: tuple[int, int], dtype: np.dtype, *,
         adopt(aside, arrays)
 
 
-def empty_group(aside: Path, n_features: int, dtypes: Mapping[str, np.dtype],
+def empty_group(place: Any, n_features: int, dtypes: Mapping[str, np.dtype],
                 chunk_rows: int) -> dict[str, Any]:
-    """A new group at a path, of arrays of no rows yet: x, y and what else has a dtype."""
-    group = _new_group(aside)
+    """A new group in a folder or Zarr store: arrays without rows, x, y and what has a dtype."""
+    group = _new_group(place)
     columns = {label: () if label == "weight" else (n_features,) for label in dtypes}
     return {label: _new_array(group, label, (0, *columns[label]), dtype,
                               (chunk_rows, *columns[label]))
             for label, dtype in dtypes.items()}
 
 
-def _new_group(aside: Path) -> Any:
+def _new_group(place: Any) -> Any:
     import zarr
 
-    group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+    group = zarr.open_group(place, mode="w", zarr_format=3)
     group.attrs["lrh_dask_pairs"] = 1
     return group
 
@@ -165,7 +165,7 @@ def refuse_existing(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bo
             fix="Choose another path, or remove it yourself"))
 
 
-def refuse_unwritable(path: Path) -> None:
+def refuse_unwritable(path: Path, fix: str = "Choose another place with --out") -> None:
     """Raise where nothing can be written, before hours go into what would go there.
 
     Raises:
@@ -180,7 +180,7 @@ def refuse_unwritable(path: Path) -> None:
     except OSError as error:
         raise SettingsError(explain(
             f"write {path}", expected="a folder that can be written", got=str(error),
-            consequence="Nothing was computed", fix="Choose another place with --out")) from error
+            consequence="Nothing was computed", fix=fix)) from error
 
 
 def replace_file(path: Path, text: str) -> None:
