@@ -67,6 +67,7 @@ def reach(settings: ClusterSettings, say: Callable[[str], None] = _unheard) -> I
         SettingsError: the address is none, a file or an extra is missing.
     """
     import dask
+    import distributed  # noqa: F401 - its defaults must be there before, or they go with the block
 
     with dask.config.set({**worker_environment(settings.threads_per_worker),
                           "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):

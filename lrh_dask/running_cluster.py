@@ -7,6 +7,7 @@ import json
 import logging
 import ssl
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,13 @@ def _address_in(path: Path) -> str:
 @contextlib.contextmanager
 def _client(address: str, security: Any) -> Iterator[Any]:
     from distributed import Client
+    from distributed.versions import VersionMismatchWarning
 
     secure = {} if security is None else {"security": security}
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=True, **secure)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VersionMismatchWarning)  # versions are compared anyway
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=True, **secure)
     except (ValueError, TypeError, RuntimeError) as error:
         about_tls = address.startswith("tls://")
         raise SettingsError(explain(
@@ -116,25 +120,28 @@ def _client(address: str, security: Any) -> Iterator[Any]:
                 "settings (DASK_DISTRIBUTED__COMM__TLS__CA_FILE and others)" if about_tls else
                 "Copy the address that `dask scheduler` prints")) from error
     except (OSError, TimeoutError) as error:
+        distrust = _of_tls(error)
         raise RunFailed(explain(
             f"connect to scheduler {address}",
-            expected=f"an answer within {CONNECT_SECONDS} seconds",
-            got=f"none ({_reason(error)})", consequence="Nothing was started",
-            fix="Check that `dask scheduler` runs there, that no firewall is between, and "
-                "whether it speaks TLS (its address is tls://... then), or leave the scheduler "
-                "out for a local cluster")) from error
+            expected="certificates that both sides trust" if distrust else
+            f"an answer within {CONNECT_SECONDS} seconds",
+            got=str(distrust) if distrust else f"none ({type(error).__name__})",
+            consequence="Nothing was started",
+            fix="Take the files that whoever started this scheduler made for its clients"
+            if distrust else
+            "Check that `dask scheduler` runs there, that no firewall is between, and whether it "
+            "speaks TLS (its address is tls://... then), or leave the scheduler out for a local "
+            "cluster")) from error
     with client:
         yield client
 
 
-def _reason(error: BaseException) -> str:
-    """The name of an error, and of the one of TLS below it."""
+def _of_tls(error: BaseException) -> ssl.SSLError | None:
+    """The error of TLS that is behind another."""
     below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, ssl.SSLError):
-            return f"{type(error).__name__}; {below}"
+    while below is not None and not isinstance(below, ssl.SSLError):
         below = below.__cause__ or below.__context__
-    return type(error).__name__
+    return below
 
 
 @contextlib.contextmanager
