@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lrh_dask import __version__
+from lrh_dask.cli_diff import diff
 from lrh_dask.cli_pairs import commands
 from lrh_dask.errors import LrhError, SettingsError, explain
 from lrh_dask.options import (
@@ -240,6 +241,9 @@ def report(
         raise SettingsError(explain(
             f"write {path}", expected="a place that can be written", got=str(error),
             consequence="No report was written", fix="Choose another with --out")) from error
+
+
+app.command()(diff)
 
 
 def main() -> None:

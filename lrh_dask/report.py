@@ -23,7 +23,7 @@ from lrh_dask.figures import (
 )
 from lrh_dask.hessian import LowRankHessian
 
-__all__ = ["grades", "write_report"]
+__all__ = ["flat", "grades", "write_report"]
 
 N_ROWS = 30
 """Eigenvalues in the table."""
@@ -92,7 +92,7 @@ def _render(hessian: LowRankHessian) -> str:
     sure = np.count_nonzero(hessian.half_widths < np.abs(hessian.eigenvalues))
     return pages.get_template("report.html").render(
         hessian=hessian, c=hessian.certificates, grades=grades(hessian), known=known,
-        settings=_flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
+        settings=flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
         outliers=hessian.certificates.outlier_buckets, n_buckets=buckets.size,
         spectrum=Markup(spectrum_figure(hessian)), held_out=Markup(held_out_figure(hessian)),
         buckets=Markup(bucket_figure(hessian)))
@@ -106,12 +106,12 @@ def _rows(hessian: LowRankHessian) -> list[tuple[float, ...]]:
         s, error, s - half, s + half, relative, hessian.bias)), strict=True))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as lines ``a.b.c`` and value."""
     lines: list[tuple[str, str]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            lines += _flat(value, f"{prefix}{key}.")
+            lines += flat(value, f"{prefix}{key}.")
         else:
             lines.append((f"{prefix}{key}", str(value)))
     return lines

@@ -21,7 +21,8 @@ LAYERS = [
     {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
     {"versions", "lost_workers", "cluster_kinds", "running_cluster"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
-    {"jobs", "bench", "options"}, {"cli_pairs"}, {"cli"},
+    {"comparison", "night_page", "night_figure"}, {"drift_screen", "night_report"},
+    {"jobs", "bench", "options"}, {"cli_pairs", "cli_diff"}, {"cli"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "grid", "selection", "scree", "uncertainty", "certificates",

@@ -1,0 +1,141 @@
+"""Two runs beside each other, in a terminal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from lrh_dask.comparison import Comparison, StoredRun, headline
+from lrh_dask.drift import Change, Drift, EigenvalueChange
+from lrh_dask.screen import Screen, figure
+
+__all__ = ["show_comparison", "show_drift"]
+
+FAR = 3.0
+"""Changes beyond so many standard errors are set off."""
+
+
+def show_comparison(screen: Screen, found: Comparison) -> None:
+    """What `lrh diff` prints for a person."""
+    runs = Table.grid(padding=(0, 2))
+    for letter, run in (("A", found.before), ("B", found.after)):
+        runs.add_row(f"[bold]{letter}[/bold]", *map(escape, _about(run)))
+    screen.output.print(runs)
+    screen.output.print(f"[dim]{escape(_sentence(found.about_shared))}[/dim]\n")
+    show_drift(screen, found.drift)
+    if found.settings:
+        table = Table(title="Settings that differ", title_justify="left", box=None,
+                      header_style="dim", padding=(0, 2, 0, 0))
+        for name in ("", "A", "B"):
+            table.add_column(name, overflow="fold")
+        for row in found.settings:
+            table.add_row(*map(escape, row))
+        screen.output.print(table)
+
+
+def show_drift(screen: Screen, drift: Drift) -> None:
+    """Eigenvalues, overlaps and certificates of two runs, A and B."""
+    screen.output.print(f"[bold]{escape(_sentence(headline(drift)))}[/bold]\n")
+    if drift.eigenvalues:
+        screen.output.print(_eigenvalues(drift))
+        screen.output.print(f"[dim]{escape(_legend(drift))}[/dim]\n")
+    if drift.cuts:
+        screen.output.print(_overlaps(drift))
+        screen.output.print()
+    facts = Table.grid(padding=(0, 2))
+    for name, change in (("trace", drift.trace), ("residual", drift.residual),
+                         ("held out", drift.held_out)):
+        facts.add_row(f"[bold]{name}[/bold]", _value(change.before, change.before_error), "to",
+                      _value(change.after, change.after_error), _drift(change))
+    facts.add_row("[bold]index[/bold]", str(drift.index.found[0]), "to",
+                  str(drift.index.found[1]), _index(drift))
+    facts.add_row("[bold]verdict[/bold]", *_words(drift))
+    screen.output.print(facts)
+
+
+def _eigenvalues(drift: Drift) -> Table:
+    table = Table(header_style="bold")
+    for name in ("#", "eigenvalue A", "eigenvalue B", "B / A", "drift"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for change in drift.eigenvalues:
+        table.add_row(_places(change), _value(change.before, change.before_error),
+                      _value(change.after, change.after_error),
+                      _value(change.ratio, change.ratio_error), _drift(change))
+    return table
+
+
+def _overlaps(drift: Drift) -> Table:
+    table = Table(header_style="bold")
+    for name in ("leading", "overlap", "noise leaves", "largest angle"):
+        table.add_column(name, justify="right", no_wrap=True)
+    whole, *smaller = drift.cuts
+    for cut in (*smaller, whole):
+        size = str(cut.size) if cut is not whole else f"all {cut.size}"
+        table.add_row(size + " (no gap)" * (not cut.apart), f"{cut.overlap:.4f}",
+                      f"{cut.by_noise:.4f}" if np.isfinite(cut.by_noise) else "-",
+                      f"{math.degrees(cut.angles[-1]):.1f}°")
+    return table
+
+
+def _places(change: EigenvalueChange) -> str:
+    ours, theirs = (None if p is None else p + 1 for p in (change.match.before, change.match.after))
+    both = str(ours or theirs) if ours == theirs or not (ours and theirs) else f"{ours} → {theirs}"
+    by_order = ours is not None and theirs is not None and not change.match.followed
+    return both + "*" * by_order
+
+
+def _legend(drift: Drift) -> str:
+    said = ["± one standard error. Drift: B - A in standard errors of the change"]
+    if any(e.match.before is not None and e.match.after is not None and not e.match.followed
+           for e in drift.eigenvalues):
+        said.append("* paired in order: the eigenvector has turned, or cannot be told from others")
+    if any(None in (e.match.before, e.match.after) for e in drift.eigenvalues):
+        said.append("- in one run only: not found by the other, not zero there")
+    return ". ".join(said) + "."
+
+
+def _value(value: float, error: float) -> str:
+    """A value to the digits that its error leaves."""
+    if not np.isfinite(value):
+        return "-"
+    if not (np.isfinite(error) and error > 0):
+        return f"{value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return (f"{value:.{digits}f} ± {error:.{digits}f}" if digits < 7
+            else f"{value:.6g} ± {error:.1e}")
+
+
+def _drift(change: Change) -> str:
+    if not np.isfinite(change.drift):
+        return "-"
+    said = f"{change.drift:+.1f}"
+    return f"[bold red]{said}[/bold red]" if abs(change.drift) > FAR else said
+
+
+def _index(drift: Drift) -> str:
+    index = drift.index
+    if index.is_certain:
+        return "[bold red]changed for certain[/bold red]"
+    ranges = [str(low) if low == high else f"{low} to {high}"
+              for low, high in zip(index.least, index.most, strict=True)]
+    return f"[dim]certain: {ranges[0]}, then {ranges[1]}[/dim]"
+
+
+def _words(drift: Drift) -> tuple[str, str, str, str]:
+    before, after = (verdict.name for verdict in drift.verdicts)
+    return before, "to", after, "" if before == after else "[bold red]changed[/bold red]"
+
+
+def _about(run: StoredRun) -> tuple[str, ...]:
+    hessian = run.hessian
+    created = str(hessian.provenance.get("created") or "").replace("T", " ", 1)
+    return (run.name, created, f"{hessian.n_pairs:,} pairs", f"rank {hessian.rank}",
+            f"residual {figure(hessian.certificates.residual)}",
+            hessian.certificates.verdict.name)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
