@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from lrh_dask.alert_settings import AlertSettings
 from lrh_dask.asked import LEAST_RTOL
 from lrh_dask.cluster_settings import ClusterSettings, Strict, TlsSettings
 from lrh_dask.errors import SettingsError, explain
+from lrh_dask.windows import Window
 
-__all__ = ["RunSettings", "load_config", "settings_from"]
+__all__ = ["FitSettings", "NightlySettings", "RunSettings", "Settings", "load_config",
+           "settings_from"]
 
 
-class RunSettings(Strict):
-    """One run: what is read, what is fitted, where, and where the result goes."""
+class FitSettings(Strict):
+    """What is read, what is fitted, and where."""
+
+    example: ClassVar[str] = "quickstart.yaml"
 
     store: str
     """Path or URL of a Zarr group of pairs."""
@@ -41,14 +46,10 @@ class RunSettings(Strict):
     """`step` divides weights by the squared length of x, for noise that grows with the step."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where workers compute; `auto` takes a GPU where one is usable."""
-    out: str | None = None
-    """Where the result goes; by default beside the store, as `<store>-hessian.zarr`."""
-    overwrite: bool = False
-    """Replace a result that exists."""
     cluster: ClusterSettings = ClusterSettings()
     """Where the run is carried out."""
 
-    @field_validator("store", "out")
+    @field_validator("store", "out", "runs", check_fields=False)
     @classmethod
     def _is_a_path(cls, value: str | None) -> str | None:
         """``~`` is a home directory and ``file://`` a local path."""
@@ -56,6 +57,15 @@ class RunSettings(Strict):
             return None
         value = value.removeprefix("file://")
         return value if "://" in value else os.path.expanduser(value)
+
+
+class RunSettings(FitSettings):
+    """One run, and where the result goes."""
+
+    out: str | None = None
+    """Where the result goes; by default beside the store, as `<store>-hessian.zarr`."""
+    overwrite: bool = False
+    """Replace a result that exists."""
 
     @property
     def result_path(self) -> Path:
@@ -85,6 +95,37 @@ class RunSettings(Strict):
         return path
 
 
+class NightlySettings(FitSettings):
+    """Runs of one store, night by night, of which each adds what is new."""
+
+    example: ClassVar[str] = "nightly.yaml"
+
+    method: Literal["symmetric"] = "symmetric"
+    """Of few exact pairs nothing is gained by adding: `lrh run` has the other methods."""
+    runs: str
+    """Folder of the runs: results, reports, and the states that the next run goes on from."""
+    window: str = "all"
+    """Which pairs a run is about: `all`, `last 30 days`, `last 1,000,000 pairs`, `label NAME` (a
+    training run), `last label`."""
+    alerts: AlertSettings = AlertSettings()
+    """What is worth waking somebody: exit code 5, a line in the report, a webhook."""
+
+    @field_validator("window")
+    @classmethod
+    def _is_a_window(cls, value: str) -> str:
+        Window.parse(value)
+        return value
+
+    @field_validator("runs")
+    @classmethod
+    def _is_local(cls, value: str) -> str:
+        if "://" in value:
+            message = (f"expected a local path, got {value!r}: a run is made whole by a rename, "
+                       "which object stores do not have")
+            raise ValueError(message)
+        return value
+
+
 def load_config(path: Path) -> dict[str, Any]:
     """The settings in a YAML file, as they stand there.
 
@@ -105,16 +146,20 @@ def load_config(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def settings_from(values: dict[str, Any], where: str) -> RunSettings:
+Settings = TypeVar("Settings", bound=FitSettings)
+
+
+def settings_from(values: dict[str, Any], where: str, kind: type[Settings]) -> Settings:
     """Checked settings.
 
     Args:
         values: nested as in the file; ``where``: what the message names as their source.
+        kind: of settings.
     Raises:
         SettingsError: naming every setting that is unknown or wrong.
     """
     try:
-        return RunSettings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         wrong: dict[str, str] = {}  # one line a setting, also where it may be of several types
         for item in error.errors():
@@ -126,13 +171,14 @@ def settings_from(values: dict[str, Any], where: str) -> RunSettings:
             where, expected="known settings with allowed values",
             got="; ".join(f"{name}: {said}" for name, said in wrong.items()),
             consequence="Nothing was started",
-            fix=f"Known settings: {', '.join(RunSettings.model_fields)}; of cluster: "
+            fix=f"Known settings: {', '.join(kind.model_fields)}; of cluster: "
                 f"{', '.join(ClusterSettings.model_fields)}" if unknown else
-                "`lrh run --help` and configs/quickstart.yaml say what each setting takes",
+                f"`lrh run --help` and configs/{kind.example} say what each setting takes",
         )) from error
 
 
-_NAMES = {*RunSettings.model_fields, *ClusterSettings.model_fields, *TlsSettings.model_fields}
+_NAMES = {name for kind in (RunSettings, NightlySettings, AlertSettings, ClusterSettings,
+                           TlsSettings) for name in kind.model_fields}
 _ALLOWED = {"rank": "'auto' or a whole number >= 1", "basis": "'auto' or a whole number >= 1",
             "center": "auto, yes or no"}
 

@@ -12,7 +12,7 @@ from distributed.system import MEMORY_LIMIT
 from lrh_dask.budget import Plan
 from lrh_dask.cluster import connect, default_workers
 from lrh_dask.cluster_settings import cluster_at, named_by_dask
-from lrh_dask.config import RunSettings, load_config, settings_from
+from lrh_dask.config import RunSettings, Settings, load_config, settings_from
 from lrh_dask.errors import LrhError
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.opening import open_pairs
@@ -23,7 +23,8 @@ from lrh_dask.screen import Screen, size
 from lrh_dask.shards import Partition
 from lrh_dask.writing import refuse_existing, refuse_unwritable
 
-__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "settings_of"]
+__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "settings_of",
+           "settings_of_kind"]
 
 
 class Stopped(LrhError):
@@ -36,6 +37,12 @@ class Stopped(LrhError):
 
 
 def settings_of(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> RunSettings:
+    """Settings of :class:`RunSettings`; see :func:`settings_of_kind`."""
+    return settings_of_kind(RunSettings, store, values, cluster)
+
+
+def settings_of_kind(kind: type[Settings], store: str, values: dict[str, Any],
+                     cluster: dict[str, Any]) -> Settings:
     """Settings from a file, where ``store`` names one, overridden by those given (not None).
 
     A scheduler that is given takes the place of the file's whole cluster but for its `tls`.
@@ -61,7 +68,7 @@ def settings_of(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> 
     if given:
         loaded = {**loaded, "cluster": {**kept, **given}}
     loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
-    return settings_from(loaded, where)
+    return settings_from(loaded, where, kind)
 
 
 def run_job(settings: RunSettings, screen: Screen) -> LowRankHessian:

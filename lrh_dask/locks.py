@@ -13,7 +13,7 @@ __all__ = ["exclusive"]
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file, which is made where there is none; who comes second waits.
 
     The system gives the lock back when its holder dies, however it dies. The file stays: were it
@@ -21,15 +21,16 @@ def exclusive(path: Path) -> Iterator[None]:
 
     Raises:
         SettingsError: the file cannot be made, or this system has no such locks.
+        BlockingIOError: somebody holds it, and is not to be waited for.
     """
-    descriptor = _held(path)
+    descriptor = _held(path, wait=wait)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _held(path: Path) -> int:
+def _held(path: Path, *, wait: bool) -> int:
     """An open file that is locked and still has its name: its folder may have been replaced."""
     try:
         import fcntl
@@ -37,7 +38,7 @@ def _held(path: Path) -> int:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     return descriptor
             except FileNotFoundError:
@@ -46,6 +47,8 @@ def _held(path: Path) -> int:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+    except BlockingIOError:
+        raise
     except (OSError, ImportError) as error:
         raise SettingsError(explain(
             f"lock {path}", expected="a file that can be locked", got=str(error),

@@ -20,18 +20,18 @@ from lrh_dask import progress
 from lrh_dask.asked import Asked
 from lrh_dask.basis import Basis
 from lrh_dask.budget import Plan, Route
-from lrh_dask.digests import RowDigest
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.pairs import Pairs
 from lrh_dask.pipeline import assemble, carry_out, current_client, guarded, price
 from lrh_dask.rounds import shortcomings
-from lrh_dask.segments import Segment, lay_out
+from lrh_dask.segments import lay_out
 from lrh_dask.shards import Partition
 from lrh_dask.spec import Spec
 from lrh_dask.tasks import Short, Solved
 from lrh_dask.tree import Partial, ReadStats
+from lrh_dask.windows import Segment
 
 __all__ = ["Known", "Night", "fit_night"]
 
@@ -62,7 +62,6 @@ class Night:
         basis: that they are over, and its reduced pairs; None is all of R^D.
         has_states: whether there are any: few pairs are read as a whole every night.
         read_all: stored states, if any, are of no use any more.
-        digests: of the rows that were read.
     """
 
     hessian: LowRankHessian
@@ -70,7 +69,6 @@ class Night:
     basis: tuple[Basis, Partial] | None
     has_states: bool
     read_all: bool
-    digests: tuple[RowDigest, ...]
 
 
 def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_id: str,
@@ -118,10 +116,14 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
         found = _basis_of(stages, known, again=again)
     plan = replace(plan, n_tasks=stages.n_tasks)
     read = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
-    return Night(
-        assemble(pairs, plan, whole, spec, solved, started, settings),
-        list(zip(everything if again else new, states, strict=True)) if states else [], found,
-        has_states=plan.route not in NO_STATES, read_all=again, digests=read.digests)
+    has_states, added = plan.route not in NO_STATES, everything if again else new
+    if not has_states:
+        states = [Partial({}, ReadStats(digests=tuple(
+            d for d in read.digests if segment.start <= d.start < segment.stop)))
+            for segment in added]
+    return Night(assemble(pairs, plan, whole, spec, solved, started, settings),
+                 list(zip(added, states, strict=True)), found, has_states=has_states,
+                 read_all=again)
 
 
 def _go_on(stages: Stages, whole: Partition, new: Partition, spec: Spec, known: Known,

@@ -70,6 +70,20 @@ class RemoteStore(ObjectStore):  # type: ignore[type-arg]  # not generic before 
     def __str__(self) -> str:
         return public_name(self.url)
 
+    def tokens(self, prefix: str) -> dict[str, str]:
+        """Something of each key under a prefix that changes with its bytes, a thousand a request.
+
+        Raises:
+            BadPairs: the bucket cannot be listed.
+        """
+        try:
+            return {meta["path"]: f"{meta['size']}-{meta['e_tag']}"
+                    for batch in self.store.list(prefix) for meta in batch}
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            raise cannot_read(f"list {self}", self.url, error) from error
+
     def why_not(self, where: str, error: Exception) -> BadPairs | None:
         """Why it could not be opened, where there is more to say than that nothing is there."""
         async def look() -> None:

@@ -28,7 +28,7 @@ from lrh_dask.basis import Basis, Outlook
 from lrh_dask.digests import RowDigest
 from lrh_dask.duplicates import RowHashes
 from lrh_dask.reduced_pairs import ReducedPairs
-from lrh_dask.segments import Segment
+from lrh_dask.windows import Segment
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Triangle
 from lrh_dask.writing import attributes_of, replace_file, written_aside
@@ -36,7 +36,7 @@ from lrh_dask.writing import attributes_of, replace_file, written_aside
 __all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis"]
 
 FORMAT_VERSION = 1
-ALL = "all"
+ALL, NONE = "all", "none"
 CHUNK_NUMBERS = 2**21
 KINDS = {"triangle": Triangle, "reduced": ReducedPairs}
 
@@ -79,6 +79,11 @@ class StoredStates:
     def exist(self) -> bool:
         """Whether there may be some."""
         return self._current is not None
+
+    @property
+    def has_states(self) -> bool:
+        """Whether there are states, and not only notes of what was counted."""
+        return self._current is not None and not self._current.name.endswith(f"-{NONE}")
 
     def segments(self) -> tuple[list[Stored], list[str]]:
         """All that are stored and disjoint, in row order; and why some are left out."""
@@ -126,15 +131,18 @@ class StoredStates:
                     yield _partial(attributes["parts"][item.index], arrays)
 
     def add(self, sequence: int, states: Sequence[tuple[Segment, Partial]],
-            basis: tuple[Basis, Partial] | None, *, afresh: bool) -> None:
+            basis: tuple[Basis, Partial] | None, *, afresh: bool,
+            has_states: bool = True) -> None:
         """Publish the states of more segments, with the basis that they are over.
 
         Args:
             afresh: all that was stored before is dropped.
+            has_states: False notes the segments alone: few pairs are read again every time.
         """
         current = self._current
         if current is None or afresh:
-            digest = ALL if basis is None else digest_of_basis(basis[0])[:12]
+            digest = (NONE if not has_states else
+                      ALL if basis is None else digest_of_basis(basis[0])[:12])
             current = self.folder / f"{sequence:06d}-{digest}"
         parts, arrays = [], _Packed()
         for segment, partial in states:

@@ -1,0 +1,388 @@
+"""The one call that a schedule makes: what is new in a store is counted, and published as a run.
+
+It decides its own work from what is stored, never from a clock or a schedule's interval: called
+twice, the second call finds nothing to do; not called for a week, the next one catches up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import reduce
+from pathlib import Path
+from typing import Any, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from lrh_dask.alerts import Alert, judge, unjudged
+from lrh_dask.asked import asked_of
+from lrh_dask.catalog import Catalog, Listed
+from lrh_dask.cluster import connect
+from lrh_dask.config import NightlySettings
+from lrh_dask.drift import compare
+from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.explained import Explained, explained
+from lrh_dask.graph import Stages
+from lrh_dask.hessian import LowRankHessian
+from lrh_dask.ledger import Checked, chunk_tokens, refuse_changed, suspects
+from lrh_dask.nights import Known, Night, fit_night
+from lrh_dask.opening import open_pairs
+from lrh_dask.pairs import Pairs
+from lrh_dask.pipeline import guarded, new_run_id
+from lrh_dask.results import load_result, save_result, summary
+from lrh_dask.segments import cut_into_segments, uncovered
+from lrh_dask.states import FORMAT_VERSION, Stored, StoredStates
+from lrh_dask.tree import Partial
+from lrh_dask.windows import Segment, Window
+
+__all__ = ["Outcome", "Watcher", "nightly"]
+
+RECOMPUTE = "If it was meant, pass --recompute: all pairs are read again, and states made anew"
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+    def stages(self, n_pairs: int) -> AbstractContextManager[Any]:
+        """What has a method ``event`` for each :class:`lrh_dask.progress.Event`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a call came to.
+
+    Attributes:
+        document: what ``lrh nightly --json`` prints.
+        path: folder of the run that holds the result.
+        is_new: whether it was published by this call.
+        alerts: that this call raises.
+    """
+
+    document: dict[str, Any]
+    path: Path
+    is_new: bool
+    alerts: tuple[Alert, ...] = ()
+
+    def result(self) -> LowRankHessian:
+        """The Hessian, from disk."""
+        return load_result(self.path / "result.zarr")
+
+
+def nightly(settings: NightlySettings, watcher: Watcher, *, recompute: bool = False,
+            wait: bool = False, run_id: str | None = None) -> Outcome:
+    """Count the pairs of a store that are new, and publish the Hessian of all in the window.
+
+    Args:
+        recompute: read all pairs again, whatever is stored of them.
+        wait: for another run in the folder to end.
+        run_id: name of the run; None makes one.
+    Raises:
+        Busy: another run is in the folder.
+        BadPairs: the store is unusable, has shrunk, or rows that were counted have changed.
+        LrhError: see :func:`lrh_dask.fit`.
+    """
+    catalog = Catalog(settings.runs)
+    with catalog.held(wait=wait):
+        return _Call(settings, watcher, catalog, run_id or new_run_id()).carry_out(
+            recompute=recompute)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is to be done.
+
+    Attributes:
+        stored: segments in the window whose states are there; ``new``: those to be counted.
+        new_pairs: in the window, of which the run before has none; ``late_pairs``: of these, how
+            many were recorded before the newest that it has.
+        key: digest of all that the result depends on, where nothing is new; else empty.
+    """
+
+    stored: Sequence[Stored]
+    new: Sequence[Segment]
+    new_pairs: int
+    late_pairs: int
+    key: str
+
+    @property
+    def rows(self) -> list[Segment]:
+        """All segments in the window."""
+        return sorted([*(item.segment for item in self.stored), *self.new], key=lambda s: s.start)
+
+
+class _Call:
+    def __init__(self, settings: NightlySettings, watcher: Watcher, catalog: Catalog,
+                 run_id: str) -> None:
+        self.settings, self.watcher, self.catalog, self.run_id = settings, watcher, catalog, run_id
+        self.started, self.now = time.time(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self.notices: list[str] = []
+        self.asked = asked_of(
+            rank=settings.rank, basis=settings.basis, method=settings.method,
+            center=settings.center, rtol=settings.rtol, psd=settings.psd,
+            weighting=settings.weighting, device=settings.device)
+        self.pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+        self.states = StoredStates(catalog.folder / "states", _lineage(settings, self.pairs))
+        self.runs = catalog.runs()
+        ours = [run for run in self.runs if run.lineage == self.states.folder.name]
+        self.before: Listed | None = ours[-1] if ours else None
+        self.n_stored = 0
+
+    def carry_out(self, *, recompute: bool) -> Outcome:
+        pairs = self.pairs
+        self._tell_lineage()
+        work = self._work([] if recompute else self._stored())
+        tokens = chunk_tokens(pairs, [item.segment for item in work.stored])
+        doubtful = suspects(pairs, tokens, self.states.tokens(),
+                            [d for item in work.stored for d in item.digests])
+        if not doubtful and self._is_done(work):
+            return self._nothing_new()
+        self.watcher.say(f"{pairs.name}: {pairs.n_pairs:,} pairs over {pairs.n_features:,} "
+                         f"features; {work.new_pairs:,} new, {work.late_pairs:,} of them late")
+        with ExitStack() as stack:
+            client = stack.enter_context(connect(self.settings.cluster, self.watcher.say))
+            self.watcher.say(f"Dashboard: {client.dashboard_link}")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lrh-")))
+            performance = folder / "dask-performance.html"
+            with _performance_report(performance), guarded():
+                checked = refuse_changed(Stages(pairs, client), pairs, doubtful, self.run_id,
+                                         RECOMPUTE) if doubtful else Checked()
+                if self._is_done(work):
+                    self.states.keep_tokens(tokens)
+                    return self._nothing_new()
+                night = self._fit(work)
+            return self._publish(work, night, checked, performance)
+
+    def _stored(self) -> list[Stored]:
+        """Segments that were counted.
+
+        Raises:
+            BadPairs: the store has fewer rows.
+        """
+        stored, said = self.states.segments()
+        self.notices += said
+        end = max((item.segment.stop for item in stored), default=0)
+        if end > self.pairs.n_pairs:
+            raise BadPairs(explain(
+                self.pairs.name, expected=f"the {end:,} rows that were counted, and more",
+                got=f"{self.pairs.n_pairs:,}: the store has shrunk",
+                consequence="Pairs that are gone are in the stored states, so nothing was added",
+                fix=RECOMPUTE))
+        self.n_stored = len(stored)
+        return stored
+
+    def _work(self, stored: Sequence[Stored]) -> _Work:
+        """Which rows the window is about, and which of them are to be read."""
+        settings, n_pairs = self.settings, self.pairs.n_pairs
+        window = Window.parse(settings.window)
+        by_segment = {item.segment: item for item in stored}
+        batches = Segment.of(self.pairs.batches) or [Segment(0, n_pairs, self.now, self.now)]
+        kept, fresh = window.choose(list(by_segment), uncovered(batches, by_segment))
+        if not kept and not fresh:
+            raise SettingsError(explain(
+                f"window {settings.window!r} of {self.pairs.name}", expected="some pairs in it",
+                got="none", consequence="There is nothing to count",
+                fix="Check the label; `lrh inspect` lists those of the store"))
+        new = cut_into_segments(fresh, window)
+        rows = [] if self.before is None else [
+            Segment(start, stop, "", "") for start, stop in
+            self.catalog.document(self.before.run)["ledger"]["rows"]]
+        newest = max((item.segment.last for item in stored), default="")
+        unseen = uncovered([*kept, *fresh], rows)
+        digests = [d for segment in kept for d in by_segment[segment].digests]
+        return _Work([by_segment[segment] for segment in kept], new,
+                     new_pairs=sum(part.n_pairs for part in unseen),
+                     late_pairs=sum(part.n_pairs for part in unseen
+                                    if part.last < newest) if rows else 0,
+                     key="" if new else self._key(kept, digests))
+
+    def _key(self, segments: Sequence[Segment], digests: Sequence[Any]) -> str:
+        """Digest of all that a result depends on."""
+        s = self.settings
+        known = {"lineage": self.states.folder.name, "window": s.window, "rank": s.rank,
+                 "center": s.center, "rtol": s.rtol, "psd": s.psd, "device": s.device,
+                 "rows": sorted([segment.start, segment.stop] for segment in segments),
+                 "digests": sorted([d.start, d.stop, d.digest] for d in digests)}
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _is_done(self, work: _Work) -> bool:
+        return bool(work.key) and self.before is not None and self.before.key == work.key
+
+    def _tell_lineage(self) -> None:
+        """Say why all pairs are read where an earlier run of this folder is of no use."""
+        if self.states.exist or not self.runs:
+            return
+        last = self.catalog.document(self.runs[-1].run)["lineage_settings"]
+        ours = self.states.lineage
+        changed = [f"{name} from {last.get(name)!r} to {ours[name]!r}" for name in ours
+                   if last.get(name) != ours[name]]
+        if changed:
+            self._tell(f"{', '.join(changed)} changed since run {self.runs[-1].run}: that starts "
+                       "a new lineage, and all pairs are read")
+
+    def _tell(self, text: str) -> None:
+        self.notices.append(text)
+        self.watcher.say(f"Notice: {text}.")
+
+    def _fit(self, work: _Work) -> Night:
+        known = self._known(work)
+        new = work.new if known is not None else work.rows
+        s = self.settings
+        n_read = sum(segment.n_pairs for segment in new)
+        with self.watcher.stages(n_read) as stages:
+            return fit_night(
+                self.pairs, new, known, run_id=self.run_id, asked=self.asked,
+                basis=None if s.basis == "auto" else s.basis, weighting=s.weighting,
+                device=s.device, settings=s.model_dump(), n_before=self.n_stored,
+                on_event=stages.event)
+
+    def _known(self, work: _Work) -> Known | None:
+        """What is stored of the window; None where there is nothing, or it cannot be read."""
+        if not work.stored or not self.states.has_states:
+            return None
+        try:
+            with threadpool_limits(1, user_api="blas"):
+                whole = reduce(Partial.merge, self.states.load(work.stored))
+            basis = self.states.basis()
+        except ValueError as error:
+            self._tell(f"{error}: all pairs are read again")
+            return None
+        columns = None if basis is None else basis[0].q.shape[1]
+        if columns is not None and self.asked.rank is not None and self.asked.rank > columns:
+            self._tell(f"rank {self.asked.rank} does not fit in the stored basis of {columns} "
+                       "columns: all pairs are read again")
+            return None
+        return Known([item.segment for item in work.stored], [whole], basis)
+
+    def _publish(self, work: _Work, night: Night, checked: Checked, performance: Path) -> Outcome:
+        sequence = self.runs[-1].sequence + 1 if self.runs else 1
+        self.states.add(sequence, night.added, night.basis, afresh=night.read_all,
+                        has_states=night.has_states)
+        segments = work.rows
+        stored = [item for item in self.states.segments()[0] if item.segment in segments]
+        digests = [d for item in stored for d in item.digests]
+        before = self._last_run()
+        drifts = {} if before is None else {"the last run": compare(
+            before[0], night.hessian, shared_pairs=_shared(segments, before[1]))}
+        tested = self._explained(work, night, None if before is None else before[0])
+        age = self._newest_age(segments)
+        judged: dict[str, Any] = {"drifts": drifts, "explained": tested, "newest_age_seconds": age}
+        alerts = judge(self.settings.alerts, night.hessian, **judged)
+        self.notices += unjudged(self.settings.alerts, night.hessian, **judged)
+        p = night.hessian.provenance
+        hessian = replace(night.hessian, provenance={
+            **p, "run": self.run_id, "notices": [*p["notices"], *self.notices],
+            "seconds": {**p["seconds"], "verify": checked.seconds},
+            "bytes": {**p["bytes"], "verify": checked.n_bytes}})
+        path = self.catalog.folder / self.run_id
+        document = {
+            **summary(hessian, path / "result.zarr"), "run": self.run_id, "sequence": sequence,
+            "created": self.now, "store": self.pairs.name, "snapshot": self.pairs.snapshot,
+            "window": self.settings.window, "lineage": self.states.folder.name,
+            "lineage_settings": self.states.lineage, "key": self._key(segments, digests),
+            "index": hessian.index, "new_pairs": work.new_pairs, "late_pairs": work.late_pairs,
+            "rejected_pairs": sum(s.n_pairs for s in segments) - hessian.n_pairs,
+            "read_all": night.read_all, "states_bytes": self.states.n_bytes,
+            "alerts": [asdict(alert) for alert in alerts],
+            "ledger": {"rows": _joined(segments),
+                       "segments": [asdict(segment) for segment in segments]}}
+
+        def fill(folder: Path) -> None:
+            save_result(hessian, folder / "result.zarr")
+            if performance.exists():
+                (folder / performance.name).write_bytes(performance.read_bytes())
+            for name, content in (
+                    ("settings.json", self.settings.model_dump()),
+                    ("ledger.json", {**document["ledger"],
+                                     "digests": [asdict(d) for d in digests]})):
+                (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+        self.catalog.publish(self.run_id, document, fill)
+        self.states.keep_tokens(chunk_tokens(self.pairs, segments))
+        return Outcome(document, path, is_new=True, alerts=alerts)
+
+    def _last_run(self) -> tuple[LowRankHessian, list[Segment]] | None:
+        """The run before of the same lineage, and the rows that it is about."""
+        if self.before is None:
+            return None
+        rows = self.catalog.document(self.before.run)["ledger"]["rows"]
+        try:
+            hessian = load_result(self.catalog.folder / self.before.run / "result.zarr")
+        except BadPairs as error:
+            self._tell(f"run {self.before.run} cannot be compared with: {error}")
+            return None
+        return hessian, [Segment(start, stop, "", "") for start, stop in rows]
+
+    def _explained(self, work: _Work, night: Night,
+                   before: LowRankHessian | None) -> Explained | None:
+        """How the last run explains tonight's new pairs."""
+        states = [partial for segment, partial in night.added if segment in work.new]
+        if before is None or not states:
+            return None
+        triangles = {bucket: t for bucket, t in reduce(Partial.merge, states).states.items()
+                     if t.n_pairs}
+        if not triangles:
+            return None
+        try:
+            return explained(before, triangles, None if night.basis is None else night.basis[0].q)
+        except SettingsError:  # a new basis lacks something of the last run's
+            return None
+
+    def _newest_age(self, segments: Sequence[Segment]) -> float:
+        newest = max(segment.last for segment in segments)
+        return (datetime.now(UTC) - datetime.fromisoformat(newest)).total_seconds()
+
+    def _nothing_new(self) -> Outcome:
+        assert self.before is not None
+        document = self.catalog.document(self.before.run)
+        segments = [Segment(**{**s, "labels": tuple(s["labels"])})
+                    for s in document["ledger"]["segments"]]
+        path = self.catalog.folder / self.before.run
+        stale = self.settings.alerts.model_copy(update={
+            "sharpness_above": None, "residual_above": None})
+        alerts = judge(stale, load_result(path / "result.zarr"),
+                       newest_age_seconds=self._newest_age(segments))
+        return Outcome({**document, "new_pairs": 0, "late_pairs": 0,
+                        "alerts": [asdict(alert) for alert in alerts]}, path, is_new=False,
+                       alerts=alerts)
+
+
+def _lineage(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:
+    """All that stored states depend on: what else is set may change from night to night."""
+    store = settings.store if "://" in settings.store else str(Path(settings.store).absolute())
+    return {"store": store, "x": settings.x, "y": settings.y, "features": pairs.n_features,
+            "dtype": str(pairs.stored_dtype), "weight": pairs.weight is not None,
+            "basis": settings.basis, "weighting": settings.weighting, "format": FORMAT_VERSION}
+
+
+def _shared(ours: Sequence[Segment], theirs: Sequence[Segment]) -> int:
+    """Rows that are in both."""
+    return sum(s.n_pairs for s in ours) - sum(s.n_pairs for s in uncovered(ours, theirs))
+
+
+def _joined(segments: Sequence[Segment]) -> list[list[int]]:
+    """Rows of segments in their order, those that follow each other as one."""
+    rows: list[list[int]] = []
+    for segment in segments:
+        if rows and rows[-1][1] == segment.start:
+            rows[-1][1] = segment.stop
+        else:
+            rows.append([segment.start, segment.stop])
+    return rows
+
+
+@contextmanager
+def _performance_report(path: Path) -> Iterator[None]:
+    """What Dask's dashboard has shown of the block, as a page that needs no network."""
+    from distributed import performance_report
+
+    with performance_report(filename=str(path), mode="inline"):
+        yield
