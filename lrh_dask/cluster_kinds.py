@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -58,6 +59,12 @@ def start_cluster(settings: ClusterSettings) -> Any:
             f"cluster of kind {settings.kind}", expected=f"the package {kind.needs}",
             got=f"none that can be imported ({error})", consequence="Nothing was started",
             fix=f'Install the extra: pip install "lrh-dask[{kind.extra}]"')) from error
+    submit = str(getattr(getattr(made, "job_cls", None), "submit_command", "") or "").split(" ")[0]
+    if submit and shutil.which(submit) is None:
+        raise SettingsError(explain(
+            f"cluster of kind {settings.kind}", expected=f"the queue's command `{submit}`",
+            got="none in PATH", consequence="Nothing was started",
+            fix="Run on a machine from which jobs are submitted, such as a login node"))
     try:
         return made(**kind.options(settings))
     except (TypeError, ValueError) as error:

@@ -1,0 +1,128 @@
+"""Every kind of cluster starts as asked, or says what it lacks."""
+
+import gc
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import one_machine_queue
+import pytest
+
+import lrh_dask
+from lrh_dask import RunFailed, SettingsError
+from lrh_dask.cluster import connect
+from lrh_dask.cluster_kinds import KINDS, start_cluster, worker_variables
+from lrh_dask.cluster_settings import QUEUES, ClusterSettings
+
+ROOT = Path(__file__).parent.parent
+JOB = {"cores": 2, "memory": "4GiB", "walltime": "00:10:00", "scheduler_options":
+       {"host": "127.0.0.1"}}
+SETTINGS = {**{queue: {"workers": 2, "options": JOB} for queue in QUEUES},
+            "kubernetes": {"workers": 2}, "cuda": {}, "ssh": {"hosts": ["127.0.0.1", "127.0.0.1"]}}
+
+
+def settings_of(kind, **more):
+    return ClusterSettings(kind=kind, **{**SETTINGS[kind], **more})
+
+
+def test_every_kind_that_is_started_has_settings():
+    assert set(KINDS) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_missing_package_is_told_with_its_extra(kind, monkeypatch):
+    monkeypatch.setitem(sys.modules, KINDS[kind].needs, None)  # as if it were not installed
+    with pytest.raises(SettingsError, match=rf'pip install "lrh-dask\[{KINDS[kind].extra}\]"'), \
+            connect(settings_of(kind)):
+        raise AssertionError
+
+
+def test_the_extras_named_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {kind.extra for kind in KINDS.values()} <= set(project["optional-dependencies"])
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    one_machine_queue.install(tmp_path / "bin", monkeypatch)
+    return tmp_path / "bin"
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_a_queues_job_exports_what_makes_workers_fast(kind, queue):
+    options = {**JOB, "job_script_prologue": ["module load python"]}
+    if kind in {"pbs", "sge"}:
+        options["resource_spec"] = "select=1"
+    with start_cluster(settings_of(kind, options=options)) as cluster:
+        script = cluster.job_script()
+    for name, value in worker_variables(1).items():
+        assert f"export {name}={value}\n" in script
+    assert "module load python" in script
+    assert "--nthreads 1" in script
+    assert "--nworkers 2" in script
+
+
+def ended(jobs):
+    """Wait until no process of these jobs is left."""
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{job}").exists() for job in jobs):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("kind", ["slurm", "lsf"])
+def test_a_run_on_a_queue_gives_what_any_cluster_gives_and_takes_its_jobs_back(kind, queue):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 8))
+    store = lrh_dask.write_pairs(queue.parent / "p.zarr", x, x * np.arange(8.0), chunk_rows=20)
+    here = lrh_dask.fit(lrh_dask.open_pairs(store))
+    heard = []
+    with connect(settings_of(kind, wait_seconds=60), heard.append) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        assert {w["memory_limit"] for w in workers.values()} == {2 * 2**30}
+        environ = client.run(lambda: dict(__import__("os").environ))
+        there = lrh_dask.fit(lrh_dask.open_pairs(store))
+    assert len(workers) == 2
+    assert all(e["MALLOC_TRIM_THRESHOLD_"] == "268435456" for e in environ.values())
+    assert heard[0].startswith(f"Cluster: {kind}, scheduler tcp://127.0.0.1")
+    np.testing.assert_array_equal(there.eigenvalues, here.eigenvalues)
+    started = (queue / "started").read_text().split()
+    assert len(one_machine_queue.scripts(queue)) == len(started) == 1  # two processes a job
+    assert (queue / "cancelled").read_text().split() == started
+    ended(started)
+
+
+def test_a_queue_that_starts_no_job_is_told_after_the_seconds_set(queue):
+    one_machine_queue.make_room(queue, 0)
+    with pytest.raises(RunFailed, match=r"none within 2 seconds.*squeue"), \
+            connect(settings_of("slurm", wait_seconds=2)):
+        raise AssertionError
+
+
+def test_a_run_starts_with_the_workers_that_came_and_says_so(queue):
+    one_machine_queue.make_room(queue, 1)
+    heard = []
+    with connect(settings_of("slurm", workers=4, wait_seconds=15), heard.append) as client:
+        assert client.scheduler_info(n_workers=0)["n_workers"] == 2
+    assert heard[0].startswith("Notice: 2 of 4 workers came within 15 seconds")
+
+
+def test_a_machine_without_the_queues_command_is_told(queue, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with pytest.raises(SettingsError, match="`sbatch`"), connect(settings_of("slurm")):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({}, "cores and memory"), ({**JOB, "no_such": 1}, "no_such")])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_options_that_a_queue_does_not_know_are_told(queue, options, said):
+    with pytest.raises(SettingsError, match=f"(?s)cluster.options for kind slurm.*{said}"), \
+            connect(settings_of("slurm", options=options)):
+        raise AssertionError
+    gc.collect()  # dask-jobqueue leaves a cluster that was never opened, and warns of it
