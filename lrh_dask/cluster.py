@@ -110,8 +110,7 @@ def _started(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[
                 f"start workers by {settings.kind}", expected="at least one worker",
                 got=f"none within {time.monotonic() - begin:.0f} seconds",
                 consequence="What was asked for is taken back, and nothing was computed",
-                fix=f"{kind.look_at[0].upper()}{kind.look_at[1:]}; `wait_seconds` in `cluster` "
-                    "is how long a run waits"))
+                fix=f"{kind.look_at}; `wait_seconds` in `cluster` is how long a run waits"))
         if n_workers < n_wanted:
             say(f"Notice: {n_workers} of {n_wanted} workers came within "
                 f"{settings.patience:g} seconds: the run starts with those; others join it as "

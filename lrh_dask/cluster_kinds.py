@@ -72,8 +72,7 @@ def start_cluster(settings: ClusterSettings) -> Any:
             f"cluster.options for kind {settings.kind}",
             expected=f"what {kind.home}.{kind.class_name} takes", got=" ".join(str(error).split()),
             consequence="Nothing was started",
-            fix=f"See its documentation, and the examples in configs/; then {kind.look_at}"
-            )) from error
+            fix="See its documentation, and the examples in configs/")) from error
     except Exception as error:
         raise RunFailed(explain(
             f"start a cluster of kind {settings.kind}", expected="one that answers",
@@ -141,16 +140,16 @@ def _queue(class_name: str, look_at: str) -> ClusterKind:
 
 
 KINDS: Mapping[Kind, ClusterKind] = {
-    "slurm": _queue("SLURMCluster", "see `squeue --me` and the job's log"),
-    "pbs": _queue("PBSCluster", "see `qstat -u $USER` and the job's log"),
-    "lsf": _queue("LSFCluster", "see `bjobs` and the job's log"),
-    "sge": _queue("SGECluster", "see `qstat` and the job's log"),
+    "slurm": _queue("SLURMCluster", "See `squeue --me` and the job's log"),
+    "pbs": _queue("PBSCluster", "See `qstat -u $USER` and the job's log"),
+    "lsf": _queue("LSFCluster", "See `bjobs` and the job's log"),
+    "sge": _queue("SGECluster", "See `qstat` and the job's log"),
     "kubernetes": ClusterKind(
         "kubernetes", "dask_kubernetes", "dask_kubernetes.operator", "KubeCluster",
-        _for_kubernetes, "see `kubectl get pods` and `kubectl describe daskcluster`: the "
+        _for_kubernetes, "See `kubectl get pods` and `kubectl describe daskcluster`: the "
                          "operator must run, and its pods must be able to pull the image"),
     "cuda": ClusterKind("cuda-cluster", "dask_cuda", "dask_cuda", "LocalCUDACluster", _for_gpus,
-                        "see `nvidia-smi`"),
+                        "See `nvidia-smi`"),
     "ssh": ClusterKind("ssh", "asyncssh", "distributed", "SSHCluster", _for_ssh,
-                       "try `ssh HOST`, and this Python there (or `remote_python`)"),
+                       "Try `ssh HOST`, and this Python there (or `remote_python`)"),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import one_machine_queue
 import pytest
+from cluster_processes import process, until
 
 import lrh_dask
 from lrh_dask import RunFailed, SettingsError
@@ -126,3 +127,55 @@ def test_options_that_a_queue_does_not_know_are_told(queue, options, said):
             connect(settings_of("slurm", options=options)):
         raise AssertionError
     gc.collect()  # dask-jobqueue leaves a cluster that was never opened, and warns of it
+
+
+@pytest.fixture
+def ssh_options(tmp_path):
+    """What a client of an SSH server of our own is to say."""
+    pytest.importorskip("asyncssh", reason="needs the extra ssh")
+    import ssh_server
+
+    ssh_server.make_keys(tmp_path)
+    log, port = tmp_path / "ssh.log", tmp_path / "port"
+    with process([sys.executable, ssh_server.__file__, tmp_path], log) as started:
+        until(port.exists, log, started)
+        yield {"connect_options": {
+            "port": int(port.read_text()), "known_hosts": None, "username": "anybody",
+            "client_keys": [str(tmp_path / "client")]}}
+
+
+def test_ssh_starts_workers_with_their_settings_and_ends_them(ssh_options):
+    settings = ClusterSettings(kind="ssh", hosts=("127.0.0.1",) * 3, workers=4,
+                               memory_limit="1GiB", options=ssh_options)
+    heard = []
+    with connect(settings, heard.append) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        environ = client.run(lambda: dict(__import__("os").environ))
+        pids = client.run(lambda: __import__("os").getpid())
+    assert len(workers) == 4
+    assert {w["memory_limit"] for w in workers.values()} == {2**30}
+    assert all(e["MALLOC_TRIM_THRESHOLD_"] == "268435456" for e in environ.values())
+    assert heard[0].startswith("Cluster: ssh, scheduler tcp://")
+    assert heard[0].endswith("4 workers, 4 threads")
+    ended(pids.values())
+
+
+def test_a_machine_that_does_not_answer_is_told(ssh_options):
+    refused = {**ssh_options["connect_options"], "port": 9}
+    settings = ClusterSettings(kind="ssh", hosts=("127.0.0.1", "127.0.0.1"),
+                               options={"connect_options": refused})
+    with pytest.raises(RunFailed, match=r"start a cluster of kind ssh.*Try `ssh HOST`"), \
+            connect(settings):
+        raise AssertionError
+
+
+def test_a_key_that_is_not_taken_is_told(ssh_options, tmp_path):
+    (tmp_path / "other").mkdir()
+    import ssh_server
+
+    ssh_server.make_keys(tmp_path / "other")
+    other = {**ssh_options["connect_options"], "client_keys": [str(tmp_path / "other" / "client")]}
+    settings = ClusterSettings(kind="ssh", hosts=("127.0.0.1", "127.0.0.1"),
+                               options={"connect_options": other})
+    with pytest.raises(RunFailed, match="Permission denied"), connect(settings):
+        raise AssertionError
