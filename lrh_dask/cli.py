@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from lrh_dask import __version__
+from lrh_dask import __version__, cli_pairs, cli_runs
 from lrh_dask.cli_diff import diff
-from lrh_dask.cli_pairs import commands
 from lrh_dask.errors import LrhError, SettingsError, explain
 from lrh_dask.options import (
     BasisText,
@@ -38,8 +37,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Low-rank Hessians from stored gradients, on a Dask cluster, with certificates.",
     epilog="Start with `lrh demo`. Exit codes: 0 done, 2 wrong call or settings, 3 bad input "
-           "data, 4 the run failed.")
-app.add_typer(commands)
+           "data, 4 the run failed, 5 done with alerts, 75 another run is at it.")
+app.add_typer(cli_pairs.commands)
+app.add_typer(cli_runs.commands)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,5 @@
+"""``python -m lrh_dask`` is ``lrh``."""
+
+from lrh_dask.cli import main
+
+main()

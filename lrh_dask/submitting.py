@@ -1,0 +1,124 @@
+"""Submit and leave: the whole run is handed to the cluster, its driver included.
+
+The driver is a process of its own, ``lrh nightly`` with the settings that were submitted, started
+by a task on a worker that sees the folder of runs. The scheduler keeps the task, whoever leaves;
+where its worker dies another one begins it again, and as the call decides its own work, what was
+counted by then is not counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lrh_dask.cluster import reach
+from lrh_dask.config import NightlySettings
+from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
+from lrh_dask.pipeline import new_run_id
+from lrh_dask.underway import State, Status, jobs_folder, status_of
+from lrh_dask.writing import replace_file
+
+__all__ = ["submit"]
+
+BEGINS_WITHIN = 5.0
+"""Seconds that a submission is watched for a sign of life before the call returns."""
+
+
+def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = False) -> Status:
+    """Hand a run to a cluster that is there; its id, and how it is by now.
+
+    Args:
+        raw: the same settings as they stand in the file: secrets are not masked there.
+    Raises:
+        SettingsError: the cluster is not one that runs already, or no worker sees the folder.
+        RunFailed: no scheduler or worker answers, or they have other versions.
+    """
+    from distributed import fire_and_forget
+
+    if settings.cluster.kind not in {"address", "scheduler_file"}:
+        raise SettingsError(explain(
+            f"submit to a cluster of kind {settings.cluster.kind!r}",
+            expected="a scheduler that runs already", got="none",
+            consequence="A cluster that this process starts would end with it",
+            fix="Give --scheduler tcp://host:8786 or a scheduler file, or set "
+                "DASK_SCHEDULER_ADDRESS; or use `lrh nightly`, and stay"))
+    runs, run = Path(settings.runs).absolute(), new_run_id()
+    folder = jobs_folder(runs) / run
+    store = settings.store if "://" in settings.store else str(Path(settings.store).absolute())
+    try:
+        folder.mkdir(parents=True)
+        replace_file(folder / "settings.yaml", yaml.safe_dump(
+            {**raw, "store": store, "runs": str(runs)}))
+        (folder / "settings.yaml").chmod(0o600)
+    except OSError as error:
+        raise SettingsError(explain(
+            f"write {folder}", expected="a folder that can be written", got=str(error),
+            consequence="Nothing was submitted", fix="Choose another with `runs:`")) from error
+    with reach(settings.cluster) as client:
+        seen = client.run(_sees, str(folder / "settings.yaml"))
+        able = [worker for worker, sees in seen.items() if sees]
+        if not able:
+            raise SettingsError(explain(
+                f"submit run to {client.scheduler.address}",
+                expected=f"a worker that sees {folder}", got=f"none of {len(seen)}",
+                consequence="Nothing was submitted",
+                fix="Put the folder of runs on a disk that workers and you share"))
+        _queued(folder, run, client.scheduler.address)
+        future = client.submit(
+            drive, str(runs), run, client.scheduler.address, recompute, key=f"lrh-driver-{run}",
+            pure=False, workers=able, priority=1)
+        fire_and_forget(future)
+        status = _wait_for_a_sign(runs, run, future)
+    return status
+
+
+def _sees(path: str) -> bool:
+    return os.access(path, os.R_OK)
+
+
+def _queued(folder: Path, run: str, scheduler: str) -> None:
+    now = time.time()
+    replace_file(folder / "status.json", json.dumps(
+        {"run": run, "state": State.queued.name, "scheduler": scheduler, "began": now,
+         "updated": now}))
+
+
+def _wait_for_a_sign(runs: Path, run: str, future: Any) -> Status:
+    until = time.time() + BEGINS_WITHIN
+    status = status_of(runs, run)
+    while status.state is State.queued and time.time() < until and future.status != "error":
+        time.sleep(0.1)
+        status = status_of(runs, run)
+    if future.status == "error":
+        raise RunFailed(explain(
+            f"run {run}", expected="a driver on the cluster", got=str(future.exception()),
+            consequence="Nothing was published", fix="See the log of the workers"))
+    return status
+
+
+def drive(runs: str, run: str, scheduler: str, recompute: bool) -> int:
+    """The task on the cluster: a process that carries the run out; its exit code.
+
+    Raises:
+        RunFailed: it ended in a way that it could not tell itself.
+    """
+    from distributed import secede
+
+    secede()  # it waits for tasks that need this worker's threads
+    folder = jobs_folder(Path(runs)) / run
+    with (folder / "driver.txt").open("ab") as log:
+        code = subprocess.run(
+            [sys.executable, "-m", "lrh_dask", "nightly", str(folder / "settings.yaml"),
+             "--scheduler", scheduler, "--run-id", run, "--wait",
+             *(["--recompute"] if recompute else [])],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, check=False).returncode
+    if not status_of(Path(runs), run).state.is_final:
+        raise RunFailed(f"the driver of run {run} ended with {code}: see {folder}/driver.txt")
+    return code

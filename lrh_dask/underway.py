@@ -1,0 +1,219 @@
+"""Runs under way, told through their folder: whoever sees it can follow, read the log, and cancel.
+
+    <runs>/jobs/<run id>/status.json    the state, how far each stage is; replaced at every change
+                        /log.txt        what the run has said
+                        /cancel         made by who wants it to end
+                        /settings.yaml  of a run that was submitted
+
+A run whose status has not been renewed for LOST_AFTER seconds is lost: its process died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from lrh_dask.errors import LrhError, SettingsError, explain
+from lrh_dask.progress import Event
+from lrh_dask.writing import replace_file
+
+__all__ = ["Journal", "State", "Status", "status_of", "statuses"]
+
+HEARTBEAT, LOST_AFTER = 2.0, 60.0
+LEAST_SECONDS = 0.25
+"""Between two notes of how far a stage is."""
+
+
+class State(Enum):
+    """How a run is; the value says so to a person."""
+
+    queued = "handed to the cluster, not begun"
+    running = "under way"
+    done = "published"
+    nothing_new = "done: nothing was new"
+    failed = "failed, nothing was published"
+    cancelled = "cancelled, nothing was published"
+    lost = "its process died, nothing was published"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will not change any more."""
+        return self not in {State.queued, State.running}
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run under way, or how it ended.
+
+    Attributes:
+        where: the machine it runs on; ``scheduler``: of its cluster.
+        began, updated: seconds since 1970.
+        n_pairs: that a stage reads; ``done``: pairs read, by stage, in their order.
+        attempt: how many times it was begun: a cluster begins it again where a worker died.
+        exit_code: once it has ended.
+        result: the run that holds the result: itself, or where nothing was new an earlier one.
+        error: what went wrong.
+    """
+
+    run: str
+    state: State
+    where: str = ""
+    scheduler: str = ""
+    began: float = 0.0
+    updated: float = 0.0
+    n_pairs: int = 0
+    done: dict[str, int] = field(default_factory=dict)
+    attempt: int = 0
+    exit_code: int | None = None
+    result: str | None = None
+    error: str = ""
+
+
+def jobs_folder(runs: Path) -> Path:
+    """Where the runs under way of a folder of runs are told."""
+    return runs / "jobs"
+
+
+def status_of(runs: Path, run: str) -> Status:
+    """How a run is.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    path = jobs_folder(runs) / run / "status.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        status = Status(**{f.name: known[f.name] for f in fields(Status) if f.name in known}
+                        | {"state": State[known["state"]]})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(explain(
+            f"run {run!r} in {runs}", expected="a run that was begun or submitted there",
+            got="none" if isinstance(error, FileNotFoundError) else f"{error}",
+            consequence="There is nothing to tell", fix="`lrh status` lists them")) from error
+    silent = time.time() - max(status.updated, path.stat().st_mtime)
+    if status.state is State.running and silent > LOST_AFTER:
+        return replace(status, state=State.lost, exit_code=4,
+                       error=f"nothing was heard from {status.where} for {silent:.0f} seconds")
+    return status
+
+
+def statuses(runs: Path) -> list[Status]:
+    """All runs that were begun or submitted, the newest last."""
+    found = []
+    for path in jobs_folder(runs).glob("*/status.json"):
+        with contextlib.suppress(SettingsError):
+            found.append(status_of(runs, path.parent.name))
+    return sorted(found, key=lambda status: (status.began, status.run))
+
+
+class Journal:
+    """Writes down how a run goes, beside whoever else is told.
+
+    Args:
+        other: who is told as well (:class:`lrh_dask.nightly.Watcher`).
+    """
+
+    def __init__(self, runs: Path, run: str, other: Any, *, scheduler: str = "") -> None:
+        self.run, self.folder = run, jobs_folder(runs) / run
+        self._other, self._lock = other, threading.RLock()
+        try:
+            attempt = status_of(runs, run).attempt + 1
+        except SettingsError:
+            attempt = 1
+        now = time.time()
+        self._status = Status(run, State.running, platform.node(), scheduler, now, now,
+                              attempt=attempt)
+        self._written = 0.0
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the status while the block runs; it ends as ``failed`` where that raises."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write()
+        over = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(over,), name="lrh-journal", daemon=True)
+        heart.start()
+        try:
+            yield
+        except BaseException as error:
+            if self._is_cancelled():
+                self.end(State.cancelled, 130, error="cancelled by `lrh cancel`")
+            else:
+                code = error.exit_code if isinstance(error, LrhError) else (
+                    130 if isinstance(error, KeyboardInterrupt) else 4)
+                said = "stopped by the user" if code == 130 else str(error)
+                self.end(State.failed, code, error=said)
+                self._note(f"error: {said}")
+            raise
+        finally:
+            over.set()
+            heart.join()
+
+    def end(self, state: State, exit_code: int, *, result: str | None = None,
+            error: str = "") -> None:
+        """Note how it ended."""
+        with self._lock:
+            self._status = replace(self._status, state=state, exit_code=exit_code, result=result,
+                                   error=error)
+            self._write()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._note(text)
+        self._other.say(text)
+
+    @contextlib.contextmanager
+    def stages(self, n_pairs: int) -> Iterator[Journal]:
+        """What is told of every event."""
+        with self._lock:
+            self._status = replace(self._status, n_pairs=n_pairs, done={})
+        with self._other.stages(n_pairs) as self._stages:
+            yield self
+
+    def event(self, event: Event) -> None:
+        """A task is done."""
+        self._stages.event(event)
+        with self._lock:
+            done = {**self._status.done}
+            done[event.stage] = done.get(event.stage, 0) + event.n_pairs
+            self._status = replace(self._status, done=done)
+            if time.time() - self._written > LEAST_SECONDS:
+                self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            now = time.time()
+            self._status, self._written = replace(self._status, updated=now), now
+            content = asdict(self._status) | {"state": self._status.state.name}
+            with contextlib.suppress(OSError):  # a full disk is told by who must write there
+                replace_file(self.folder / "status.json", json.dumps(content, indent=1))
+
+    def _note(self, text: str) -> None:
+        with contextlib.suppress(OSError), (self.folder / "log.txt").open(
+                "a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+
+    def _is_cancelled(self) -> bool:
+        return (self.folder / "cancel").exists()
+
+    def _beat(self, over: threading.Event) -> None:
+        """Renew the status, and stop this process where it was cancelled."""
+        stopping = False
+        while not over.wait(HEARTBEAT / 2):
+            if time.time() - self._written > HEARTBEAT:
+                self._write()
+            if not stopping and self._is_cancelled():
+                stopping = True
+                self._note("cancelled")
+                os.kill(os.getpid(), signal.SIGINT)
