@@ -19,9 +19,9 @@ from lrh_dask.digests import Digesting, RowDigest
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
-from lrh_dask.windows import Segment
 from lrh_dask.shards import SAMPLE_BYTES, Piece, Run, gathered
 from lrh_dask.tree import ReadStats
+from lrh_dask.windows import Segment
 
 __all__ = ["Checked", "chunk_tokens", "refuse_changed", "suspects"]
 
@@ -97,7 +97,8 @@ def refuse_changed(stages: Stages, pairs: Pairs, digests: Sequence[RowDigest], r
 
 def digest_leaf(pairs: Pairs, run: Run, run_id: str) -> tuple[tuple[RowDigest, ...], ReadStats]:
     """Digests of the blocks of a run, as they are now."""
-    stats, found = ReadStats(), []
+    stats = ReadStats()
+    found: list[RowDigest] = []
     for block in run.blocks:
         rows = pairs.read(*block)
         digesting = Digesting((block,))

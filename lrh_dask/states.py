@@ -28,9 +28,9 @@ from lrh_dask.basis import Basis, Outlook
 from lrh_dask.digests import RowDigest
 from lrh_dask.duplicates import RowHashes
 from lrh_dask.reduced_pairs import ReducedPairs
-from lrh_dask.windows import Segment
 from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Triangle
+from lrh_dask.windows import Segment
 from lrh_dask.writing import attributes_of, replace_file, written_aside
 
 __all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis"]

@@ -20,7 +20,7 @@ import yaml
 
 from lrh_dask.cluster import reach
 from lrh_dask.config import NightlySettings
-from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
+from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.pipeline import new_run_id
 from lrh_dask.underway import State, Status, jobs_folder, status_of
 from lrh_dask.writing import replace_file

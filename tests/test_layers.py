@@ -12,23 +12,26 @@ LAYERS = [
     {"solve", "gathering"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty", "grid"}, {"selection"},
     {"verdicts"}, {"certificates", "exact_pairs", "ranks"},
-    {"fitting", "units"}, {"hessian"}, {"matching", "explained"}, {"overlaps"}, {"drift"},
-    {"alert_settings"}, {"alerts"},
+    {"fitting", "units"}, {"hessian"}, {"matching", "explained"}, {"overlaps"}, {"drift"}, {"drift_words"},
+    {"alert_settings", "windows"}, {"alerts"},
     {"chunks", "checks", "manifest"}, {"blocks", "streaming", "stored_chunks", "snapshots", "targets", "cluster_settings"}, {"pairs", "config"}, {"opening"},
     {"incoming"}, {"local_stores"}, {"writing"}, {"commits"}, {"appending"}, {"pair_writer"},
-    {"results", "inspection"}, {"webhook"},
-    {"shards", "tree"}, {"memory"}, {"budget"},
-    {"refusals", "spec"}, {"basis"}, {"leaves"}, {"tasks"}, {"graph"}, {"rounds", "by_features"},
+    {"results", "inspection", "digests", "catalog", "underway"}, {"webhook"},
+    {"shards", "tree"}, {"memory", "segments"}, {"budget"},
+    {"refusals", "spec"}, {"basis"}, {"leaves", "states"}, {"tasks"}, {"graph"},
+    {"rounds", "by_features", "ledger"},
     {"versions", "lost_workers", "cluster_kinds", "running_cluster"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
+    {"nights", "submitting", "runs_screen"}, {"nightly"},
     {"comparison", "night_page", "night_figure"}, {"drift_screen", "night_report"},
-    {"jobs", "bench", "options"}, {"cli_pairs", "cli_diff"}, {"cli"},
+    {"jobs", "bench", "options"}, {"cli_pairs", "cli_diff", "cli_runs"}, {"cli"}, {"__main__"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "grid", "selection", "scree", "uncertainty", "certificates",
                "exact_pairs", "ranks", "signs", "units", "fitting", "hessian", "duplicates",
                "verdicts", "chance", "low_rank", "moments", "biases", "sampling", "row_gram",
-               "gathering", "matching", "overlaps", "drift", "explained"}
+               "gathering", "matching", "overlaps", "drift", "drift_words",
+               "explained"}
 FORWARD = {("hessian", "results")}  # `save` and `load` hand over when they are called
 PACKAGE = Path(lrh_dask.__file__).parent
 
