@@ -58,10 +58,24 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
         "zero_rows": f"x {sample.zeros['x']}, y {sample.zeros['y']} of the rows read",
         "row_size": ", ".join(f"{label} {np.median(norms):.3g}" for label, norms
                               in sample.norms.items()) + " (median norm of the first rows)",
+        **_published(pairs),
         "notices": "; ".join(pairs.notices()) or "none",
         "usable": "yes" if every_row else
         "yes, as far as metadata, chunk names and the rows read tell (--all reads every row)",
     }
+
+
+def _published(pairs: Pairs) -> dict[str, Any]:
+    """What a manifest says, where there is one."""
+    if not pairs.batches:
+        return {}
+    last = pairs.batches[-1]
+    told: dict[str, Any] = {
+        "batches": len(pairs.batches),
+        "newest_batch": f"rows {last.start}-{last.stop - 1}, recorded {last.recorded}"
+                        + (f" by {last.label}" if last.label else ""),
+        "unpublished_rows": pairs.n_unpublished}
+    return told if pairs.snapshot is None else {**told, "snapshot": pairs.snapshot}
 
 
 class _Sample:

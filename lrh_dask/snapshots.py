@@ -48,6 +48,13 @@ class PinnedStore(WrapperStore[Any]):
         super().__init__(session.store)
         self.folder, self.snapshot = folder, snapshot
 
+    async def exists(self, key: str) -> bool:
+        """Whether the snapshot has a key; Icechunk knows none of Zarr's older formats."""
+        try:
+            return await super().exists(key)
+        except KeyError:
+            return False
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _pinned, (self.folder, self.snapshot)
 
