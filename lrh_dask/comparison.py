@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lrh_dask.drift import LEADING, Change, Drift, compare
+from lrh_dask.drift_words import headline
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.report import flat
 from lrh_dask.results import load_result, plain
 
-__all__ = ["Comparison", "StoredRun", "compare_runs", "drift_document", "headline"]
+__all__ = ["Comparison", "StoredRun", "compare_runs", "drift_document"]
 
-UNLIKELY, NEVER = 0.01, 1e-5
-"""What chance does in a smaller share of comparisons is called a drift; needs no number."""
 ASIDE = {"out", "overwrite"}
 """Settings that say nothing of the result."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """A result, and where it lies; ``name`` is that of its run folder, if it is in one."""
+    """A result, and where it lies.
+
+    Attributes:
+        name: of its run folder, if it is in one.
+        rows: spans (first, stop) of the rows of ``store`` that it counts; None if not known.
+    """
 
     name: str
     path: Path
     hessian: LowRankHessian
+    store: str | None = None
+    rows: tuple[tuple[int, int], ...] | None = None
 
     @staticmethod
     def load(path: str | Path) -> StoredRun:
@@ -36,16 +43,16 @@ class StoredRun:
             BadPairs: there is none.
         """
         path = Path(path)
-        inner = path / "result.zarr"
-        if path.is_dir() and inner.exists():
-            return StoredRun(path.resolve().name, inner, load_result(inner))
-        if path.is_dir() and not (path / "zarr.json").exists():
+        folder = path.parent if path.name == "result.zarr" else path
+        inner = folder / "result.zarr"
+        if path.is_dir() and not inner.exists() and not (path / "zarr.json").exists():
             raise BadPairs(explain(
                 f"read run {path}", expected="a result of `lrh run`, or a folder with result.zarr",
                 got="a folder without either", consequence="There is nothing to compare",
                 fix="Name RESULT.zarr or a run folder"))
-        name = path.resolve().parent.name if path.name == "result.zarr" else path.name
-        return StoredRun(name, path, load_result(path))
+        if not inner.exists():
+            return StoredRun(path.name, path, load_result(path))
+        return StoredRun(folder.resolve().name, inner, load_result(inner), *_counted(folder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +82,16 @@ def compare_runs(before: StoredRun, after: StoredRun, *, shared_pairs: float | N
     """Compare two stored runs.
 
     Args:
-        shared_pairs: pairs that both hold; None: all where both read the same store as it was,
-            else not known and taken for none, by which errors are too large if anything.
+        shared_pairs: pairs that both hold; None: as run folders say, or all where both read the
+            same store as it was, else none, by which errors are too large if anything.
     Raises:
         SettingsError: the runs cannot be compared, or cannot share so many pairs.
     """
     n_before, n_after = before.hessian.n_pairs, after.hessian.n_pairs
     prints = [run.hessian.provenance.get("fingerprint") for run in (before, after)]
+    if shared_pairs is None and None not in (before.rows, after.rows) and (
+            before.store == after.store):
+        shared_pairs = min(_in_both(before.rows or (), after.rows or ()), n_before, n_after)
     if shared_pairs is not None:
         said = f"{shared_pairs:,.0f} pairs are in both runs"
     elif prints[0] is not None and prints[0] == prints[1] and n_before == n_after:
@@ -92,21 +102,6 @@ def compare_runs(before: StoredRun, after: StoredRun, *, shared_pairs: float | N
                                    "of runs that share none, too large if they do (--shared N)")
     drift = compare(before.hessian, after.hessian, shared_pairs=shared_pairs, leading=leading)
     return Comparison(before, after, drift, said, _differing(before.hessian, after.hessian))
-
-
-def headline(drift: Drift) -> str:
-    """The outcome in a sentence: whether any leading eigenvalue moved beyond what chance does."""
-    worst = drift.worst
-    if worst is None:
-        return "drift of eigenvalues cannot be judged: none has a standard error in both runs"
-    far = f"{abs(worst.drift):.1f} standard errors of the change"
-    often = (f"in {100 * drift.chance:.2g} % of such comparisons" if drift.chance >= NEVER
-             else "next to never")
-    if drift.chance >= UNLIKELY:
-        return (f"no eigenvalue drifted beyond chance: the largest change is {far}, and chance "
-                f"alone goes as far {often if drift.chance < 1 else 'any time'}")
-    return (f"an eigenvalue drifted from {worst.before:.4g} to {worst.after:.4g}, {far}: chance "
-            f"does that {often}")
 
 
 def drift_document(drift: Drift) -> dict[str, Any]:
@@ -124,6 +119,20 @@ def drift_document(drift: Drift) -> dict[str, Any]:
         "trace": _change(drift.trace), "residual": _change(drift.residual),
         "held_out_residual": _change(drift.held_out),
         "verdict": {"before": drift.verdicts[0].name, "after": drift.verdicts[1].name}})
+
+
+def _counted(folder: Path) -> tuple[str | None, tuple[tuple[int, int], ...] | None]:
+    """The store of a run and the rows it counts, from what its folder says of it."""
+    try:
+        document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return document["store"], tuple((int(a), int(b)) for a, b in document["ledger"]["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def _in_both(ours: tuple[tuple[int, int], ...], theirs: tuple[tuple[int, int], ...]) -> int:
+    """Rows in both of two sets of disjoint spans."""
+    return sum(max(0, min(b, d) - max(a, c)) for a, b in ours for c, d in theirs)
 
 
 def _change(change: Change) -> dict[str, float]:

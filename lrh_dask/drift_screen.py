@@ -8,15 +8,12 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from lrh_dask.comparison import Comparison, StoredRun, headline
-from lrh_dask.drift import Change, Drift, EigenvalueChange
+from lrh_dask.comparison import Comparison, StoredRun
+from lrh_dask.drift import Change, Drift
+from lrh_dask.drift_words import FAR, headline, index_words, legend, place_of, with_error
 from lrh_dask.screen import Screen, figure
 
 __all__ = ["show_comparison", "show_drift"]
-
-FAR = 3.0
-"""Changes beyond so many standard errors are set off."""
-
 
 def show_comparison(screen: Screen, found: Comparison) -> None:
     """What `lrh diff` prints for a person."""
@@ -41,15 +38,15 @@ def show_drift(screen: Screen, drift: Drift) -> None:
     screen.output.print(f"[bold]{escape(_sentence(headline(drift)))}[/bold]\n")
     if drift.eigenvalues:
         screen.output.print(_eigenvalues(drift))
-        screen.output.print(f"[dim]{escape(_legend(drift))}[/dim]\n")
+        screen.output.print(f"[dim]{escape(legend(drift))}[/dim]\n")
     if drift.cuts:
         screen.output.print(_overlaps(drift))
         screen.output.print()
     facts = Table.grid(padding=(0, 2))
     for name, change in (("trace", drift.trace), ("residual", drift.residual),
                          ("held out", drift.held_out)):
-        facts.add_row(f"[bold]{name}[/bold]", _value(change.before, change.before_error), "to",
-                      _value(change.after, change.after_error), _drift(change))
+        facts.add_row(f"[bold]{name}[/bold]", with_error(change.before, change.before_error), "to",
+                      with_error(change.after, change.after_error), _drift(change))
     facts.add_row("[bold]index[/bold]", str(drift.index.found[0]), "to",
                   str(drift.index.found[1]), _index(drift))
     facts.add_row("[bold]verdict[/bold]", *_words(drift))
@@ -61,9 +58,9 @@ def _eigenvalues(drift: Drift) -> Table:
     for name in ("#", "eigenvalue A", "eigenvalue B", "B / A", "drift"):
         table.add_column(name, justify="right", no_wrap=True)
     for change in drift.eigenvalues:
-        table.add_row(_places(change), _value(change.before, change.before_error),
-                      _value(change.after, change.after_error),
-                      _value(change.ratio, change.ratio_error), _drift(change))
+        table.add_row(place_of(change), with_error(change.before, change.before_error),
+                      with_error(change.after, change.after_error),
+                      with_error(change.ratio, change.ratio_error), _drift(change))
     return table
 
 
@@ -80,34 +77,6 @@ def _overlaps(drift: Drift) -> Table:
     return table
 
 
-def _places(change: EigenvalueChange) -> str:
-    ours, theirs = (None if p is None else p + 1 for p in (change.match.before, change.match.after))
-    both = str(ours or theirs) if ours == theirs or not (ours and theirs) else f"{ours} → {theirs}"
-    by_order = ours is not None and theirs is not None and not change.match.followed
-    return both + "*" * by_order
-
-
-def _legend(drift: Drift) -> str:
-    said = ["± one standard error. Drift: B - A in standard errors of the change"]
-    if any(e.match.before is not None and e.match.after is not None and not e.match.followed
-           for e in drift.eigenvalues):
-        said.append("* paired in order: the eigenvector has turned, or cannot be told from others")
-    if any(None in (e.match.before, e.match.after) for e in drift.eigenvalues):
-        said.append("- in one run only: not found by the other, not zero there")
-    return ". ".join(said) + "."
-
-
-def _value(value: float, error: float) -> str:
-    """A value to the digits that its error leaves."""
-    if not np.isfinite(value):
-        return "-"
-    if not (np.isfinite(error) and error > 0):
-        return f"{value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return (f"{value:.{digits}f} ± {error:.{digits}f}" if digits < 7
-            else f"{value:.6g} ± {error:.1e}")
-
-
 def _drift(change: Change) -> str:
     if not np.isfinite(change.drift):
         return "-"
@@ -119,9 +88,7 @@ def _index(drift: Drift) -> str:
     index = drift.index
     if index.is_certain:
         return "[bold red]changed for certain[/bold red]"
-    ranges = [str(low) if low == high else f"{low} to {high}"
-              for low, high in zip(index.least, index.most, strict=True)]
-    return f"[dim]certain: {ranges[0]}, then {ranges[1]}[/dim]"
+    return f"[dim]{index_words(index)}[/dim]"
 
 
 def _words(drift: Drift) -> tuple[str, str, str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bucket_figure", "curve_of", "held_out_figure", "spectrum_figure"]
+__all__ = ["INK", "MANY", "MUTED", "NEGATIVE", "POSITIVE", "WIDE", "as_svg", "bucket_figure",
+           "curve_of", "held_out_figure", "new_axes", "paragraph", "spectrum_figure", "styled"]
 
 N_POINTS = 500
 """Points in a figure: a file of 300 KiB has no room for more."""
@@ -36,7 +37,7 @@ CSS_COLOURS = {INK: "var(--ink, #1c2127)", MUTED: "var(--muted, #5c6670)",
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Matplotlib's own defaults, ours on top, and the caller's back afterwards."""
     from matplotlib import style
 
@@ -50,15 +51,15 @@ def _style() -> Iterator[None]:
         yield
 
 
-@_style()
+@styled()
 def spectrum_figure(hessian: LowRankHessian) -> str:
     """SVG of the eigenvalues with 95 % intervals, or a paragraph that there are none."""
     if hessian.rank == 0:
-        return _paragraph("No spectrum to draw: this result has rank 0.")
+        return paragraph("No spectrum to draw: this result has rank 0.")
     values, half = hessian.eigenvalues[:N_POINTS], hessian.half_widths[:N_POINTS]
     sizes = np.abs(values)
     log = bool(sizes.min() > 0 and sizes.max() > WIDE * sizes.min())
-    figure, axes = _axes("index" + _first_of(values.size, hessian.rank),
+    figure, axes = new_axes("index" + _first_of(values.size, hessian.rank),
                          "|eigenvalue|" if log else "eigenvalue")
     sign_open = half >= sizes  # NaN is not
     for sign, side, colour, marker in (("positive", values >= 0, POSITIVE, "^"),
@@ -78,23 +79,23 @@ def spectrum_figure(hessian: LowRankHessian) -> str:
     else:
         axes.axhline(0.0, color=MUTED, linewidth=1.0)
     axes.set_xlim(0.4 - 0.01 * values.size, 0.6 + 1.01 * values.size)
-    return _svg(figure, "spectrum", f"{hessian.rank} eigenvalues against index, "
+    return as_svg(figure, "spectrum", f"{hessian.rank} eigenvalues against index, "
                 f"{hessian.index} of them negative, from {values.max():.3g} to {values.min():.3g}")
 
 
-@_style()
+@styled()
 def held_out_figure(hessian: LowRankHessian) -> str:
     """SVG of the held-out residual against rank, or a paragraph saying why there is none."""
     curve = curve_of(hessian, "residual_by_rank")
     error = curve_of(hessian, "residual_by_rank_error")
     if np.count_nonzero(np.isfinite(curve)) < 2:
-        return _paragraph("No curve to draw: the residual of held-out pairs is not known by rank.")
+        return paragraph("No curve to draw: the residual of held-out pairs is not known by rank.")
     last = min(max(3 * hessian.rank, 20), curve.size - 1)
     ranks = np.unique(np.append(np.geomspace(1, last + 1, N_POINTS).astype(int) - 1,
                                 [*range(min(last, MANY) + 1), min(hessian.rank, last)]))
     shown = curve[ranks]
     band = error[ranks] if error.size == curve.size else np.full(ranks.size, np.nan)
-    figure, axes = _axes("rank" + _first_of(last, curve.size - 1), "held-out residual")
+    figure, axes = new_axes("rank" + _first_of(last, curve.size - 1), "held-out residual")
     if np.isfinite(band).any():
         axes.fill_between(ranks, shown - band, shown + band, color=POSITIVE, alpha=0.25,
                           linewidth=0, label="± one standard error")
@@ -109,21 +110,21 @@ def held_out_figure(hessian: LowRankHessian) -> str:
         steps = (m * 10**e for e in range(9) for m in (1, 2, 5))
         axes.set_xticks([0, *(t for t in steps if t <= last)])
     _residual_scale(axes, shown, shown + np.nan_to_num(band))
-    return _svg(figure, "held-out", f"Held-out residual against rank: {curve[0]:.3g} at rank 0, "
+    return as_svg(figure, "held-out", f"Held-out residual against rank: {curve[0]:.3g} at rank 0, "
                 f"lowest {np.nanmin(curve):.3g} at rank {np.nanargmin(curve)}; this result has "
                 f"rank {hessian.rank}")
 
 
-@_style()
+@styled()
 def bucket_figure(hessian: LowRankHessian) -> str:
     """SVG of the residual of each bucket, or a paragraph that there is nothing to compare."""
     residuals = curve_of(hessian, "bucket_residuals")
     if np.count_nonzero(np.isfinite(residuals)) < 2:
-        return _paragraph("No buckets to compare: the pairs were not split, or into one only.")
+        return paragraph("No buckets to compare: the pairs were not split, or into one only.")
     far = np.array(hessian.certificates.outlier_buckets, dtype=int)
     median = float(np.nanmedian(residuals))
     near = np.setdiff1d(np.arange(residuals.size), far)
-    figure, axes = _axes("bucket", "residual")
+    figure, axes = new_axes("bucket", "residual")
     axes.axhline(median, color=MUTED, linewidth=1.0, label=f"median, {median:.3g}")
     axes.plot(near, residuals[near], "o", color=POSITIVE, markersize=5, label="bucket")
     if far.size:
@@ -133,7 +134,7 @@ def bucket_figure(hessian: LowRankHessian) -> str:
         axes.annotate(str(bucket), (bucket, residuals[bucket]), (7, 0), color=INK,
                       textcoords="offset points", va="center")
     _residual_scale(axes, residuals, residuals)
-    return _svg(figure, "buckets", f"Residual of {residuals.size} buckets, median {median:.3g}, "
+    return as_svg(figure, "buckets", f"Residual of {residuals.size} buckets, median {median:.3g}, "
                 f"{far.size} of them beyond median + 5 MAD")
 
 
@@ -146,11 +147,12 @@ def _first_of(shown: int, available: int) -> str:
     return "" if shown == available else f" (up to {shown:,} of {available:,})"
 
 
-def _paragraph(text: str) -> str:
+def paragraph(text: str) -> str:
+    """What stands where there is nothing to draw."""
     return f'<p class="empty">{html.escape(text)}</p>'
 
 
-def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Empty axes of a figure that belongs to no window; x counts things."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -175,12 +177,25 @@ def _residual_scale(axes: Axes, residuals: np.ndarray, tops: np.ndarray) -> None
         axes.set_ylim(0.0, 1.12 * float(np.nanmax(tops)) or 1.0)
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
-    """Write the figure as an SVG element with a text alternative and ids of its own."""
+def as_svg(figure: Figure, name: str, title: str, x_names: Sequence[str] = ()) -> str:
+    """Write the figure as an SVG element with a text alternative and ids of its own.
+
+    Args:
+        x_names: what stands at x = 0, 1, ... instead of the number.
+    """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
+    def number(value: float, _: int | None) -> str:
+        return f"{value:g}".replace("-", "−")
+
+    def place(value: float, at: int | None) -> str:
+        if not x_names:
+            return number(value, at)
+        return x_names[round(value)] if value == round(value) and (
+            0 <= value < len(x_names)) else ""
+
+    for axis, words in ((figure.axes[0].xaxis, place), (figure.axes[0].yaxis, number)):
+        axis.set_major_formatter(FuncFormatter(words))
         axis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside upper left", ncols=4, handletextpad=0.4)
     sheet = StringIO()

@@ -23,7 +23,7 @@ from lrh_dask.figures import (
 )
 from lrh_dask.hessian import LowRankHessian
 
-__all__ = ["flat", "grades", "write_report"]
+__all__ = ["flat", "grades", "render", "write_page", "write_report"]
 
 N_ROWS = 30
 """Eigenvalues in the table."""
@@ -37,13 +37,21 @@ def write_report(hessian: LowRankHessian, path: str | Path) -> Path:
     Raises:
         SettingsError: the path is a directory.
     """
+    return write_page(render(hessian), path)
+
+
+def write_page(page: str, path: str | Path) -> Path:
+    """Write a page, aside first and then renamed; its path.
+
+    Raises:
+        SettingsError: the path is a directory.
+    """
     path = Path(path)
     if path.is_dir():
         raise SettingsError(explain(
             f"report {path}", expected="the name of a file", got="a directory",
             consequence="No report was written",
             fix=f"Give a file name, for example {path / 'report.html'}"))
-    page = _render(hessian)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -80,7 +88,12 @@ def _grade(value: float, good: float, fair: float) -> str:
     return "good" if value <= good else "fair" if value <= fair else "poor"
 
 
-def _render(hessian: LowRankHessian) -> str:
+def render(hessian: LowRankHessian, template: str = "report.html", **more: Any) -> str:
+    """A page about a result.
+
+    Args:
+        more: what a template that extends the report needs beside it.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -90,12 +103,12 @@ def _render(hessian: LowRankHessian) -> str:
     pages.filters |= {"number": _number, "percent": _percent}
     known, buckets = hessian.provenance, curve_of(hessian, "bucket_residuals")
     sure = np.count_nonzero(hessian.half_widths < np.abs(hessian.eigenvalues))
-    return pages.get_template("report.html").render(
+    return pages.get_template(template).render(
         hessian=hessian, c=hessian.certificates, grades=grades(hessian), known=known,
         settings=flat(known.get("settings") or {}), rows=_rows(hessian), sure=sure,
         outliers=hessian.certificates.outlier_buckets, n_buckets=buckets.size,
         spectrum=Markup(spectrum_figure(hessian)), held_out=Markup(held_out_figure(hessian)),
-        buckets=Markup(bucket_figure(hessian)))
+        buckets=Markup(bucket_figure(hessian)), **more)
 
 
 def _rows(hessian: LowRankHessian) -> list[tuple[float, ...]]:

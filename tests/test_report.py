@@ -306,7 +306,7 @@ def test_importing_the_report_does_not_import_matplotlib_nor_does_writing_import
             "slow = {'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules)\n"
             "assert not slow, slow\n"
             "from matplotlib import style\n"
-            "with r._style(): r._svg(r._axes('x', 'y')[0], 'a', 'b')\n"
+            "with r.styled(): r.as_svg(r.new_axes('x', 'y')[0], 'a', 'b')\n"
             "assert 'matplotlib.pyplot' not in sys.modules\n")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
