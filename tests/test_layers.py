@@ -22,8 +22,8 @@ LAYERS = [
     {"rounds", "by_features", "ledger"},
     {"versions", "lost_workers", "cluster_kinds", "running_cluster"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
+    {"comparison", "night_page"}, {"night_figure"}, {"drift_screen", "night_report"},
     {"nights", "submitting", "runs_screen"}, {"nightly"},
-    {"comparison", "night_page", "night_figure"}, {"drift_screen", "night_report"},
     {"jobs", "bench", "options"}, {"cli_pairs", "cli_diff", "cli_runs"}, {"cli"}, {"__main__"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
