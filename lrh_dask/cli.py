@@ -13,6 +13,7 @@ import typer
 
 from lrh_dask import __version__, cli_pairs, cli_runs
 from lrh_dask.cli_diff import diff
+from lrh_dask.cli_doctor import doctor
 from lrh_dask.errors import LrhError, SettingsError, explain
 from lrh_dask.options import (
     BasisText,
@@ -244,6 +245,7 @@ def report(
 
 
 app.command()(diff)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.probes import ask_scheduler, ask_workers, library
 
-__all__ = ["Agreement", "Package", "compare_versions", "refuse_mismatched", "survived"]
+__all__ = ["Agreement", "Package", "compare_versions", "how_to_mend", "mismatched",
+           "refuse_mismatched", "survived"]
 
 LIBRARY = "lrh-dask"
 ALIKE: dict[str, int] = {
@@ -96,23 +97,32 @@ def refuse_mismatched(found: Iterable[Package]) -> None:
     Raises:
         RunFailed: naming each such package, and who has which version of it.
     """
-    wrong = [package for package in found
-             if package.agreement in {Agreement.apart, Agreement.missing}]
-    if not wrong:
-        return
+    wrong = mismatched(found)
+    if wrong:
+        raise RunFailed(explain(
+            "compare versions of client, scheduler and workers",
+            expected=f"the same {', '.join(package.name for package in wrong)}",
+            got="; ".join(map(str, wrong)),
+            consequence="A process could not read what another sends, or would count otherwise, "
+                        "so nothing was started", fix=how_to_mend(wrong)))
+
+
+def mismatched(found: Iterable[Package]) -> list[Package]:
+    """Packages that differ by more than a run survives."""
+    return [package for package in found
+            if package.agreement in {Agreement.apart, Agreement.missing}]
+
+
+def how_to_mend(wrong: Iterable[Package]) -> str:
+    """What to install where."""
+    wrong = list(wrong)
     wanted = " ".join(f"{package.name}=={str(package.client).split(' ')[0]}" for package in wrong
                       if package.client and package.name != "python")
     python = next((package.client for package in wrong if package.name == "python"), None)
     fix = [f"Run scheduler and workers by Python {'.'.join(str(python).split('.')[:2])}"] * bool(
         python) + [f"Install on scheduler and workers what is here, `pip install {wanted}`, and "
                    "start them again"] * bool(wanted)
-    raise RunFailed(explain(
-        "compare versions of client, scheduler and workers",
-        expected=f"the same {', '.join(package.name for package in wrong)}",
-        got="; ".join(map(str, wrong)),
-        consequence="A process could not read what another sends, or would count otherwise, so "
-                    "nothing was started",
-        fix=f"{'. '.join(fix) or 'Install lrh-dask here'}, or run from an environment like theirs"))
+    return f"{'. '.join(fix) or 'Install lrh-dask here'}, or run from an environment like theirs"
 
 
 def survived(found: Iterable[Package]) -> list[str]:

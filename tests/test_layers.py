@@ -7,7 +7,7 @@ from pathlib import Path
 import lrh_dask
 
 LAYERS = [
-    {"errors"}, {"remote", "locks"}, {"asked", "arrays", "process", "progress", "signs", "probes"},
+    {"errors"}, {"remote", "locks"}, {"asked", "arrays", "process", "progress", "signs"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"},
     {"solve", "gathering"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty", "grid"}, {"selection"},
@@ -18,13 +18,14 @@ LAYERS = [
     {"incoming"}, {"local_stores"}, {"writing"}, {"commits"}, {"appending"}, {"pair_writer"},
     {"results", "inspection", "digests", "catalog", "underway"}, {"webhook"},
     {"shards", "tree"}, {"memory", "segments"}, {"budget"},
-    {"refusals", "spec"}, {"basis"}, {"leaves", "states"}, {"tasks"}, {"graph"},
+    {"refusals", "spec", "probes", "findings"}, {"basis"}, {"leaves", "states"}, {"tasks"}, {"graph"},
     {"rounds", "by_features", "ledger"},
     {"versions", "lost_workers", "cluster_kinds", "running_cluster"},
-    {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic"},
+    {"worker_checks", "port_checks", "store_checks"},
+    {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic", "doctor"},
     {"comparison", "night_page"}, {"night_figure"}, {"drift_screen", "night_report"},
     {"nights", "submitting", "runs_screen"}, {"nightly"},
-    {"jobs", "bench", "options"}, {"cli_pairs", "cli_diff", "cli_runs"}, {"cli"}, {"__main__"},
+    {"jobs", "bench", "options"}, {"cli_pairs", "cli_diff", "cli_runs", "cli_doctor"}, {"cli"}, {"__main__"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",
                "held_out", "grid", "selection", "scree", "uncertainty", "certificates",
