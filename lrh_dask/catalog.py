@@ -78,8 +78,11 @@ class Catalog:
         self.folder = Path(folder).absolute()
 
     @contextlib.contextmanager
-    def held(self, *, wait: bool) -> Iterator[None]:
+    def held(self, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
         """Keep other runs out of the folder.
+
+        Args:
+            wait: for another run to end, which ``say`` is told of.
 
         Raises:
             SettingsError: the folder cannot be made or written.
@@ -89,8 +92,13 @@ class Catalog:
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(exclusive(self.folder / ".lock", wait=wait))
+                stack.enter_context(exclusive(self.folder / ".lock", wait=False))
             except BlockingIOError as error:
+                if wait:
+                    say(f"Another run is in {self.folder}: waiting for its end")
+                    stack.enter_context(exclusive(self.folder / ".lock"))
+                    yield
+                    return
                 raise Busy(explain(
                     f"run in {self.folder}", expected="no other run in this folder", got="one",
                     consequence="Two at once would count pairs twice, so nothing was started",

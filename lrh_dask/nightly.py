@@ -20,13 +20,15 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
+from lrh_dask import progress
 from lrh_dask.alerts import Alert, judge, unjudged
 from lrh_dask.asked import asked_of
 from lrh_dask.catalog import Catalog, Listed
 from lrh_dask.cluster import connect
 from lrh_dask.config import NightlySettings
+from lrh_dask.digests import RowDigest
 from lrh_dask.drift import compare
-from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.errors import BadPairs, RunFailed, SettingsError, explain
 from lrh_dask.explained import Explained, explained
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
@@ -35,7 +37,7 @@ from lrh_dask.nights import Known, Night, fit_night
 from lrh_dask.opening import open_pairs
 from lrh_dask.pairs import Pairs
 from lrh_dask.pipeline import guarded, new_run_id
-from lrh_dask.results import load_result, save_result, summary
+from lrh_dask.results import load_result, plain, save_result, summary
 from lrh_dask.segments import cut_into_segments, uncovered
 from lrh_dask.states import FORMAT_VERSION, Stored, StoredStates
 from lrh_dask.tree import Partial
@@ -91,7 +93,7 @@ def nightly(settings: NightlySettings, watcher: Watcher, *, recompute: bool = Fa
         LrhError: see :func:`lrh_dask.fit`.
     """
     catalog = Catalog(settings.runs)
-    with catalog.held(wait=wait):
+    with catalog.held(wait=wait, say=watcher.say):
         return _Call(settings, watcher, catalog, run_id or new_run_id()).carry_out(
             recompute=recompute)
 
@@ -135,6 +137,10 @@ class _Call:
         ours = [run for run in self.runs if run.lineage == self.states.folder.name]
         self.before: Listed | None = ours[-1] if ours else None
         self.n_stored = 0
+        if self.runs and self.runs[-1].created > self.now:
+            self._tell(f"the clock says {self.now}, and the last run was at "
+                       f"{self.runs[-1].created}: it has gone backwards. Runs keep their order all "
+                       "the same")
 
     def carry_out(self, *, recompute: bool) -> Outcome:
         pairs = self.pairs
@@ -153,13 +159,24 @@ class _Call:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lrh-")))
             performance = folder / "dask-performance.html"
             with _performance_report(performance), guarded():
-                checked = refuse_changed(Stages(pairs, client), pairs, doubtful, self.run_id,
-                                         RECOMPUTE) if doubtful else Checked()
+                checked = self._checked(client, doubtful) if doubtful else Checked()
                 if self._is_done(work):
                     self.states.keep_tokens(tokens)
                     return self._nothing_new()
                 night = self._fit(work)
             return self._publish(work, night, checked, performance)
+
+    def _checked(self, client: Any, doubtful: Sequence[RowDigest]) -> Checked:
+        """Whether rows are still those that were counted.
+
+        Raises:
+            BadPairs: they are not.
+        """
+        n_pairs = sum(d.stop - d.start for d in doubtful)
+        with self.watcher.stages(n_pairs) as stages, progress.watch(
+                client, self.run_id, stages.event):
+            return refuse_changed(Stages(self.pairs, client), self.pairs, doubtful, self.run_id,
+                                  RECOMPUTE)
 
     def _stored(self) -> list[Stored]:
         """Segments that were counted.
@@ -263,9 +280,8 @@ class _Call:
         return Known([item.segment for item in work.stored], [whole], basis)
 
     def _publish(self, work: _Work, night: Night, checked: Checked, performance: Path) -> Outcome:
+        self._keep_states(night)
         sequence = self.runs[-1].sequence + 1 if self.runs else 1
-        self.states.add(sequence, night.added, night.basis, afresh=night.read_all,
-                        has_states=night.has_states)
         segments = work.rows
         stored = [item for item in self.states.segments()[0] if item.segment in segments]
         digests = [d for item in stored for d in item.digests]
@@ -283,7 +299,7 @@ class _Call:
             "seconds": {**p["seconds"], "verify": checked.seconds},
             "bytes": {**p["bytes"], "verify": checked.n_bytes}})
         path = self.catalog.folder / self.run_id
-        document = {
+        document = plain({
             **summary(hessian, path / "result.zarr"), "run": self.run_id, "sequence": sequence,
             "created": self.now, "store": self.pairs.name, "snapshot": self.pairs.snapshot,
             "window": self.settings.window, "lineage": self.states.folder.name,
@@ -293,7 +309,7 @@ class _Call:
             "read_all": night.read_all, "states_bytes": self.states.n_bytes,
             "alerts": [asdict(alert) for alert in alerts],
             "ledger": {"rows": _joined(segments),
-                       "segments": [asdict(segment) for segment in segments]}}
+                       "segments": [asdict(segment) for segment in segments]}})
 
         def fill(folder: Path) -> None:
             save_result(hessian, folder / "result.zarr")
@@ -308,6 +324,21 @@ class _Call:
         self.catalog.publish(self.run_id, document, fill)
         self.states.keep_tokens(chunk_tokens(self.pairs, segments))
         return Outcome(document, path, is_new=True, alerts=alerts)
+
+    def _keep_states(self, night: Night) -> None:
+        """Store what was counted.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        try:
+            self.states.add(night.added, night.basis, afresh=night.read_all,
+                            has_states=night.has_states)
+        except OSError as error:
+            raise RunFailed(explain(
+                f"write states to {self.states.folder}", expected="room and leave to write",
+                got=str(error), consequence="Nothing was published, and the next run reads these "
+                                            "pairs again", fix="Make room and run again")) from error
 
     def _last_run(self) -> tuple[LowRankHessian, list[Segment]] | None:
         """The run before of the same lineage, and the rows that it is about."""
@@ -350,7 +381,10 @@ class _Call:
             "sharpness_above": None, "residual_above": None})
         alerts = judge(stale, load_result(path / "result.zarr"),
                        newest_age_seconds=self._newest_age(segments))
-        return Outcome({**document, "new_pairs": 0, "late_pairs": 0,
+        nothing = {"seconds": {**dict.fromkeys(document["seconds"], 0.0),
+                               "total": time.time() - self.started},
+                   "bytes": dict.fromkeys(document["bytes"], 0)}
+        return Outcome({**document, **nothing, "new_pairs": 0, "late_pairs": 0,
                         "alerts": [asdict(alert) for alert in alerts]}, path, is_new=False,
                        alerts=alerts)
 

@@ -47,7 +47,7 @@ class Stored:
 
     Attributes:
         digests: of its rows.
-        sequence: number of the run that added it.
+        sequence: it was the so manieth call that added some.
         group: where; ``index``: which of the segments there.
     """
 
@@ -130,7 +130,7 @@ class StoredStates:
                 if item.group == group:
                     yield _partial(attributes["parts"][item.index], arrays)
 
-    def add(self, sequence: int, states: Sequence[tuple[Segment, Partial]],
+    def add(self, states: Sequence[tuple[Segment, Partial]],
             basis: tuple[Basis, Partial] | None, *, afresh: bool,
             has_states: bool = True) -> None:
         """Publish the states of more segments, with the basis that they are over.
@@ -140,6 +140,8 @@ class StoredStates:
             has_states: False notes the segments alone: few pairs are read again every time.
         """
         current = self._current
+        sequence = 1 + max((int(path.stem[:6]) for path in self.folder.glob("*/[0-9]*.zarr")),
+                           default=0)
         if current is None or afresh:
             digest = (NONE if not has_states else
                       ALL if basis is None else digest_of_basis(basis[0])[:12])

@@ -1,0 +1,142 @@
+"""Which rows are counted, and which are kept together."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrh_dask.segments import HELD_OUT_EVERY, cut_into_segments, lay_out, uncovered
+from lrh_dask.shards import N_BUCKETS, partition
+from lrh_dask.spec import HELD_OUT, group_of
+from lrh_dask.windows import Segment, Window
+
+DAYS = [f"2026-11-{day:02}T12:00:00Z" for day in range(1, 29)]
+
+
+def rows_of(segments):
+    return [row for segment in segments for row in range(segment.start, segment.stop)]
+
+
+@st.composite
+def histories(draw):
+    """Batches that follow each other, and disjoint segments that are stored of their rows."""
+    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=8))
+    edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    batches = [Segment(a, b, day, day, labels) for (a, b), day, labels in zip(
+        pairwise(edges), draw(st.lists(st.sampled_from(DAYS), min_size=8, max_size=8)),
+        draw(st.lists(st.sampled_from([(), ("one",), ("two",)]), min_size=8, max_size=8)),
+        strict=False)]
+    cuts = sorted(draw(st.sets(st.integers(0, edges[-1]), max_size=8)))
+    stored = [Segment(a, b, draw(st.sampled_from(DAYS)), DAYS[-1])
+              for a, b in pairwise(cuts) if draw(st.booleans())]
+    return batches, stored
+
+
+windows = st.one_of(
+    st.just(Window()), st.builds(Window, days=st.integers(1, 30)),
+    st.builds(Window, n_pairs=st.integers(1, 200)),
+    st.builds(Window, label=st.sampled_from(["one", "two"])), st.just(Window(latest=True)))
+
+
+@given(histories())
+def test_what_is_uncovered_is_what_no_stored_segment_has(history):
+    batches, stored = history
+    left = uncovered(batches, stored)
+    assert rows_of(left) == sorted(set(rows_of(batches)) - set(rows_of(stored)))
+    for part in left:  # and it is still of its batch
+        assert any(b.start <= part.start and part.stop <= b.stop and b.last == part.last
+                   and b.labels == part.labels for b in batches)
+
+
+@given(histories(), windows)
+def test_rows_are_chosen_once_and_cut_into_segments_that_have_each_once(history, window):
+    batches, stored = history
+    kept, fresh = window.choose(stored, uncovered(batches, stored))
+    assert set(kept) <= set(stored)
+    new = cut_into_segments(fresh, window)
+    assert rows_of(new) == rows_of(fresh)
+    counted = rows_of([*kept, *new])
+    assert len(counted) == len(set(counted))
+    if window.n_pairs is not None:
+        assert len(counted) <= window.n_pairs or len(kept) + len(new) == 0
+
+
+def test_days_are_counted_back_from_the_newest_pair_not_from_today():
+    batches = [Segment(10 * i, 10 * i + 10, day, day) for i, day in enumerate(DAYS)]
+    kept, fresh = Window(days=3).choose([], batches)
+    assert (kept, rows_of(fresh)) == ([], list(range(250, 280)))
+    assert [s.first[:10] for s in cut_into_segments(fresh, Window(days=3))] == [
+        "2026-11-26", "2026-11-27", "2026-11-28"]
+
+
+def test_the_newest_pairs_are_exact_at_first_and_whole_segments_later():
+    batches = [Segment(0, 1000, DAYS[0], DAYS[0])]
+    window = Window(n_pairs=100)
+    _, fresh = window.choose([], batches)
+    assert rows_of(fresh) == list(range(900, 1000))
+    first = cut_into_segments(fresh, window)
+    assert [s.n_pairs for s in first] == [10] * 10
+    batches.append(Segment(1000, 1005, DAYS[1], DAYS[1]))
+    kept, fresh = window.choose(first, uncovered(batches, first))
+    assert [(s.start, s.stop) for s in fresh] == [(1000, 1005)]
+    assert kept == first[1:]  # 95 pairs: the tenth segment would make 105
+
+
+def test_late_pairs_of_an_old_day_are_not_in_a_window_of_new_days():
+    batches = [Segment(0, 10, DAYS[20], DAYS[20]), Segment(10, 20, DAYS[0], DAYS[0])]
+    assert rows_of(Window(days=5).choose([], batches)[1]) == list(range(10))
+
+
+@pytest.mark.parametrize(("text", "window"), [
+    ("all", Window()), ("last 30 days", Window(days=30)), ("last 1 day", Window(days=1)),
+    ("last 1,000,000 pairs", Window(n_pairs=1_000_000)), ("label run 7", Window(label="run 7")),
+    ("last label", Window(latest=True))])
+def test_windows_are_told_in_words(text, window):
+    assert Window.parse(text) == window
+
+
+@pytest.mark.parametrize("text", ["", "last", "last 0 days", "last 3 weeks", "30 days", "label"])
+def test_other_words_are_refused(text):
+    with pytest.raises(ValueError, match="expected 'all', 'last N days'"):
+        Window.parse(text)
+
+
+@given(histories(), st.integers(1, 40), st.sampled_from([8, 2**12, 2**20]), st.integers(0, 5))
+def test_every_row_of_segments_is_in_one_piece_and_one_block(history, chunk_rows, row_bytes,
+                                                             n_before):
+    segments = uncovered(*history)
+    split = lay_out(segments, sum(s.n_pairs for s in segments), chunk_rows, row_bytes,
+                    n_before=n_before)
+    assert len({run.index for run in split.runs}) == len(split.runs)
+    of_segments = list(split.segments)
+    assert len(of_segments) == len(segments)
+    for segment, runs in zip(segments, of_segments, strict=True):
+        pieces = [(p.start, p.stop) for run in runs for p in run.pieces]
+        assert rows_of(Segment(a, b, "", "") for a, b in pieces) == rows_of([segment])
+        blocks = [block for run in runs for block in run.blocks]
+        assert rows_of(Segment(a, b, "", "") for a, b in blocks) == rows_of([segment])
+        assert all(a // chunk_rows == (b - 1) // chunk_rows for a, b in blocks)
+
+
+def test_one_segment_of_all_pairs_is_laid_out_as_a_run_without_segments():
+    assert lay_out([Segment(0, 5000, "", "")], 5000, 100, 2**16).runs == partition(
+        5000, 100, 2**16).runs
+
+
+def test_a_small_segment_has_few_buckets_and_one_of_them_is_held_out():
+    split = lay_out([Segment(0, 100, "", ""), Segment(100, 200, "", "")], 20_000, 10, 8)
+    first, second = ({p.bucket for run in runs for p in run.pieces} for runs in split.segments)
+    assert len(first) == len(second) == HELD_OUT_EVERY
+    assert not first & second
+    assert all(sum(group_of(b) == HELD_OUT for b in found) == 1 for found in (first, second))
+
+
+def test_many_small_segments_fill_all_buckets_evenly():
+    segments = [Segment(100 * i, 100 * i + 100, "", "") for i in range(40)]
+    split = lay_out(segments, 4000, 10, 8)
+    sizes = dict.fromkeys(range(N_BUCKETS), 0)
+    for run in split.runs:
+        for piece in run.pieces:
+            sizes[piece.bucket] += piece.stop - piece.start
+    assert max(sizes.values()) == min(sizes.values()) == 200
