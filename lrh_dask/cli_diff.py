@@ -19,7 +19,7 @@ def diff(
         after: Annotated[Path, typer.Argument(
             metavar="B", help="The later run: RESULT.zarr, or a run folder.")],
         shared: Annotated[int | None, typer.Option(
-            "--shared", metavar="N", min=0, show_default="none, or all of the same store",
+            "--shared", metavar="N", min=0, show_default="as run folders say, else none",
             help="Pairs that are in both runs, which makes the error of a change smaller.")] = None,
         leading: Annotated[int, typer.Option(
             "--leading", metavar="K", min=1, help="Eigenvalues to compare.")] = 10,
