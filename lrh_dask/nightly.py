@@ -251,8 +251,9 @@ class _Call:
 
     def _fit(self, work: _Work) -> Night:
         known = self._known(work)
-        new = work.new if known is not None else work.rows
         s = self.settings
+        new = work.new if known is not None else cut_into_segments(
+            work.rows, Window.parse(s.window))
         n_read = sum(segment.n_pairs for segment in new)
         with self.watcher.stages(n_read) as stages:
             return fit_night(
@@ -282,7 +283,7 @@ class _Call:
     def _publish(self, work: _Work, night: Night, checked: Checked, performance: Path) -> Outcome:
         self._keep_states(night)
         sequence = self.runs[-1].sequence + 1 if self.runs else 1
-        segments = work.rows
+        segments = [s for s, _ in night.added] if night.read_all else work.rows
         stored = [item for item in self.states.segments()[0] if item.segment in segments]
         digests = [d for item in stored for d in item.digests]
         before = self._last_run()

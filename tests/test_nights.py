@@ -1,0 +1,329 @@
+"""A night adds what is new, and gives what a run of all pairs would give."""
+
+import json
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from lrh_dask import Pairs, fit, nights
+from lrh_dask.asked import Asked
+from lrh_dask.graph import Stages
+from lrh_dask.ledger import chunk_tokens, digest_leaf, suspects
+from lrh_dask.nights import Known, fit_night
+from lrh_dask.opening import open_pairs
+from lrh_dask.pipeline import new_run_id
+from lrh_dask.segments import lay_out
+from lrh_dask.states import StoredStates
+from lrh_dask.tree import Partial
+from lrh_dask.windows import Segment
+from lrh_dask.writing import write_pairs
+
+DAY = "2026-11-20T00:00:00Z"
+
+
+def segments(*edges):
+    return [Segment(a, b, DAY, DAY) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def night(pairs, new, known=None, **kwargs):
+    return fit_night(pairs, new, known, run_id=new_run_id(), **{
+        "asked": Asked(), "basis": None, "weighting": "stored", "device": "cpu",
+        "settings": {"method": "symmetric"}, **kwargs})
+
+
+def known_of(states):
+    stored, said = states.segments()
+    assert said == []
+    return Known([s.segment for s in stored], list(states.load(stored)), states.basis())
+
+
+def through_disk(folder, *found):
+    """What is known after so many nights, each written to disk."""
+    for one in found:
+        states = StoredStates(folder, {"a": 1})
+        states.add(one.added, one.basis, afresh=one.read_all, has_states=one.has_states)
+    return known_of(StoredStates(folder, {"a": 1}))
+
+
+def same(one, other):
+    for name in ("eigenvalues", "standard_errors", "eigenvectors"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.certificates.residual == other.certificates.residual
+
+
+SHAPES = {  # route of the fit, in the order of design: n, D, columns asked for
+    "all_features": (2000, 30, None), "fitted_basis": (3000, 60, 24),
+    "fitted_basis of a sample": (70_000, 12, 6)}
+
+
+@pytest.fixture(params=SHAPES)
+def pairs(request, make_pairs):
+    """Pairs of a known Hessian, how many of them come first, and the columns asked for."""
+    n, d, basis = SHAPES[request.param]
+    made = make_pairs(1, n, d, [3.0, -2.0, 1.5, 1.0], noise=0.1, offset=0.3)
+    return Pairs(made.x, made.y), n - n // 50, basis
+
+
+def test_a_first_night_has_the_bits_of_a_run(pairs):
+    pairs, _, basis = pairs
+    first = night(pairs, segments(0, pairs.n_pairs), basis=basis)
+    same(first.hessian, fit(pairs, basis="auto" if basis is None else basis))
+    assert first.read_all
+
+
+def test_a_second_night_reads_what_is_new_and_tells_of_all(pairs, tmp_path):
+    pairs, n, basis = pairs
+    first = night(pairs, segments(0, n), basis=basis)
+    second = night(pairs, segments(n, pairs.n_pairs), through_disk(tmp_path, first), basis=basis,
+                   n_before=1)
+    assert not second.read_all
+    assert [s for s, _ in second.added] == segments(n, pairs.n_pairs)
+    row_bytes = 2 * pairs.n_features * pairs.dtype.itemsize
+    reads = 1 if first.basis is None else 2
+    assert sum(second.hessian.provenance["bytes"].values()) == reads * row_bytes * (
+        pairs.n_pairs - n)
+    whole = fit(pairs, basis="auto" if basis is None else basis)
+    assert second.hessian.n_pairs == whole.n_pairs == pairs.n_pairs
+    r = min(second.hessian.rank, whole.rank)
+    assert r >= 4
+    np.testing.assert_allclose(second.hessian.eigenvalues[:4], whole.eigenvalues[:4],
+                               atol=2 * whole.standard_errors[:4].max())
+    if first.basis is None:  # over all of R^D nothing but the buckets differs
+        np.testing.assert_allclose(second.hessian.certificates.residual,
+                                   whole.certificates.residual, rtol=1e-6)
+
+
+def test_states_on_disk_have_the_bits_of_those_in_memory(pairs, tmp_path):
+    pairs, n, basis = pairs
+    first = night(pairs, segments(0, n // 2, n), basis=basis)
+    known = through_disk(tmp_path, first)
+    for (_, kept), read in zip(first.added, known.states, strict=True):
+        assert kept.stats.n_pairs == read.stats.n_pairs
+        assert kept.stats.hashes == read.stats.hashes
+        assert kept.stats.digests == read.stats.digests
+        for bucket, state in kept.states.items():
+            other = read.states[bucket]
+            for name in ("rows", "gram", "sum_x", "sum_y"):
+                np.testing.assert_array_equal(getattr(state, name), getattr(other, name))
+            assert (state.energy, state.n_pairs, state.x_energy, state.x_length) == (
+                other.energy, other.n_pairs, other.x_energy, other.x_length)
+    if first.basis is None:
+        assert known.basis is None
+        return
+    (ours, reduced), (theirs, again) = first.basis, known.basis
+    np.testing.assert_array_equal(ours.q, theirs.q)
+    assert (ours.n_blind, ours.tail, ours.outside) == (theirs.n_blind, theirs.tail, theirs.outside)
+    for group, state in reduced.states.items():
+        np.testing.assert_array_equal(state.y, again.states[group].y)
+        np.testing.assert_array_equal(state.x, again.states[group].x)
+        assert state.max_rank == again.states[group].max_rank
+        assert state.tail == again.states[group].tail
+
+
+def test_nights_of_any_size_count_each_pair_once(make_pairs, tmp_path):
+    made = make_pairs(2, 900, 8, [2.0, -1.0], noise=0.05)
+    pairs = Pairs(made.x, made.y)
+    edges = [0, 500, 501, 520, 900]
+    found = []
+    for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+        known = through_disk(tmp_path / str(i), *found) if found else None
+        found.append(night(pairs, segments(a, b), known, n_before=i))
+        assert found[-1].hessian.n_pairs == b
+    whole = fit(pairs)
+    states = reduce(Partial.merge, [p for one in found for _, p in one.added])
+    total = reduce(lambda a, b: a.merge(b), states.states.values())
+    assert total.n_pairs == 900
+    np.testing.assert_allclose(total.sum_y, made.y.sum(axis=0))
+    np.testing.assert_allclose(found[-1].hessian.eigenvalues[:2], whole.eigenvalues[:2], rtol=1e-3)
+
+
+def test_nothing_new_but_another_rank_is_solved_without_reading(pairs, tmp_path):
+    pairs, _, basis = pairs
+    first = night(pairs, segments(0, pairs.n_pairs), basis=basis)
+    second = night(pairs, [], through_disk(tmp_path, first), basis=basis, asked=Asked(rank=2))
+    assert second.hessian.rank == 2
+    assert sum(second.hessian.provenance["bytes"].values()) == 0
+    np.testing.assert_allclose(second.hessian.eigenvalues, first.hessian.eigenvalues[:2],
+                               rtol=0.01)
+    third = night(pairs, [], through_disk(tmp_path / "b", first), basis=basis)
+    same(third.hessian, first.hessian)
+
+
+@pytest.mark.parametrize("strength", [0.0, 2.0])
+def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(make_pairs, tmp_path,
+                                                                       strength):
+    made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
+    x, y = np.array(made.x), np.array(made.y)
+    new = np.random.default_rng(0).standard_normal(80)
+    new /= np.linalg.norm(new)
+    y[5500:] += strength * np.outer(x[5500:] @ new, new)
+    pairs = Pairs(x, y)
+    first = night(pairs, segments(0, 5500), basis=24)
+    second = night(pairs, segments(5500, 6000), through_disk(tmp_path, first), basis=24, n_before=1)
+    captured = np.linalg.norm(second.basis[0].q.T @ new)
+    notices = " ".join(second.hessian.provenance["notices"])
+    if strength:
+        assert second.read_all
+        assert captured > 0.98
+        assert "all pairs were read again" in notices
+        assert [s for s, _ in second.added] == segments(0, 5500, 6000)
+        assert sum(p.stats.n_pairs for _, p in second.added) == 6000
+    else:
+        assert not second.read_all
+        assert "read again" not in notices
+        np.testing.assert_array_equal(second.basis[0].q, first.basis[0].q)
+
+
+def test_noise_alone_seldom_has_all_pairs_read_again(make_pairs, tmp_path):
+    n_again = 0
+    for seed in range(12):
+        made = make_pairs(10 + seed, 4000, 60, [3.0, 2.0, 1.0], noise=1.0)
+        x, y = np.array(made.x), np.array(made.y)
+        y[3900:] += 0.5 * np.random.default_rng(seed).standard_normal(y[3900:].shape)
+        pairs = Pairs(x, y)
+        first = night(pairs, segments(0, 3900), basis=20)
+        second = night(pairs, segments(3900, 4000), through_disk(tmp_path / str(seed), first),
+                       basis=20, n_before=1)
+        n_again += second.read_all
+    assert n_again <= 1
+
+
+def test_few_pairs_are_read_as_a_whole_every_night(make_pairs, tmp_path):
+    made = make_pairs(4, 60, 800, [3.0, 2.0], noise=0.01)
+    pairs = Pairs(made.x, made.y)
+    first = night(pairs, segments(0, 50))
+    assert not first.has_states
+    assert [p.states for _, p in first.added] == [{}]
+    assert sum(d.stop - d.start for _, p in first.added for d in p.stats.digests) == 50
+    same(night(pairs, segments(0, 60)).hessian, fit(pairs))
+
+
+def test_a_basis_that_misses_more_than_its_sample_had_promised_is_found_in_all_pairs(
+        make_pairs, tmp_path, monkeypatch):
+    made = make_pairs(5, 3000, 60, [3.0, 2.0], noise=0.1)
+    pairs = Pairs(made.x, made.y)
+    first = night(pairs, segments(0, 2800), basis=24)
+    solve, found = Stages.solve, []
+
+    def once_short(self, split, spec, basis, stored=None):
+        outcome = solve(self, split, spec, basis, stored)
+        if not found and spec.again:
+            found.append(nights.Short(nights_missed, outcome.fit_stats))
+            return found[0]
+        return outcome
+
+    from lrh_dask.tasks import Missed
+    nights_missed = Missed(0.5, 0.1, None)
+    monkeypatch.setattr(Stages, "solve", once_short)
+    monkeypatch.setattr(Stages, "solve_more", lambda self, split, spec, stored, basis, reduced: (
+        setattr(self, "basis", (reduced, basis)), nights.Short(nights_missed, first_stats))[1])
+    first_stats = first.added[0][1].stats
+    second = night(pairs, segments(2800, 3000), through_disk(tmp_path, first), basis=24,
+                   n_before=1)
+    assert second.read_all
+    assert second.basis[0].complete
+    assert second.hessian.n_pairs == 3000
+
+
+def test_states_that_cannot_be_read_are_left_out_and_named(make_pairs, tmp_path):
+    made = make_pairs(6, 600, 8, [2.0], noise=0.05)
+    pairs = Pairs(made.x, made.y)
+    states = StoredStates(tmp_path, {"a": 1})
+    for new in (segments(0, 300), segments(300, 400)):
+        states.add(night(pairs, new).added, None, afresh=False)
+    [second] = tmp_path.glob("*/*/000002.zarr")
+    (second / "zarr.json").write_text("{}")
+    stored, said = states.segments()
+    assert [s.segment for s in stored] == segments(0, 300)
+    assert "000002.zarr cannot be read" in said[0]
+    states.add(night(pairs, segments(300, 600)).added, None, afresh=False)
+    assert [s.segment.stop for s in states.segments()[0]] == [300, 600]
+    [first] = tmp_path.glob("*/*/000001.zarr")
+    chunk = next(p for p in first.glob("float64/c/*") if p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[10] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(ValueError, match=r"000001\.zarr cannot be read"):
+        list(states.load(states.segments()[0]))
+
+
+def test_states_of_overlapping_segments_are_never_counted_together(make_pairs, tmp_path):
+    made = make_pairs(7, 600, 8, [2.0], noise=0.05)
+    pairs = Pairs(made.x, made.y)
+    states = StoredStates(tmp_path, {"a": 1})
+    for new in (segments(0, 300), segments(200, 600)):
+        states.add(night(pairs, new).added, None, afresh=False)
+    assert [s.segment for s in states.segments()[0]] == segments(200, 600)
+
+
+def test_what_is_counted_afresh_replaces_all_that_was_stored(make_pairs, tmp_path):
+    made = make_pairs(7, 600, 8, [2.0], noise=0.05)
+    pairs = Pairs(made.x, made.y)
+    states = StoredStates(tmp_path, {"a": 1})
+    states.add(night(pairs, segments(0, 300, 600)).added, None, afresh=True)
+    states.add(night(pairs, segments(0, 100)).added, None, afresh=True)
+    assert [s.segment for s in StoredStates(tmp_path, {"a": 1}).segments()[0]] == segments(0, 100)
+    assert StoredStates(tmp_path, {"a": 2}).segments() == ([], [])  # another lineage
+    assert len(list(tmp_path.glob("*/0*"))) == 1
+
+
+@pytest.fixture
+def stored(make_pairs, tmp_path):
+    made = make_pairs(8, 250, 6, [2.0], noise=0.05)
+    write_pairs(tmp_path / "pairs.zarr", made.x, made.y, chunk_rows=100)
+    pairs = open_pairs(tmp_path / "pairs.zarr")
+    digests = sorted(d for run in lay_out(segments(0, 250), 250, 100, 96).runs
+                     for d in digest_leaf(pairs, run, "")[0])
+    return pairs, digests, chunk_tokens(pairs, segments(0, 250)), tmp_path / "pairs.zarr"
+
+
+def test_a_chunk_that_did_not_change_is_not_looked_at_again(stored):
+    pairs, digests, tokens, store = stored
+    assert suspects(pairs, chunk_tokens(pairs, segments(0, 250)), tokens, digests) == []
+    chunk = store / "y" / "c" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes())  # another time of writing, the same checksum
+    assert suspects(pairs, chunk_tokens(pairs, segments(0, 250)), tokens, digests) == []
+
+
+def test_rows_of_a_chunk_that_changed_are_looked_at_again(stored):
+    pairs, digests, tokens, store = stored
+    chunk = store / "y" / "c" / "1" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[-1] ^= 1
+    chunk.write_bytes(content)
+    found = suspects(pairs, chunk_tokens(pairs, segments(0, 250)), tokens, digests)
+    assert [(d.start, d.stop) for d in found] == [(100, 200)]
+    (store / "x" / "c" / "0" / "0").unlink()
+    found = suspects(pairs, chunk_tokens(pairs, segments(0, 250)), tokens, digests)
+    assert [(d.start, d.stop) for d in found] == [(0, 100), (100, 200)]
+
+
+def test_tokens_of_chunks_without_checksums_tell_when_they_were_written(tmp_path):
+    import zarr
+
+    group = zarr.open_group(tmp_path / "p.zarr", mode="w")
+    for label in ("x", "y"):
+        group.create_array(label, data=np.ones((40, 3)), chunks=(10, 3))
+    pairs = open_pairs(tmp_path / "p.zarr")
+    before = chunk_tokens(pairs, segments(0, 40))
+    assert len(set(before)) == 8
+    group["y"][10:20] = 2.0
+    after = chunk_tokens(pairs, segments(0, 40))
+    assert [key for key in before if before[key] != after[key]] == ["y/c/1/0"]
+
+
+def test_digests_are_of_rows_whatever_the_chunks_that_hold_them(make_pairs, tmp_path):
+    made = make_pairs(9, 120, 5, [2.0])
+    found = []
+    for rows in (40, 120, 7):
+        path = write_pairs(tmp_path / f"{rows}.zarr", made.x, made.y, chunk_rows=rows)
+        [run] = lay_out(segments(0, 40), 40, 40, 80).runs
+        found.append(digest_leaf(open_pairs(path), run, "")[0])
+    assert found[0] == found[1] == found[2]
+    changed = np.array(made.y)
+    changed[3, 2] = np.nextafter(changed[3, 2], 10)
+    other = write_pairs(tmp_path / "other.zarr", made.x, changed, chunk_rows=40)
+    assert digest_leaf(open_pairs(other), run, "")[0] != found[0]
+    json.dumps([replace(d).digest for d in found[0]])
