@@ -63,7 +63,7 @@ def test_a_folder_without_a_result_is_refused(tmp_path):
 
 
 def test_shared_pairs_are_those_rows_that_both_run_folders_list(tmp_path):
-    runs = loaded(tmp_path, {"hessian": QUIET, "rows": [[0, 600], [700, 1100]]},
+    runs = loaded(tmp_path, {"hessian": QUIET, "rows": [[0, 600], [700, 1100], [2000, 2100]]},
                   {"hessian": QUIET, "rows": [[500, 1500]]})
     found = compare_runs(*runs)
     assert found.drift.shared_pairs == len(

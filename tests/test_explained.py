@@ -53,6 +53,15 @@ def test_new_pairs_of_the_same_hessian_are_explained_as_was_promised(make_pairs,
     assert np.std(excess) > 0.3
 
 
+def test_what_was_promised_is_beside_the_offset_too(make_pairs, make_buckets):
+    """An offset explains most of these y; of what it leaves, H explains as much as ever."""
+    p = make_pairs(3, 1600, 20, SPECTRUM, noise=0.5, offset=3.0)
+    hessian = lrh_dask.fit(lrh_dask.Pairs(p.x[:1200], p.y[:1200]))
+    found = explained(hessian, make_buckets(p.x[1200:], p.y[1200:], 8), None)
+    assert hessian.certificates.held_out_residual < 0.2 < found.held_out
+    assert abs(found.excess) < 3
+
+
 def test_new_pairs_of_another_hessian_are_explained_far_worse(make_pairs, make_buckets):
     p = make_pairs(2, 1200, 20, SPECTRUM, noise=0.2)
     moved = make_pairs(2, 400, 20, (4.0, -2.5, 2.0, 2.2), noise=0.2)
