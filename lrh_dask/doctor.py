@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lrh_dask.cluster import reach
-from lrh_dask.config import RunSettings
+from lrh_dask.config import FitSettings
 from lrh_dask.errors import LrhError
 from lrh_dask.findings import Answers, Finding, Health, fair, good, poor
 from lrh_dask.opening import open_pairs
@@ -36,7 +36,7 @@ from lrh_dask.worker_checks import (
 __all__ = ["check_versions", "examine"]
 
 
-def examine(settings: RunSettings, *, with_store: bool,
+def examine(settings: FitSettings, *, with_store: bool,
             say: Callable[[str], None] = lambda _: None) -> list[Finding]:
     """Look at the cluster that the settings ask for, and at the store.
 

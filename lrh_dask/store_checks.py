@@ -48,8 +48,8 @@ def check_reach(pairs: Pairs, read: Answers) -> Finding:
                     "bucket; for a bucket each worker needs the credentials")
     other = {address for address, digest in read.items() if digest != here}
     if other:
-        return poor("store", f"{who(other, read)} read other rows under the name {pairs.name}: "
-                    "it is another store there", "Put it on a shared disk or in a bucket")
+        return poor("store", f"{pairs.name} is another store for {who(other, read)}: its rows "
+                    "are not those that are read here", "Put it on a shared disk or in a bucket")
     by_whom = f"read alike here and by {who(read, read)}" if read else "read here, by no worker"
     return good("store", f"{pairs.n_pairs:,} pairs over {pairs.n_features:,} features, {by_whom}")
 

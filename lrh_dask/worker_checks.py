@@ -66,9 +66,8 @@ def check_allocator(workers: Answers) -> Finding:
     if other:
         first = next(iter(other.values()))
         had = " ".join(f"{name}={first[name]}" for name in wanted if name in first)
-        return fair("allocator", f"{who(other, workers)} give memory back at every chance "
-                    f"({had or 'none is set'}), "
-                    "which may halve the speed of reading",
+        return fair("allocator", f"memory is given back at every chance by {who(other, workers)} "
+                    f"({had or 'nothing is set'}), which may halve the speed of reading",
                     "Start workers with "
                     + " ".join(f"{name}={value}" for name, value in wanted.items()))
     return good("allocator", "keeps the memory that the next chunk needs")
@@ -82,9 +81,9 @@ def check_memory(workers: Answers) -> Finding:
     if over:
         ceiling = min(workers[address]["memory_ceiling"] for address in over)
         return poor("memory limits", f"{who(over, workers)} may take more than the "
-                    f"{ceiling / GIB:.1f} GiB that their container or job has: the kernel would "
-                    "kill them in mid-run",
-                    f"Start them with `--memory-limit {0.9 * ceiling / GIB:.1f}GiB` or less")
+                    f"{ceiling / GIB:.1f} GiB that a container or job lets it have: the kernel "
+                    "would end it in mid-run",
+                    f"Start it with `--memory-limit {0.9 * ceiling / GIB:.1f}GiB` or less")
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for address, told in workers.items():
         groups[told["host"], told["kernel"], told["group"]].append(address)
@@ -96,7 +95,7 @@ def check_memory(workers: Answers) -> Finding:
         if asked > 1.01 * there:
             return poor("memory limits", f"the {len(addresses)} workers on {group[0]} may take "
                         f"{asked / GIB:.1f} GiB together, {there / GIB:.1f} GiB are there: the "
-                        "kernel would kill one in mid-run",
+                        "kernel would end one in mid-run",
                         f"Start them with `--memory-limit {there / GIB / len(addresses):.1f}GiB`")
     without = {address for address, limit in limits.items() if not limit}
     if without:
@@ -111,8 +110,8 @@ def check_nannies(workers: Answers) -> Finding:
     """Whether a worker that dies is started again."""
     alone = {address for address, told in workers.items() if not told["watched"]}
     if alone:
-        return fair("nannies", f"{who(alone, workers)} without a nanny: nobody starts it again "
-                    "when it dies, or ends it when it takes more memory than its limit",
+        return fair("nannies", f"none for {who(alone, workers)}: nobody starts it again when it "
+                    "dies, or ends it when it takes more memory than its limit",
                     "Leave `--no-nanny` out")
     return good("nannies", "every worker has one")
 
@@ -160,7 +159,7 @@ def check_gpus(probed: Answers, wanted: str) -> Finding:
         return fair("GPU", f"one is there for {who(unused, probed)} and not used: "
                            f"{probed[sorted(unused)[0]]['said']}", fix)
     if works and idle:
-        return fair("GPU", f"only {who(works, probed)} have one that works: GPU and CPU give other "
+        return fair("GPU", f"one that works only for {who(works, probed)}: GPU and CPU give other "
                     "last bits", "Run with `--device cpu`, or on workers that are alike")
     return good("GPU", "one that works for every worker" if works
                 else "none there: workers compute on the CPU")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lrh_dask import SettingsError
-from lrh_dask.config import RunSettings, load_config, settings_from
+from lrh_dask.config import NightlySettings, RunSettings, load_config, settings_from
 from lrh_dask.jobs import settings_of
 
 ROOT = Path(__file__).parent.parent
@@ -19,12 +19,14 @@ def test_the_shipped_schema_is_that_of_the_settings():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_example_loads(path):
-    settings_from(load_config(path), str(path))
+    loaded = load_config(path)
+    kind = NightlySettings if "runs" in loaded else RunSettings
+    settings_from(loaded, str(path), kind)
 
 
 def test_unknown_settings_are_all_named():
     with pytest.raises(SettingsError, match=r"cluster.wrokers: unknown.*rnak: unknown"):
-        settings_from({"store": "a", "rnak": 3, "cluster": {"wrokers": 2}}, "here")
+        settings_from({"store": "a", "rnak": 3, "cluster": {"wrokers": 2}}, "here", RunSettings)
 
 
 @pytest.mark.parametrize(("values", "said"), [
@@ -41,7 +43,7 @@ def test_unknown_settings_are_all_named():
 ])
 def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
     with pytest.raises(SettingsError, match="Nothing was started") as caught:
-        settings_from(values, "here")
+        settings_from(values, "here", RunSettings)
     assert said in str(caught.value)
 
 
