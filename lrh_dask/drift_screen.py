@@ -11,7 +11,7 @@ from rich.table import Table
 from lrh_dask.comparison import Comparison, StoredRun
 from lrh_dask.drift import Change, Drift
 from lrh_dask.drift_words import FAR, headline, index_words, legend, place_of, with_error
-from lrh_dask.screen import Screen, figure
+from lrh_dask.screen import Screen
 
 __all__ = ["show_comparison", "show_drift"]
 
@@ -98,9 +98,8 @@ def _words(drift: Drift) -> tuple[str, str, str, str]:
 
 def _about(run: StoredRun) -> tuple[str, ...]:
     hessian = run.hessian
-    created = str(hessian.provenance.get("created") or "").replace("T", " ", 1)
+    created = str(hessian.provenance.get("created") or "")[:16].replace("T", " ")
     return (run.name, created, f"{hessian.n_pairs:,} pairs", f"rank {hessian.rank}",
-            f"residual {figure(hessian.certificates.residual)}",
             hessian.certificates.verdict.name)
 
 
