@@ -1,0 +1,59 @@
+"""Every night by Prefect: `python workflows/prefect_flow.py nightly.yaml`, and leave it running.
+
+It needs `pip install "lrh-dask[prefect]"` and a server (`prefect server start`, PREFECT_API_URL).
+The cluster is that of nightly.yaml; Prefect only calls, and keeps what came of it:
+Completed (`Published` or `Nothing new`), Failed as `Alerts` with their words, Failed as anything
+else. Settings and pairs that are wrong stay wrong; all else (cluster, machine, another run in the
+folder) is tried again, three times. Whatever happens, the next night catches up.
+"""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.states import Completed, Failed
+
+from lrh_dask import BadPairs, SettingsError
+from lrh_dask.config import NightlySettings
+from lrh_dask.jobs import settings_of_kind
+from lrh_dask.nightly import nightly
+
+
+class Log:
+    """What a run says goes to Prefect's log."""
+
+    def __init__(self, logger):
+        self.say = logger.info
+
+    def stages(self, n_pairs):
+        """Every task that is done would be told here."""
+        return nullcontext(self)
+
+    def event(self, event):
+        """A task is done."""
+
+
+def may_get_better(task, task_run, state):
+    """Whether another try is worth it."""
+    return not isinstance(state.result(raise_on_failure=False), (SettingsError, BadPairs))
+
+
+@task(retries=3, retry_delay_seconds=900, retry_condition_fn=may_get_better, persist_result=False)
+def count_new_pairs(config: str):
+    """One call of `lrh nightly`, in this process."""
+    settings = settings_of_kind(NightlySettings, config, {}, {})
+    return nightly(settings, Log(get_run_logger()))
+
+
+@flow(name="lrh-nightly")
+def night(config: str):
+    """Count what is new; alerts are a failure that says what to look at."""
+    outcome = count_new_pairs(config)
+    if outcome.alerts:
+        return Failed(name="Alerts", message=" ".join(map(str, outcome.alerts)))
+    return Completed(name="Published" if outcome.is_new else "Nothing new", message=str(outcome.path))
+
+
+if __name__ == "__main__":
+    night.serve("every-night", cron="30 2 * * *", parameters={"config": str(Path(sys.argv[1]).absolute())})
