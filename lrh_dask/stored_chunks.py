@@ -135,9 +135,11 @@ def set_rows(array: Any, n_rows: int) -> None:
     """Give an array of a local store another number of rows; chunks stay as they are."""
     path = folder_of(array) / "zarr.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
-    if metadata["shape"][0] != n_rows:
-        metadata["shape"][0] = n_rows
-        put(path, json.dumps(metadata, indent=2).encode())
+    if metadata["shape"][0] == n_rows:
+        _aside(path).unlink(missing_ok=True)
+        return
+    metadata["shape"][0] = n_rows
+    put(path, json.dumps(metadata, indent=2).encode())
 
 
 def sync_folders(folder: Path, keys: Iterable[str]) -> None:

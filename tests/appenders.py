@@ -4,6 +4,7 @@ A process that has used Zarr or Icechunk has threads, and cannot be forked. So a
 children of a parent that only forks, waits and kills: they start at once, as all is imported.
 """
 
+import contextlib
 import itertools
 import os
 import random
@@ -11,18 +12,22 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import icechunk
 import numpy as np
 import zarr
 
-from lrh_dask import append_pairs, open_pairs
+from lrh_dask import BadPairs, append_pairs, open_pairs
 from lrh_dask.stored_chunks import digests
 
 D = 4
-BEFORE, AFTER, LATER = 57, 78, 83
+BEFORE, AFTER, MORE = 57, 78, 5
+"""Rows before an append that is killed, and after; and how many follow: fewer, so that they cover
+nothing up that the killed one left."""
 CHUNK_ROWS = 10
+APART = (".lrh-lock", ".lrh_manifest.tmp")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -66,8 +71,8 @@ def in_child(function, *args):
         try:
             function(*args)
             status = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -95,8 +100,9 @@ def die_at_every_step(folder, manifest):
     manifest: "kept", or "none": then the first append adopts the rows that are there.
     """
     folder = Path(folder)
+    wholes = {f"{n}.whole": n for n in (BEFORE, AFTER, BEFORE + MORE, AFTER + MORE)}
     assert not in_child(lambda: [append_pairs(folder / name, *weighted(0, n), chunk_rows=CHUNK_ROWS)
-                                 for name, n in (("base.zarr", BEFORE), ("whole.zarr", LATER))])
+                                 for name, n in {"base.zarr": BEFORE, **wholes}.items()])
     if manifest == "none":
         shutil.rmtree(folder / "base.zarr" / "lrh_manifest")
         (folder / "base.zarr" / "x" / ".lrh-lock").unlink(missing_ok=True)
@@ -132,20 +138,30 @@ def _check_then_append(folder, store):
     assert n in (BEFORE, AFTER)
     assert len(pairs.batches) in ((0, 1) if n == BEFORE else (2,))
     check_numbered(pairs)
-    append_pairs(store, *weighted(n, LATER))
+    with contextlib.suppress(BadPairs):  # an append that is refused, after all was put in order
+        append_pairs(store, np.ones((2, D + 1)), np.ones((2, D + 1)), np.ones(2))
+    _check_files(store, folder / f"{n}.whole")
+    append_pairs(store, *weighted(n, n + MORE))
+    check_numbered(open_pairs(store))
+    _check_files(store, folder / f"{n + MORE}.whole")
+
+
+def _check_files(store, whole):
+    """A store has the very files of one that was written at once, and says so in its manifest."""
     pairs = open_pairs(store)
-    check_numbered(pairs)
     assert not pairs.notices()
+    told = {}
     for label in ("x", "y", "weight"):
-        assert files_of(store / label) == files_of(folder / "whole.zarr" / label)
-        stored = digests(getattr(pairs, label), 0, LATER)
-        assert stored.items() <= pairs.chunk_digests.items()
+        here, there = files_of(store / label), files_of(whole / label)
+        assert here == there, (label, sorted(here.keys() ^ there.keys()))
+        told |= digests(getattr(pairs, label), 0, pairs.n_pairs)
+    assert pairs.chunk_digests == told
 
 
 def files_of(folder):
-    """Content of every file under a folder, but for the lock."""
+    """Content of every file under a folder, but for the lock and the next manifest."""
     return {str(path.relative_to(folder)): path.read_bytes()
-            for path in folder.rglob("*") if path.is_file() and path.name != ".lrh-lock"}
+            for path in folder.rglob("*") if path.is_file() and path.name not in APART}
 
 
 def by_another_program(store, do):
