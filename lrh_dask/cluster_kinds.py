@@ -65,9 +65,10 @@ def start_cluster(settings: ClusterSettings) -> Any:
             f"cluster of kind {settings.kind}", expected=f"the queue's command `{submit}`",
             got="none in PATH", consequence="Nothing was started",
             fix="Run on a machine from which jobs are submitted, such as a login node"))
+    refusals = (TypeError,) if settings.kind == "kubernetes" else (TypeError, ValueError)
     try:
         return made(**kind.options(settings))
-    except (TypeError, ValueError) as error:
+    except refusals as error:  # Kubernetes raises ValueError where it finds no credentials, too
         raise SettingsError(explain(
             f"cluster.options for kind {settings.kind}",
             expected=f"what {kind.home}.{kind.class_name} takes", got=" ".join(str(error).split()),

@@ -45,6 +45,21 @@ def test_the_extras_named_are_those_of_the_package():
     assert {kind.extra for kind in KINDS.values()} <= set(project["optional-dependencies"])
 
 
+@pytest.mark.parametrize("env", [{"A": "b"}, [{"name": "A", "value": "b"}]])
+def test_pods_get_what_makes_workers_fast_and_their_own_environment(env):
+    """As a mapping or as in a manifest."""
+    options = KINDS["kubernetes"].options(settings_of("kubernetes", options={"env": env}))
+    found = options["env"]
+    told = found if isinstance(found, dict) else {item["name"]: item["value"] for item in found}
+    assert told == {**{name: str(n) for name, n in worker_variables(1).items()}, "A": "b"}
+    assert (options["n_workers"], options["resource_timeout"]) == (2, 300)
+
+
+def test_passwords_in_options_are_kept_out_of_results():
+    settings = settings_of("ssh", options={"connect_options": {"password": "secret"}})
+    assert "secret" not in f"{settings.model_dump()}{settings!r}"
+
+
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
     pytest.importorskip("dask_jobqueue")
@@ -96,6 +111,16 @@ def test_a_run_on_a_queue_gives_what_any_cluster_gives_and_takes_its_jobs_back(k
     assert len(one_machine_queue.scripts(queue)) == len(started) == 1  # two processes a job
     assert (queue / "cancelled").read_text().split() == started
     ended(started)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_queue_with_certificates_made_for_the_run(queue):
+    secure = {**JOB, "security": True, "shared_temp_directory": str(queue.parent)}
+    heard = []
+    with connect(settings_of("slurm", options=secure, wait_seconds=60), heard.append):
+        pass
+    assert heard[0].startswith("Cluster: slurm, scheduler tls://")
+    gc.collect()  # dask-jobqueue leaves files open, and Python warns of it
 
 
 def test_a_queue_that_starts_no_job_is_told_after_the_seconds_set(queue):
