@@ -42,14 +42,18 @@ class Lift:
 def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
     """Sum the products of pairs over features, solve, and lift the eigenvectors."""
     runs = _runs(pairs, RUN_BYTES // (2 * pairs.n_pairs * pairs.dtype.itemsize))
+    def told(run: Run) -> int:
+        return _share(pairs, run)
+
     lift: Lift = stages.reduce("basis", products_leaf, runs, (spec,), solve_products, pairs, split,
-                               spec)
+                               spec, n_told=told)
     solved, n_vectors = lift.solved, lift.coefficients.shape[1]
     lifted = np.empty((pairs.n_features, n_vectors), pairs.dtype)
     stats = solved.basis_stats
     runs = _runs(pairs, LIFTED_BYTES // (n_vectors * pairs.dtype.itemsize))
-    coefficients = stages.share(lift.coefficients)
-    for run, (part, read) in stages.each("lift", lift_leaf, runs, coefficients, spec):
+    coefficients = stages.share("coefficients", lift.coefficients)
+    for run, (part, read) in stages.each("vectors", lift_leaf, runs, coefficients, spec,
+                                         n_told=told):
         lifted[run.blocks[0][0]:run.blocks[-1][1]] = part
         stats = stats.merge(read)
     r = solved.eigenvectors.shape[1]
@@ -124,12 +128,16 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
 
 
 def _tell(pairs: Pairs, run: Run, spec: Spec, stage: str, stats: ReadStats) -> int:
-    """Tell of as many pairs as the run's share of the features makes up: over all they are n."""
-    n, n_features = pairs.n_pairs, pairs.n_features
-    n_told = n * run.blocks[-1][1] // n_features - n * run.blocks[0][0] // n_features
+    n_told = _share(pairs, run)
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, n_told, stats.n_bytes))
     return n_told
+
+
+def _share(pairs: Pairs, run: Run) -> int:
+    """As many pairs as the run's share of the features makes up: over all runs they are n."""
+    n, n_features = pairs.n_pairs, pairs.n_features
+    return n * run.blocks[-1][1] // n_features - n * run.blocks[0][0] // n_features
 
 
 def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:

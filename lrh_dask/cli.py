@@ -89,6 +89,9 @@ def run(
         device: Annotated[str | None, typer.Option(
             "--device", metavar="auto|cpu|gpu", show_default="auto",
             help="Where workers compute.")] = None,
+        performance_report: Annotated[Path | None, typer.Option(
+            "--performance-report", metavar="FILE.html", show_default=False,
+            help="Write Dask's report of the run: its dashboard as a page to keep.")] = None,
         as_json: Json = False) -> None:
     """Compute the low-rank Hessian of a store of pairs, on a Dask cluster.
 
@@ -105,7 +108,7 @@ def run(
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "scheduler": scheduler})
     screen = Screen(quiet_output=as_json)
-    hessian = run_job(settings, screen)
+    hessian = run_job(settings, screen, report=performance_report)
     path = keep(hessian, settings)
     if as_json:
         typer.echo(json.dumps(summary(hessian, path)))
@@ -126,6 +129,7 @@ def demo(
     a local Dask cluster, and compares with the exact Hessian. No download.
     """
     from lrh_dask.cluster import connect
+    from lrh_dask.dashboard import dashboard_of
     from lrh_dask.demo import record_digits
     from lrh_dask.jobs import fit_job, keep, settings_of
     from lrh_dask.opening import open_pairs
@@ -147,7 +151,7 @@ def demo(
     settings = [settings_of(str(store), {"overwrite": True}, {"kind": "local", "workers": workers})
                 for store, _, _ in jobs]
     with connect(settings[0].cluster) as client:
-        screen.say(f"Dashboard: {client.dashboard_link}")
+        screen.say(dashboard_of(client))
         for setting, (store, exact, title) in zip(settings, jobs, strict=True):
             screen.say(f"lrh run {store}")
             hessian = fit_job(open_pairs(store), setting, screen)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 
+from lrh_dask import progress
 from lrh_dask.basis import Outlook, find_basis, outlook
 from lrh_dask.blocks import is_dask
 from lrh_dask.leaves import basis_leaf, fit_leaf, merge_partials
@@ -17,18 +21,23 @@ from lrh_dask.pairs import Pairs, slice_in_memory
 from lrh_dask.shards import Partition, Run
 from lrh_dask.spec import Spec
 from lrh_dask.tasks import Short, Solved, solve_buckets, solve_unless_short, solve_whole
-from lrh_dask.tree import Partial, ReadStats, producer, tree_reduce
+from lrh_dask.tree import Key, Partial, ReadStats, producer, tree_reduce
 
 __all__ = ["Stages"]
+
+N_PAIRS = attrgetter("n_pairs")
 
 
 class Stages:
     """The stages of one run, each a graph that is carried out before the next is made.
 
     What a stage leaves on the cluster is named by its key and goes into later graphs by it.
+    Dask's dashboard knows tasks by the first words of their keys: ``lrh-basis``, ``lrh-fit``,
+    ``lrh-merge``, ``lrh-solve``; and stages as spans within that of the run.
 
     Args:
         client: a Dask client; None carries the stages out in this process.
+        run_id: of the run that they are of; whoever watches it is told how far they are.
 
     Attributes:
         basis: keys of the reduced pairs and of the basis that were found last, if any.
@@ -36,41 +45,47 @@ class Stages:
         states: keys of the triangles of each segment of the last fit, where they are kept.
     """
 
-    def __init__(self, pairs: Pairs, client: Any) -> None:
-        self._pairs, self._client = pairs, client
-        self._name = uuid.uuid4().hex
+    def __init__(self, pairs: Pairs, client: Any, run_id: str) -> None:
+        self._pairs, self._client, self._run_id = pairs, client, run_id
+        self._name = f"{run_id}-{uuid.uuid4().hex[:8]}"
         self._n_stages = self.n_tasks = 0
-        self._kept: dict[str, Any] = {}  # by key: a future, or here in this process the value
-        self.basis: tuple[str, str] | None = None
-        self.fitted_over: str | None = None
-        self.states: tuple[str, ...] = ()
+        self._n_passes: Counter[str] = Counter()
+        self._finding = ""  # the pass that finds the basis
+        self._kept: dict[Key, Any] = {}  # by key: a future, or here in this process the value
+        self.basis: tuple[Key, Key] | None = None
+        self.fitted_over: Key | None = None
+        self.states: tuple[Key, ...] = ()
         self._parts: dict[tuple[int, int], Any] = {}
 
-    def find_basis(self, runs: Sequence[Run], spec: Spec, before: tuple[str, str] | None, *,
-                   complete: bool, spent: ReadStats) -> tuple[tuple[str, str], Outlook]:
+    def find_basis(self, runs: Sequence[Run], spec: Spec, before: tuple[Key, Key] | None, *,
+                   complete: bool, spent: ReadStats) -> tuple[tuple[Key, Key], Outlook]:
         """Reduce more runs; the keys of all reduced pairs so far and of their basis.
 
         Args:
             before: those keys of the rounds before; None for the first round.
             complete, spent: see :func:`lrh_dask.basis.find_basis`.
         """
+        if before is None:
+            self._finding = self._begin("basis", spec.n_pairs)
+        spec = replace(spec, stage=self._finding)
         graph, newest = self._tree("basis", basis_leaf, runs, spec)
-        found, seen = self._key("orth"), self._key("outlook")
+        found, seen = self._key("orth"), self._key("orth", "outlook")
         reduced, basis = newest, None
         if before is not None:
-            reduced, basis = self._key("merge"), TaskRef(before[1])
+            reduced, basis = self._key("merge", "rounds"), TaskRef(before[1])
             graph[reduced] = Task(reduced, merge_partials, TaskRef(before[0]), TaskRef(newest))
         graph[found] = Task(found, find_basis, TaskRef(reduced), TaskRef(newest), basis, spec,
                             complete=complete, spent=spent)
         graph[seen] = Task(seen, outlook, TaskRef(found))
-        known: Outlook = self._carry_out(graph, seen, keep=(reduced, found))
+        known: Outlook = self._carry_out("basis", graph, seen, keep=(reduced, found))
+        self._end(self._finding, runs)
         if before is not None:
             self.forget(before)
         self.basis = reduced, found
         return self.basis, known
 
-    def solve(self, split: Partition, spec: Spec, basis: str | None,
-              stored: str | None = None) -> Solved | Short:
+    def solve(self, split: Partition, spec: Spec, basis: Key | None,
+              stored: Key | None = None) -> Solved | Short:
         """Fit over a basis (its key), or over all of R^D, and solve.
 
         Args:
@@ -78,14 +93,16 @@ class Stages:
         """
         self.fitted_over = basis
         held = None if basis is None else TaskRef(basis)
-        graph, root = self._fit(split, spec, held, stored)
+        stage = self._begin("fit", split.n_pairs)
+        graph, root = self._fit(split, replace(spec, stage=stage), held, stored)
         last = self._key("solve")
         graph[last] = Task(last, solve_buckets, TaskRef(root), held, spec)
-        solved: Solved | Short = self._carry_out(graph, last, keep=self.states)
+        solved: Solved | Short = self._carry_out("fit", graph, last, keep=self.states)
+        self._end(stage, split.runs)
         return solved
 
-    def solve_more(self, split: Partition, spec: Spec, stored: str, basis: str,
-                   reduced: str) -> Solved | Short:
+    def solve_more(self, split: Partition, spec: Spec, stored: Key, basis: Key,
+                   reduced: Key) -> Solved | Short:
         """Count more pairs over a basis that is known, unless they show that it does not do.
 
         Args:
@@ -93,21 +110,25 @@ class Stages:
                 that were counted before.
         """
         self.fitted_over = basis
-        graph, root = self._fit(split, spec, TaskRef(basis), stored)
-        more, newest = self._tree("basis", basis_leaf, split.runs, spec)
+        stages = [self._begin(kind, split.n_pairs) for kind in ("basis", "fit")]
+        more, newest = self._tree("basis", basis_leaf, split.runs, replace(spec, stage=stages[0]))
+        graph, root = self._fit(split, replace(spec, stage=stages[1]), TaskRef(basis), stored)
         graph.update(more)
-        merged, found, last = self._key("merge"), self._key("orth"), self._key("solve")
+        merged, found, last = self._key("merge", "rounds"), self._key("orth"), self._key("solve")
         graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
         graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(newest), TaskRef(basis),
                             spec, complete=False, spent=ReadStats())
         graph[last] = Task(last, solve_unless_short, TaskRef(root), TaskRef(basis), TaskRef(found),
                            TaskRef(newest), spec)
         self.basis = merged, found
-        solved: Solved | Short = self._carry_out(graph, last, keep=(*self.states, *self.basis))
+        solved: Solved | Short = self._carry_out("fit", graph, last,
+                                                 keep=(*self.states, *self.basis))
+        for stage in stages:
+            self._end(stage, split.runs)
         return solved
 
     def _fit(self, split: Partition, spec: Spec, basis: TaskRef | None,
-             stored: str | None) -> tuple[dict[Any, Any], str]:
+             stored: Key | None) -> tuple[dict[Any, Any], Key]:
         """A tree over each segment, and one above these and what is stored; its root."""
         self.forget(self.states)
         graph: dict[Any, Any] = {}
@@ -117,47 +138,69 @@ class Stages:
             graph.update(tree)
             roots.append(root)
         merges, whole = tree_reduce([*([stored] if stored else []), *roots], merge_partials,
-                                    self._key("merge-segments"))
+                                    self._key("merge", "segments"))
         graph.update(merges)
         self.states = tuple(roots) if spec.digested else ()
         return graph, whole
 
     def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
         """Bring all pairs to one worker and solve there."""
-        solved: Solved = self.reduce("basis", basis_leaf, runs, (spec,), solve_whole, spec)
+        solved: Solved = self.reduce("basis", basis_leaf, runs, (replace(spec, stage="basis"),),
+                                     solve_whole, spec)
         return solved
 
     def reduce(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
-               leaf_args: Sequence[Any], solve: Callable[..., Any], *solve_args: Any) -> Any:
-        """Leaves over runs, the tree above them, and a last task on what they make together."""
+               leaf_args: Sequence[Any], solve: Callable[..., Any], *solve_args: Any,
+               n_told: Callable[[Run], int] = N_PAIRS) -> Any:
+        """Leaves over runs, the tree above them, and a last task on what they make together.
+
+        Args:
+            n_told: pairs that the leaf over a run says it has read.
+        """
+        stage = self._begin(kind, sum(map(n_told, runs)))
         graph, root = self._tree(kind, leaf, runs, *leaf_args)
         last = self._key("solve")
         graph[last] = Task(last, solve, TaskRef(root), *solve_args)
-        return self._carry_out(graph, last)
+        found = self._carry_out(kind, graph, last)
+        self._end(stage, runs, n_told)
+        return found
 
-    def put(self, kind: str, value: Any) -> str:
+    def put(self, kind: str, value: Any) -> Key:
         """The key under which the cluster now holds a value."""
         self._n_stages += 1
         key = self._key(kind)
-        self._kept[key] = value if self._client is None else self._client.scatter(
-            {key: value}, hash=False)[key]
+        self._kept[key] = self._scatter({key: value})[key]
         return key
 
-    def fetch(self, key: str) -> Any:
+    def fetch(self, key: Key) -> Any:
         """What a stage left on the cluster."""
         kept = self._kept[key]
         return kept if self._client is None else kept.result()
 
-    def share(self, value: Any) -> Any:
+    def share(self, kind: str, value: Any) -> Any:
         """What many tasks are given: on a cluster it travels once a worker, not once a task."""
-        return value if self._client is None else self._client.scatter(value, hash=False)
-
-    def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[Run],
-             *extra: Any) -> Iterator[tuple[Run, Any]]:
-        """What leaves over runs return, run by run, each as soon as it is there."""
         self._n_stages += 1
+        key = self._key(kind)
+        return self._scatter({key: value})[key]
+
+    def _scatter(self, values: dict[Key, Any]) -> dict[Key, Any]:
+        """Values that the cluster now holds under these keys; here in this process themselves."""
+        if self._client is None:
+            return values
+        futures: dict[Key, Any] = self._client.scatter(values, hash=False)
+        return futures
+
+    def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[Run], *extra: Any,
+             n_told: Callable[[Run], int] = N_PAIRS) -> Iterator[tuple[Run, Any]]:
+        """What leaves over runs return, run by run, each as soon as it is there.
+
+        Args:
+            n_told: pairs that the leaf over a run says it has read.
+        """
+        self._n_stages += 1
+        stage = self._begin(kind, sum(map(n_told, runs)))
         source = self._sources(runs, {})
-        by_key = {f"{self._key(kind)}-{run.index}": run for run in runs}
+        by_key = {self._key(kind, run.index): run for run in runs}
         tasks = {key: producer(key, leaf, source[run.index], run, *extra)
                  for key, run in by_key.items()}
         self.n_tasks += len(tasks)
@@ -168,25 +211,42 @@ class Stages:
             for key, run in by_key.items():
                 with threadpool_limits(1, user_api="blas"):
                     found = get_sync(tasks, key)
+                self._end(stage, [run], n_told)
                 yield run, found
             return
         from distributed import as_completed
 
         waiting = iter(tasks.items())
         at_once = AHEAD_OF_FETCHING * sum(self._client.nthreads().values())
-        futures = as_completed(self._start(islice(waiting, at_once)))
+        futures = as_completed(self._start(kind, islice(waiting, at_once)))
         for future in futures:
-            yield by_key[future.key], future.result()
+            run, found = by_key[future.key], future.result()
+            self._end(stage, [run], n_told)
+            yield run, found
             future.release()
-            futures.update(self._start(islice(waiting, 1)))
+            futures.update(self._start(kind, islice(waiting, 1)))
 
-    def _start(self, tasks: Iterable[tuple[str, Any]]) -> list[Any]:
+    def _start(self, stage: str, tasks: Iterable[tuple[Key, Any]]) -> list[Any]:
         """Futures of tasks that need no others."""
         graph = dict(tasks)
-        return self._submit(graph, list(graph)) if graph else []
+        return self._submit(stage, graph, list(graph)) if graph else []
+
+    def _begin(self, kind: str, n_pairs: int) -> str:
+        """The name of a stage that is going to read so many pairs, at most."""
+        self._n_passes[kind] += 1
+        n = self._n_passes[kind]
+        stage = kind if n == 1 else f"{kind} again" if n == 2 else f"{kind}, pass {n}"
+        progress.tell(self._run_id, progress.Event(stage, progress.BEGINS, 0, 0, n_pairs))
+        return stage
+
+    def _end(self, stage: str, runs: Iterable[Run],
+             n_told: Callable[[Run], int] = N_PAIRS) -> None:
+        """What these leaves return is there: were a word of theirs lost, it counts by now."""
+        for run in runs:
+            progress.tell(self._run_id, progress.Event(stage, run.index, n_told(run), 0))
 
     def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
-              *extra: Any) -> tuple[dict[Any, Any], str]:
+              *extra: Any) -> tuple[dict[Any, Any], Key]:
         """Leaves over runs and the merges above them; the key of the root."""
         self._n_stages += 1
         graph: dict[Any, Any] = {}
@@ -195,23 +255,25 @@ class Stages:
         # with it the bits, depends on the partition alone.
         keys = []
         for run in sorted(runs, key=lambda run: (run.pieces[0].bucket, run.index)):
-            key = f"{self._key(kind)}-{run.index}"
+            key = self._key(kind, run.index)
             graph[key] = producer(key, leaf, source[run.index], run, *extra)
             keys.append(key)
-        merges, root = tree_reduce(keys, merge_partials, self._key(f"merge-{kind}"))
+        merges, root = tree_reduce(keys, merge_partials, self._key("merge"))
         graph.update(merges)
         return graph, root
 
-    def _key(self, kind: str) -> str:
-        return f"lrh-{self._own(kind)}"
+    def _key(self, kind: str, *which: str | int) -> Key:
+        """A key of this stage; the number goes before the run, which may be called anything."""
+        return self._own(f"lrh-{kind}"), *which
 
     def _own(self, key: Any) -> Any:
         """A key of this stage for what goes by another one elsewhere."""
         if isinstance(key, tuple):
             return (self._own(key[0]), *key[1:])
-        return f"{key}-{self._name}-{self._n_stages}"
+        return f"{key}-{self._n_stages}-{self._name}"
 
-    def _carry_out(self, graph: dict[Any, Any], key: str, keep: tuple[str, ...] = ()) -> Any:
+    def _carry_out(self, stage: str, graph: dict[Any, Any], key: Key,
+                   keep: tuple[Key, ...] = ()) -> Any:
         """Compute a graph; the value of one key, while those to keep stay where they are."""
         self.n_tasks += len(graph)
         wanted = [key, *keep]
@@ -224,7 +286,7 @@ class Stages:
                 found = get_sync(graph, wanted)
             self._kept.update(zip(keep, found[1:], strict=True))
             return found[0]
-        last, *futures = self._submit(graph, wanted)
+        last, *futures = self._submit(stage, graph, wanted)
         try:
             found = last.result()
         finally:
@@ -232,16 +294,18 @@ class Stages:
         self._kept.update(zip(keep, futures, strict=True))
         return found
 
-    def _submit(self, graph: dict[Any, Any], keys: list[str]) -> list[Any]:
-        """Futures of some keys of a graph."""
+    def _submit(self, stage: str, graph: dict[Any, Any], keys: list[Key]) -> list[Any]:
+        """Futures of some keys of a graph, whose tasks are a span of the run's."""
         from dask.highlevelgraph import HighLevelGraph
+        from distributed import span
 
-        # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
-        layers = HighLevelGraph.from_collections(keys[0], graph)
-        futures: list[Any] = self._client.get(layers, keys, sync=False)
+        with span(stage):  # tasks of one name are in the span that their first one is in
+            # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
+            layers = HighLevelGraph.from_collections(str(keys[0][0]), graph)
+            futures: list[Any] = self._client.get(layers, keys, sync=False)
         return futures
 
-    def forget(self, keys: Sequence[str]) -> None:
+    def forget(self, keys: Sequence[Key]) -> None:
         """Let the cluster drop what no later stage needs."""
         for key in keys:
             self._kept.pop(key)
@@ -252,10 +316,10 @@ class Stages:
             return self._dask_blocks(runs, graph)
         spans = {run.index: (run.blocks[0][0], run.blocks[-1][1]) for run in runs}
         missing = [span for span in spans.values() if span not in self._parts]
-        parts = [self._pairs.part(*span) for span in missing]
-        if parts and self._client is not None and self._pairs.in_memory:
-            parts = self._client.scatter(parts, hash=False)
-        self._parts.update(zip(missing, parts, strict=True))
+        parts = {self._key("rows", *span): self._pairs.part(*span) for span in missing}
+        if parts and self._pairs.in_memory:
+            parts = self._scatter(parts)
+        self._parts.update(zip(missing, parts.values(), strict=True))
         return {index: self._parts[span] for index, span in spans.items()}
 
     def _dask_blocks(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
@@ -276,7 +340,7 @@ class Stages:
         graph.update({name: nodes[key].substitute(names, key=name) for key, name in names.items()})
         sources = {}
         for run in runs:
-            key = f"lrh-block-{uuid.uuid4().hex}"
+            key = self._key("rows", run.index)
             graph[key] = Task(key, slice_in_memory, pairs.name, run.blocks[0][0],
                               *(TaskRef(names.get(k, k)) for k in keys[run.index]))
             sources[run.index] = TaskRef(key)

@@ -13,6 +13,7 @@ from lrh_dask.budget import Plan
 from lrh_dask.cluster import connect, default_workers
 from lrh_dask.cluster_settings import cluster_at, named_by_dask
 from lrh_dask.config import RunSettings, Settings, load_config, settings_from
+from lrh_dask.dashboard import dashboard_of, performance_report
 from lrh_dask.errors import LrhError
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.opening import open_pairs
@@ -71,21 +72,27 @@ def settings_of_kind(kind: type[Settings], store: str, values: dict[str, Any],
     return settings_from(loaded, where, kind)
 
 
-def run_job(settings: RunSettings, screen: Screen) -> LowRankHessian:
+def run_job(settings: RunSettings, screen: Screen, *,
+            report: Path | None = None) -> LowRankHessian:
     """Carry out a job; all that can be refused without reading pairs is refused first.
 
+    Args:
+        report: where Dask's report of the run goes.
     Raises:
         LrhError: see :func:`lrh_dask.fit`; SettingsError also where the result cannot go.
     """
     path = settings.result_path
     refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
     refuse_unwritable(path)
+    if report is not None:
+        refuse_unwritable(report, fix="Choose another place with --performance-report")
     pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
     if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
         price_of(pairs, settings)
     with connect(settings.cluster, screen.say) as client:
-        screen.say(f"Dashboard: {client.dashboard_link}")
-        return fit_job(pairs, settings, screen)
+        screen.say(dashboard_of(client))
+        with performance_report(report, screen.say):
+            return fit_job(pairs, settings, screen)
 
 
 def price_of(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:

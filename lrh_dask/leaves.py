@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +20,7 @@ from lrh_dask.duplicates import KEPT, RowHashes
 from lrh_dask.errors import BadPairs
 from lrh_dask.gathering import Gathering, padded
 from lrh_dask.memory import CACHED_BYTES, LEAST_ROWS, SLAB_BYTES, WAITING_BYTES
+from lrh_dask.metering import Reading
 from lrh_dask.pairs import Pairs
 from lrh_dask.reduced_pairs import EXACT_ROWS, Reducing
 from lrh_dask.shards import Run
@@ -31,7 +31,15 @@ __all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partia
            "streamed", "weights_of"]
 
 
-Read = TypeVar("Read")
+class Costing(Protocol):
+    """What was read, and says how much that was."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes as stored."""
+
+
+Read = TypeVar("Read", bound=Costing)
 Slabs = Callable[[Pairs, Run, int], Iterator[tuple[Block, int]]]
 """Reads a run in slabs of at most so many rows, each with its bucket."""
 MERGED_AT_ONCE = 64
@@ -55,9 +63,9 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     whole = spec.route is Route.whole_pairs
     max_rank = spec.n_pairs if whole else spec.max_basis
     at_once = min(WAITING_BYTES // pairs.row_bytes, EXACT_ROWS * max_rank)
-    return _fold(pairs, run, spec, "basis", max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
-                 lambda: Reducing(max_rank, at_once),
-                 (lambda b: b) if whole else group_of, device, _in_blocks)
+    return _fold(pairs, run, spec, max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
+                 lambda: Reducing(max_rank, at_once), (lambda b: b) if whole else group_of, device,
+                 _in_blocks, every_row=whole)
 
 
 def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
@@ -67,10 +75,10 @@ def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial
     if basis is not None:
         q, k = padded(device.put(basis.q.astype(pairs.dtype, copy=False))), basis.q.shape[1]
     in_cache = q is not None  # a slab is gone over six times
-    return _fold(pairs, run, spec, "fit again" if spec.again else "fit",
+    return _fold(pairs, run, spec,
                  max(LEAST_ROWS, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
                  lambda: Gathering(q, k), lambda b: b, device,
-                 streamed if in_cache and pairs.can_stream else _in_blocks)
+                 streamed if in_cache and pairs.can_stream else _in_blocks, every_row=True)
 
 
 def merge_partials(*partials: Partial) -> Partial:
@@ -79,13 +87,16 @@ def merge_partials(*partials: Partial) -> Partial:
     return reduce(Partial.merge, partials)
 
 
-def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
-          new: Callable[[], Fold], bucket_of: Callable[[int], int], device: Device,
-          slabs: Slabs) -> Partial:
-    """Read a run and fold its rows, slab by slab, into one state a bucket."""
+def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, new: Callable[[], Fold],
+          bucket_of: Callable[[int], int], device: Device, slabs: Slabs, *,
+          every_row: bool) -> Partial:
+    """Read a run and fold its rows, slab by slab, into one state a bucket.
+
+    Args:
+        every_row: all rows of the store are read so, and their hashes tell repeated ones.
+    """
     folds: dict[int, Fold] = {}
     stats, hashes = ReadStats(), [RowHashes()]
-    every_row = stage != "basis" or spec.route is Route.whole_pairs
     digests = Digesting(run.blocks if every_row and spec.digested else ())
     for slab, bucket in slabs(pairs, run, slab_rows):
         if every_row:
@@ -108,7 +119,8 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, stage: str, slab_rows: int,
     stats = stats.merge(ReadStats(peak_worker_bytes=process.peak_bytes(),
                                   hashes=RowHashes().merge(*hashes), digests=digests.state()))
     if spec.watched:
-        progress.emit(spec.run_id, progress.Event(stage, run.index, stats.n_pairs, stats.n_bytes))
+        progress.emit(spec.run_id, progress.Event(spec.stage, run.index, stats.n_pairs,
+                                                  stats.n_bytes))
     return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
 
 
@@ -123,22 +135,25 @@ def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, 
 def streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
     """The same, each read into the memory of the one before, from pairs that can stream."""
     x_stream, y_stream = pairs.streams()
+    reading, told = Reading(), 0.0
     with x_stream as x_rows, y_stream as y_rows:
         for start, stop in run.blocks:
-            begin = time.perf_counter()
-            weights = pairs.read_weight(start, stop)
+            with reading:
+                weights = pairs.read_weight(start, stop)
             for part in run.slabs(start, stop, slab_rows):
-                x, y = (rows.read(part.start, part.stop) for rows in (x_rows, y_rows))
-                seconds = time.perf_counter() - begin
+                with reading:
+                    x, y = (rows.read(part.start, part.stop) for rows in (x_rows, y_rows))
                 weight = None if weights is None else weights[part.start - start:part.stop - start]
                 try:
-                    slab = pairs.checked(part.start, x, y, weight, seconds)
+                    slab = pairs.checked(part.start, x, y, weight, reading.seconds - told)
                 except BadPairs:
                     x_rows.check()  # the numbers of a damaged chunk are not the user's
                     y_rows.check()
                     raise
+                told = reading.seconds
+                reading.n_bytes += slab.n_bytes
                 yield slab, part.bucket
-                begin = time.perf_counter()
+    reading.tell()
 
 
 def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],
@@ -148,14 +163,18 @@ def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],
     Args:
         read: reads a part; ``parts``: what it is given for each.
     """
+    reading = Reading()
     with ThreadPoolExecutor(n_ahead, thread_name_prefix="lrh-read") as pool:
         pending = [pool.submit(read, *part) for part in parts[:n_ahead]]
         for following in (*parts[n_ahead:], *[None] * len(pending)):
-            found = pending.pop(0).result()
+            with reading:
+                found = pending.pop(0).result()
+            reading.n_bytes += found.n_bytes
             if following is not None:
                 pending.append(pool.submit(read, *following))
             yield found
             del found  # before the next one is waited for
+    reading.tell()
 
 
 def _counted(slab: Block, spec: Spec) -> Block:

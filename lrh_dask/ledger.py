@@ -18,6 +18,7 @@ from lrh_dask.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
 from lrh_dask.digests import Digesting, RowDigest
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.graph import Stages
+from lrh_dask.metering import Reading
 from lrh_dask.pairs import Pairs
 from lrh_dask.shards import SAMPLE_BYTES, Piece, Run, gathered
 from lrh_dask.tree import ReadStats
@@ -97,15 +98,18 @@ def refuse_changed(stages: Stages, pairs: Pairs, digests: Sequence[RowDigest], r
 
 def digest_leaf(pairs: Pairs, run: Run, run_id: str) -> tuple[tuple[RowDigest, ...], ReadStats]:
     """Digests of the blocks of a run, as they are now."""
-    stats = ReadStats()
+    stats, reading = ReadStats(), Reading()
     found: list[RowDigest] = []
     for block in run.blocks:
-        rows = pairs.read(*block)
+        with reading:
+            rows = pairs.read(*block)
+        reading.n_bytes += rows.n_bytes
         digesting = Digesting((block,))
         digesting.add(rows)
         found += digesting.state()
         stats = stats.merge(ReadStats(len(rows.x), rows.n_bytes, rows.seconds))
         del rows  # before the next one is read
+    reading.tell()
     progress.emit(run_id, progress.Event("verify", run.index, stats.n_pairs, stats.n_bytes))
     return tuple(found), stats
 

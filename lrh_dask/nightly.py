@@ -10,8 +10,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -26,6 +26,7 @@ from lrh_dask.asked import asked_of
 from lrh_dask.catalog import Catalog, Listed
 from lrh_dask.cluster import connect
 from lrh_dask.config import NightlySettings
+from lrh_dask.dashboard import dashboard_of, performance_report, run_span
 from lrh_dask.digests import RowDigest
 from lrh_dask.drift import compare
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError, explain
@@ -155,10 +156,11 @@ class _Call:
                          f"features; {work.new_pairs:,} new, {work.late_pairs:,} of them late")
         with ExitStack() as stack:
             client = stack.enter_context(connect(self.settings.cluster, self.watcher.say))
-            self.watcher.say(f"Dashboard: {client.dashboard_link}")
+            self.watcher.say(dashboard_of(client))
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lrh-")))
             performance = folder / "dask-performance.html"
-            with _performance_report(performance), guarded():
+            with performance_report(performance, self.watcher.say), run_span(
+                    self.run_id), guarded():
                 checked = self._checked(client, doubtful) if doubtful else Checked()
                 if self._is_done(work):
                     self.states.keep_tokens(tokens)
@@ -175,8 +177,8 @@ class _Call:
         n_pairs = sum(d.stop - d.start for d in doubtful)
         with self.watcher.stages(n_pairs) as stages, progress.watch(
                 client, self.run_id, stages.event):
-            return refuse_changed(Stages(self.pairs, client), self.pairs, doubtful, self.run_id,
-                                  RECOMPUTE)
+            return refuse_changed(Stages(self.pairs, client, self.run_id), self.pairs, doubtful,
+                                  self.run_id, RECOMPUTE)
 
     def _stored(self) -> list[Stored]:
         """Segments that were counted.
@@ -412,12 +414,3 @@ def _joined(segments: Sequence[Segment]) -> list[list[int]]:
         else:
             rows.append([segment.start, segment.stop])
     return rows
-
-
-@contextmanager
-def _performance_report(path: Path) -> Iterator[None]:
-    """What Dask's dashboard has shown of the block, as a page that needs no network."""
-    from distributed import performance_report
-
-    with performance_report(filename=str(path), mode="inline"):
-        yield

@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from lrh_dask import progress
 from lrh_dask.asked import Asked
 from lrh_dask.basis import Basis
-from lrh_dask.budget import Plan, Route
+from lrh_dask.budget import Route
+from lrh_dask.dashboard import run_span
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
@@ -105,8 +106,8 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
     spec = Spec(run_id, "symmetric", asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), n_pairs, watched=on_event is not None,
                 weighting=weighting, digested=True)
-    stages = Stages(pairs, client)
-    with progress.watch(client, run_id, on_event), guarded():
+    stages = Stages(pairs, client, run_id)
+    with progress.watch(client, run_id, on_event), run_span(run_id), guarded():
         if known is None:
             solved, again = carry_out(stages, pairs, whole, spec, plan), True
         else:
@@ -151,12 +152,11 @@ def _go_on(stages: Stages, whole: Partition, new: Partition, spec: Spec, known: 
             f"where {100 * found.missed.expected:.3g} % was to be expected, and a direction stands "
             "out of it: all pairs were read again over a new one")
     spent = found.stats.to_no_avail()
-    again = replace(spec, again=True)
-    found = stages.solve(whole, again, stages.basis[1])
+    found = stages.solve(whole, spec, stages.basis[1])
     if isinstance(found, Short):
         spent = spent.merge(found.stats.to_no_avail())
-        keys, _ = stages.find_basis(whole.runs, again, None, complete=True, spent=ReadStats())
-        found = stages.solve(whole, again, keys[1])
+        keys, _ = stages.find_basis(whole.runs, spec, None, complete=True, spent=ReadStats())
+        found = stages.solve(whole, spec, keys[1])
     assert isinstance(found, Solved)
     return replace(_from(started, found), basis_stats=found.basis_stats.merge(spent),
                    notices=(said, *found.notices)), True

@@ -26,6 +26,7 @@ from lrh_dask.asked import asked_of
 from lrh_dask.blocks import is_dask
 from lrh_dask.budget import Plan, Route, plan_run
 from lrh_dask.by_features import fit_by_features
+from lrh_dask.dashboard import run_span
 from lrh_dask.errors import LrhError, RunFailed, SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
@@ -91,8 +92,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     spec = Spec(new_run_id(), method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
                 weighting=weighting)
-    stages = Stages(pairs, client)
-    with progress.watch(client, spec.run_id, on_event), guarded():
+    stages = Stages(pairs, client, spec.run_id)
+    with progress.watch(client, spec.run_id, on_event), run_span(spec.run_id), guarded():
         solved = carry_out(stages, pairs, split, spec, plan)
     plan = replace(plan, n_tasks=stages.n_tasks)
     return assemble(pairs, plan, split, spec, solved, started, {

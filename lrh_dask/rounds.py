@@ -14,7 +14,7 @@ from lrh_dask.pairs import Pairs
 from lrh_dask.shards import SAMPLE_BYTES, Partition, gathered
 from lrh_dask.spec import HELD_OUT, Spec, group_of
 from lrh_dask.tasks import Missed, Short, Solved
-from lrh_dask.tree import ReadStats
+from lrh_dask.tree import Key, ReadStats
 
 __all__ = ["fit_in_basis", "shortcomings"]
 
@@ -58,7 +58,7 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
         notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
                        "then once more for the fit")
         known = rounds.read_the_rest(solved.stats)
-        solved = stages.solve(split, replace(spec, again=True), rounds.basis)
+        solved = stages.solve(split, spec, rounds.basis)
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
     if solved.missed is not None and spec.n_pairs >= budget.MANY_PAIRS:
         notices.append(f"{_share(solved.missed)} of all pairs: few pairs may explore a direction "
@@ -84,7 +84,7 @@ def shortcomings(known: Outlook, n_features: int, n_pairs: int) -> list[str]:
 
 
 def _of_all_pairs(stages: Stages, split: Partition, spec: Spec,
-                  why_none: Callable[[Outlook], str]) -> tuple[str, Outlook]:
+                  why_none: Callable[[Outlook], str]) -> tuple[Key, Outlook]:
     """The key of a basis of all pairs, and what it tells: of few columns where these will do."""
     few = replace(spec, max_basis=budget.first_columns(spec.asked.rank, spec.max_basis)
                   if spec.n_pairs > budget.LARGE_BASIS_PAIRS else spec.max_basis)
@@ -123,11 +123,11 @@ class _Rounds:
             spec.asked.rank, spec.max_basis))
         self._most_columns = spec.max_basis
         self._n_seen = 0  # blocks
-        self._keys: tuple[str, str] | None = None
+        self._keys: tuple[Key, Key] | None = None
         self._spent = ReadStats()
 
     @property
-    def basis(self) -> str:
+    def basis(self) -> Key:
         """Key of the basis of all rounds so far."""
         assert self._keys is not None
         return self._keys[1]

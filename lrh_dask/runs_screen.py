@@ -73,8 +73,8 @@ def show_status(screen: Screen, status: Status) -> None:
 
 
 def _how_far(status: Status) -> str:
-    return ", ".join(f"{stage} {done:,} of {status.n_pairs:,}" if stage != "solve" else stage
-                     for stage, done in status.done.items())
+    return ", ".join(f"{stage} {done:,} of {status.of.get(stage, status.n_pairs):,}"
+                     if stage != "solve" else stage for stage, done in status.done.items())
 
 
 def _ago(moment: float) -> str:
@@ -108,5 +108,6 @@ class Follower:
         for stage, done in status.done.items():
             before = self._shown.get(stage, -1)
             if done > before:
-                self._stages.event(Event(stage, 0, done - max(before, 0), 0))
+                self._stages.event(Event(stage, 0, done - max(before, 0), 0,
+                                         status.of.get(stage, 0)))
                 self._shown[stage] = done

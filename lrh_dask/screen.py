@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from lrh_dask.budget import Plan, Route
 from lrh_dask.hessian import LowRankHessian
@@ -21,6 +23,7 @@ from lrh_dask.progress import Event
 __all__ = ["Screen", "figure", "size"]
 
 SHOWN = 10
+ADDRESS = re.compile(r"https?://[^\s()]+")
 
 
 def size(n_bytes: float) -> str:
@@ -45,8 +48,11 @@ class Screen:
         self.output = Console(highlight=False, quiet=quiet_output)
 
     def say(self, text: str) -> None:
-        """One line on standard error."""
-        self.errors.print(escape(text))
+        """One line on standard error; addresses in it can be clicked where a terminal knows how."""
+        line = Text(text)
+        for address in ADDRESS.finditer(text):
+            line.stylize(f"link {address[0]}", *address.span())
+        self.errors.print(line)
 
     @contextmanager
     def stages(self, n_pairs: int) -> Iterator[_Stages]:
@@ -171,6 +177,7 @@ class _Bars(_Stages):
             TextColumn("{task.description:>9}"), BarColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[count]}"), console=console)
         self.tasks: dict[str, Any] = {}
+        self.totals: dict[str, int] = {}
 
     def __enter__(self) -> _Stages:
         self.bars.start()
@@ -186,8 +193,7 @@ class _Bars(_Stages):
             return
         if stage == "solve":
             self.bars.update(self.tasks[stage], total=1, completed=1)
-        else:
-            done = self._done(stage)
+        elif done := self._done(stage):
             self.bars.update(self.tasks[stage], total=done, count=f"{done:,} pairs")
 
     def _done(self, stage: str) -> int:
@@ -198,10 +204,11 @@ class _Bars(_Stages):
             for before in self.tasks:
                 self._end(before)
             self.tasks[event.stage] = self.bars.add_task(event.stage, total=None, count="")
+            self.totals[event.stage] = event.n_pairs_of_stage or self.n_pairs
         if event.stage != "solve":
-            task = self.tasks[event.stage]
-            self.bars.update(task, advance=event.n_pairs, total=self.n_pairs)
-            self.bars.update(task, count=f"{self._done(event.stage):,} of {self.n_pairs:,} pairs")
+            task, total = self.tasks[event.stage], self.totals[event.stage]
+            self.bars.update(task, advance=event.n_pairs, total=total)
+            self.bars.update(task, count=f"{self._done(event.stage):,} of {total:,} pairs")
 
 
 class _Lines(_Stages):
@@ -210,14 +217,16 @@ class _Lines(_Stages):
     def __init__(self, screen: Screen, n_pairs: int) -> None:
         self.screen, self.n_pairs = screen, n_pairs
         self.done: dict[str, int] = {}
+        self.totals: dict[str, int] = {}
         self.started = time.monotonic()
 
     def event(self, event: Event) -> None:
         before = self.done.get(event.stage, 0)
         self.done[event.stage] = now = before + event.n_pairs
         elapsed = time.monotonic() - self.started
+        total = self.totals.setdefault(event.stage, event.n_pairs_of_stage or self.n_pairs)
         if event.stage == "solve":
             self.screen.say(f"solve: begins after {elapsed:.1f} s")
-        elif 4 * now // self.n_pairs > 4 * before // self.n_pairs:
-            self.screen.say(f"{event.stage}: {now:,} of {self.n_pairs:,} pairs, {elapsed:.1f} s")
+        elif 4 * now // total > 4 * before // total:
+            self.screen.say(f"{event.stage}: {now:,} of {total:,} pairs, {elapsed:.1f} s")
         sys.stderr.flush()

@@ -20,7 +20,7 @@ class Spec:
 
     Attributes:
         watched: somebody wants to know what is done.
-        again: all pairs are fitted a second time.
+        stage: what a task calls that which it is a part of, where it is not told otherwise.
         digested: digests of the rows are wanted.
     """
 
@@ -34,7 +34,7 @@ class Spec:
     n_pairs: int
     watched: bool
     weighting: str = "stored"
-    again: bool = False
+    stage: str = ""
     digested: bool = False
 
 

@@ -15,9 +15,12 @@ from dask._task_spec import Task, TaskRef
 from lrh_dask.digests import RowDigest
 from lrh_dask.duplicates import RowHashes
 
-__all__ = ["Partial", "ReadStats", "producer", "tree_reduce"]
+__all__ = ["Key", "Partial", "ReadStats", "producer", "tree_reduce"]
 
 FAN_IN = 4
+
+Key = tuple[str | int, ...]
+"""Of a task: its name, which those that do the same share, and which of them it is."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +88,23 @@ class Partial:
             state.__sizeof__() for state in self.states.values())
 
 
-def producer(key: str, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+def producer(key: Key, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
     """A leaf task. The mark lets the scheduler queue leaves instead of flooding the workers."""
     return Task(key, func, *args, _data_producer=True, **kwargs)
 
 
-def tree_reduce(leaves: list[str], merge: Callable[..., Any],
-                name: str) -> tuple[dict[str, Task], str]:
+def tree_reduce(leaves: list[Key], merge: Callable[..., Any],
+                name: Key) -> tuple[dict[Key, Task], Key]:
     """Merge tasks over leaf keys, neighbours first.
 
     Args:
         leaves: keys in the order that fixes the tree.
         merge: takes up to four results and returns one.
-        name: tasks are called ``<name>-L<level>-<i>``.
+        name: tasks are called ``(*name, level, i)``.
     Returns:
         The merge tasks, and the key of the root (a leaf's own key where there is one leaf).
     """
-    graph: dict[str, Task] = {}
+    graph: dict[Key, Task] = {}
     level, keys = 0, leaves
     while len(keys) > 1:
         level += 1
@@ -111,7 +114,7 @@ def tree_reduce(leaves: list[str], merge: Callable[..., Any],
             if len(group) == 1:
                 keys.append(group[0])
                 continue
-            key = f"{name}-L{level}-{i}"
+            key = (*name, level, i)
             graph[key] = Task(key, merge, *(TaskRef(k) for k in group))
             keys.append(key)
     return graph, keys[0]

@@ -59,7 +59,8 @@ class Status:
     Attributes:
         where: the machine it runs on; ``scheduler``: of its cluster.
         began, updated: seconds since 1970.
-        n_pairs: that a stage reads; ``done``: pairs read, by stage, in their order.
+        n_pairs: of the run; ``done``: pairs read, by stage, in their order; ``of``: that a stage
+            reads, at most while it goes on.
         attempt: how many times it was begun: a cluster begins it again where a worker died.
         exit_code: once it has ended.
         result: the run that holds the result: itself, or where nothing was new an earlier one.
@@ -74,6 +75,7 @@ class Status:
     updated: float = 0.0
     n_pairs: int = 0
     done: dict[str, int] = field(default_factory=dict)
+    of: dict[str, int] = field(default_factory=dict)
     attempt: int = 0
     exit_code: int | None = None
     result: str | None = None
@@ -177,7 +179,7 @@ class Journal:
     def stages(self, n_pairs: int) -> Iterator[Journal]:
         """What is told of every event."""
         with self._lock:
-            self._status = replace(self._status, n_pairs=n_pairs, done={})
+            self._status = replace(self._status, n_pairs=n_pairs)
         with self._other.stages(n_pairs) as self._stages:
             yield self
 
@@ -185,9 +187,13 @@ class Journal:
         """A task is done."""
         self._stages.event(event)
         with self._lock:
-            done = {**self._status.done}
+            done, of = {**self._status.done}, {**self._status.of}
+            if event.stage not in done:  # what has begun before has read what it wanted
+                of |= {stage: n for stage, n in done.items() if n}
             done[event.stage] = done.get(event.stage, 0) + event.n_pairs
-            self._status = replace(self._status, done=done)
+            of[event.stage] = max(event.n_pairs_of_stage, of.get(event.stage, 0),
+                                  done[event.stage])
+            self._status = replace(self._status, done=done, of=of)
             if time.time() - self._written > LEAST_SECONDS:
                 self._write()
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import zarr
 from dask.sizeof import sizeof
+from dask.utils import key_split
 
 from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
@@ -39,10 +40,10 @@ from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
 from lrh_dask.shards import RUN_BYTES, Run, partition
 from lrh_dask.spec import Spec
-from lrh_dask.tree import FAN_IN, Partial, ReadStats
+from lrh_dask.tree import FAN_IN, Key, Partial, ReadStats
 from lrh_dask.triangle import Triangle
 
-BASIS = "lrh-orth-of-the-stage-before"
+BASIS = ("lrh-orth-of-the-stage-before",)
 
 
 @dataclass(frozen=True)
@@ -110,25 +111,25 @@ class FitGraph:
         spec = Spec("simulated", "symmetric", Asked(), Route.fitted_basis, self.n_basis, "cpu",
                     "float32", pairs.n_pairs, watched=False)
         client = _Client()
-        Stages(pairs, client).solve(split.runs, spec, BASIS)
+        Stages(pairs, client, "simulated").solve(split, spec, BASIS)
         return client.graph
 
     @cached_property
-    def tasks(self) -> dict[str, Any]:
+    def tasks(self) -> dict[Key, Any]:
         return dict(self.submitted)
 
     @cached_property
-    def root(self) -> str:
+    def root(self) -> Key:
         """The last merge."""
         return next(iter(self.tasks[self.last].dependencies - {BASIS}))
 
     @cached_property
-    def last(self) -> str:
-        return next(key for key in self.tasks if key.startswith("lrh-solve"))
+    def last(self) -> Key:
+        return next(key for key in self.tasks if key_split(key) == "lrh-solve")
 
     @cached_property
-    def merges(self) -> list[str]:
-        return [key for key in self.tasks if key.startswith("lrh-merge")]
+    def merges(self) -> list[Key]:
+        return [key for key in self.tasks if key_split(key) == "lrh-merge"]
 
     @cached_property
     def depth(self) -> int:
@@ -139,7 +140,7 @@ class FitGraph:
         return above[self.root]
 
     @cached_property
-    def prices(self) -> dict[str, Price]:
+    def prices(self) -> dict[Key, Price]:
         held = {}  # by key: leaves below it, buckets as bits
         for key, task in self.tasks.items():
             runs = [a for a in task.args if isinstance(a, Run)]

@@ -19,6 +19,7 @@ from time import process_time
 from typing import Any
 
 import dask
+from dask.utils import key_split
 from fit_graph import BASIS, FitGraph, Seconds
 from scheduler_door import Door, pack
 
@@ -183,7 +184,7 @@ class _Cluster:
         task = _Task(key, letter["run_id"], letter["priority"], needs,
                      {k for k in needs if k not in worker.held})
         worker.tasks[key] = task
-        if key.startswith("lrh-fit"):
+        if key_split(key) == "lrh-fit":
             self._leaves_out += 1
             self.found.leaves_out = max(self.found.leaves_out, self._leaves_out)
         for needed in task.missing - worker.coming:
@@ -224,7 +225,7 @@ class _Cluster:
             cost = self._seconds
             if key == self._graph.last:
                 duration = cost.solve
-            elif key.startswith("lrh-merge"):
+            elif key_split(key) == "lrh-merge":
                 duration = cost.merge
             else:
                 duration = cost.leaf * (1.0 + cost.spread * self._random.uniform(-1.0, 1.0))
@@ -234,7 +235,7 @@ class _Cluster:
     def _finish(self, worker: _Worker, task: _Task, started: float) -> None:
         del worker.tasks[task.key]
         worker.running = None
-        if task.key.startswith("lrh-fit"):
+        if key_split(task.key) == "lrh-fit":
             self._leaves_out -= 1
         self._hold(worker, task.key)
         self._report(**self._door.finished(worker.address, task.key, task.run_id,
@@ -267,7 +268,7 @@ class _Cluster:
         else:
             state = "waiting" if task.missing else "ready"
             del worker.tasks[key]
-            self._leaves_out -= key.startswith("lrh-fit")
+            self._leaves_out -= key_split(key) == "lrh-fit"
             self.found.n_steals += 1
         self._report("steal-response", worker=worker.address, key=key, state=state,
                      stimulus_id=letter["stimulus_id"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import lrh_dask
 
 LAYERS = [
-    {"errors"}, {"remote", "locks"}, {"asked", "arrays", "process", "progress", "signs"},
+    {"errors"}, {"remote", "locks"}, {"asked", "arrays", "process", "progress", "metering", "signs"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"},
     {"solve", "gathering"}, {"moments"}, {"evidence", "interpolation", "psd", "low_rank", "biases"},
     {"held_out", "scree", "sampling"}, {"chance", "uncertainty", "grid"}, {"selection"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"shards", "tree"}, {"memory", "segments"}, {"budget"},
     {"refusals", "spec", "probes", "findings"}, {"basis"}, {"leaves", "states"}, {"tasks"}, {"graph"},
     {"rounds", "by_features", "ledger"},
-    {"versions", "lost_workers", "cluster_kinds", "running_cluster"},
+    {"dashboard", "versions", "lost_workers", "cluster_kinds", "running_cluster"},
     {"worker_checks", "port_checks", "store_checks"},
     {"pipeline", "cluster", "figures", "rivals"}, {"report", "screen", "demo", "synthetic", "doctor"},
     {"comparison", "night_page"}, {"night_figure"}, {"drift_screen", "night_report"},

@@ -98,7 +98,7 @@ def test_simulated_workers_do_as_real_ones(tmp_path):
     rng = np.random.default_rng(0)
 
     def lasts(key):
-        return seconds.solve if key == graph.last else seconds.merge if "merge" in key else \
+        return seconds.solve if key == graph.last else seconds.merge if key in graph.merges else \
             seconds.leaf * (1.0 + seconds.spread * rng.uniform(-1.0, 1.0))
 
     tasks = {key: Task(key, wait_and_return, lasts(key), graph.prices[key].n_bytes,

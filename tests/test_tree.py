@@ -13,8 +13,8 @@ def joined(*parts):
 
 @given(st.integers(1, 200))
 def test_every_leaf_is_merged_once_and_in_order(n):
-    keys = [f"leaf-{i}" for i in range(n)]
-    graph, root = tree_reduce(keys, joined, "merge")
+    keys = [("leaf", i) for i in range(n)]
+    graph, root = tree_reduce(keys, joined, ("merge",))
     graph |= {key: producer(key, f"{i},".format) for i, key in enumerate(keys)}
     text = get_sync(graph, root).replace("(", "").replace(")", "")
     assert text == "".join(f"{i}," for i in range(n))
@@ -22,8 +22,8 @@ def test_every_leaf_is_merged_once_and_in_order(n):
 
 @given(st.integers(2, 400))
 def test_depth_grows_with_the_logarithm(n):
-    graph, root = tree_reduce([f"leaf-{i}" for i in range(n)], joined, "merge")
-    depth = int(root.split("-L")[1].split("-")[0])
+    graph, root = tree_reduce([("leaf", i) for i in range(n)], joined, ("merge",))
+    depth = root[1]
     assert 4 ** (depth - 1) < n <= 4**depth
     assert len(graph) <= n / 2 + depth
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from dask.utils import key_split
 from fit_graph import BASIS, FitGraph, Predicted, Seconds
 from simulated_cluster import Measured, simulate
 
@@ -71,7 +72,7 @@ def page(found: list[tuple[Case, FitGraph, Predicted, Measured]]) -> str:
     table += ["| " + " | ".join([label, *(row[label] for row in rows)]) + " |"
               for label in rows[0]]
     graph = found[0][1]
-    leaf = next(key for key in graph.tasks if key.startswith("lrh-fit"))
+    leaf = next(key for key in graph.tasks if key_split(key) == "lrh-fit")
     versions = ", ".join(f"{name} {version(name)}" for name in ("dask", "distributed"))
     return f"""# The scheduler's share: a simulated cluster
 

@@ -27,6 +27,7 @@ from unittest.mock import patch
 
 import numpy as np
 import zarr
+from dask.utils import key_split
 
 from lrh_dask import fit, open_pairs, rivals
 from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
@@ -308,10 +309,10 @@ def _task_seconds(client: Any, begin: float) -> dict[str, float]:
                    for task in client.get_task_stream(start=begin)
                    for step in task["startstops"] if step["action"] == "compute")
     for start, stop, key in steps:
-        if key.startswith("lrh-fit"):
+        if key_split(key) == "lrh-fit":
             stage = "pass"
-        if key.startswith("lrh-"):
-            spent["solve" if key.startswith("lrh-solve") else stage] += stop - start
+        if key_split(key).startswith("lrh-"):
+            spent["solve" if key_split(key) == "lrh-solve" else stage] += stop - start
     return {**spent, "tasks": sum(spent.values())}
 
 
