@@ -11,7 +11,7 @@ from urllib.request import url2pathname
 from lrh_dask.blocks import CHUNK_BYTES
 from lrh_dask.commits import commit_first, commit_rows
 from lrh_dask.errors import SettingsError, explain, public_name
-from lrh_dask.incoming import Incoming
+from lrh_dask.incoming import IN_MEMORY, Incoming
 from lrh_dask.local_stores import append_locally, fill_empty
 from lrh_dask.manifest import Batch, Stamp
 from lrh_dask.opening import open_arrays
@@ -63,6 +63,11 @@ def append(store: str | Path, incoming: Incoming, stamp: Stamp, *,
             none of these.
     """
     folder = _folder(store)
+    if incoming.name != IN_MEMORY and Path(incoming.name).resolve() == folder.resolve():
+        raise SettingsError(explain(
+            f"append to {folder}", expected="pairs from elsewhere", got="the store itself",
+            consequence="Its pairs would count twice, so nothing was appended",
+            fix="Name another store or file"))
     while True:
         if folder.exists() or folder.is_symlink():
             folder = folder.resolve()

@@ -5,7 +5,8 @@ On a local file system two commits at once could lose one of them, so each holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lrh_dask.errors import RunFailed, explain
 from lrh_dask.incoming import Incoming
 from lrh_dask.locks import exclusive
 from lrh_dask.manifest import NODE, Batch, Manifest, Stamp, manifest_of
-from lrh_dask.snapshots import BRANCH, icechunk, newest, repository
+from lrh_dask.snapshots import BRANCH, first_line, icechunk, newest, repository
 from lrh_dask.stored_chunks import RowsDigest
 from lrh_dask.targets import refuse_ragged, refuse_unpublished, target_arrays
 from lrh_dask.writing import empty_group, is_pairs, written_aside
@@ -74,25 +75,38 @@ def _adopted(arrays: Mapping[str, Any], snapshot: str) -> Manifest:
 
 def _commit(name: str, session: Any, arrays: Mapping[str, Any], before: Manifest,
             incoming: Incoming, stamp: Stamp) -> Batch:
+    """Write rows behind those of the manifest, and commit both."""
     digest, stop = RowsDigest(), before.rows + incoming.n_rows
-    for label, array in arrays.items():
-        grown = _storing_zeros(array)
-        grown.resize((stop, *array.shape[1:]))
-        for first, rows in incoming.by_chunks(label, array, before.rows, digest):
-            grown[first:first + len(rows)] = rows
-    stamp.refuse_again(name, before, digest.hex())
-    batch = stamp.batch(before.rows, stop, digest.hex())
-    _set_manifest(session.store, before.with_batch(batch, {}))
-    library = icechunk(f"append to {name}")
-    try:
+    with _said_clearly(name):
+        for label, array in arrays.items():
+            grown = _storing_zeros(array)
+            grown.resize((stop, *array.shape[1:]))
+            for first, rows in incoming.by_chunks(label, array, before.rows, digest):
+                grown[first:first + len(rows)] = rows
+        stamp.refuse_again(name, before, digest.hex())
+        batch = stamp.batch(before.rows, stop, digest.hex())
+        _set_manifest(session.store, before.with_batch(batch, {}))
         session.commit(f"append rows {batch.start}-{batch.stop - 1}"
                        + (f" ({batch.label})" if batch.label else ""))
+    return batch
+
+
+@contextlib.contextmanager
+def _said_clearly(store: str) -> Iterator[None]:
+    """What Icechunk or the disk refuses, as an error for a user."""
+    library = icechunk(f"append to {store}")
+    try:
+        yield
     except library.ConflictError as error:
         raise RunFailed(explain(
-            f"append to {name}", expected=f"nobody else to commit to {BRANCH}", got=str(error),
-            consequence="Nothing was appended; the other commit stands",
+            f"append to {store}", expected=f"nobody else to commit to {BRANCH}",
+            got=first_line(error), consequence="Nothing was appended; the other commit stands",
             fix="Append again; let other programs write to another branch")) from error
-    return batch
+    except (library.IcechunkError, OSError) as error:
+        raise RunFailed(explain(
+            f"append to {store}", expected="room and permission to write", got=first_line(error),
+            consequence="Nothing was published: the rows from before are as they were",
+            fix="Make room, or mend the disk, and append again")) from error
 
 
 def _storing_zeros(array: Any) -> Any:

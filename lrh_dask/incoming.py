@@ -16,8 +16,10 @@ from lrh_dask.errors import BadPairs, explain, public_name
 from lrh_dask.opening import open_arrays
 from lrh_dask.stored_chunks import RowsDigest
 
-__all__ = ["Incoming", "incoming_from"]
+__all__ = ["IN_MEMORY", "Incoming", "incoming_from"]
 
+IN_MEMORY = "the new pairs"
+"""What pairs are called that come from no file."""
 SHOWN = 5
 LOOKED_AT_BYTES = 2**20
 """So much at once is looked at: it stays in the processor's cache."""
@@ -37,7 +39,7 @@ class Incoming:
     x: Any
     y: Any
     weight: Any = None
-    name: str = "the new pairs"
+    name: str = IN_MEMORY
     fill: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

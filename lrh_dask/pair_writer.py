@@ -72,11 +72,14 @@ class PairWriter:
             refuse_unlike(self._store, incoming)
             self._begin(rows)
         incoming.refuse_unlike("those before", self._buffers)
-        for start in range(len(rows["x"])):
+        start, n_rows, room = 0, len(rows["x"]), len(self._buffers["x"])
+        while start < n_rows:
+            stop = min(n_rows, start + room - self._n_waiting)
+            waiting = self._n_waiting + stop - start
             for label, buffer in self._buffers.items():
-                buffer[self._n_waiting] = rows[label][start]
-            self._n_waiting += 1
-            if self._n_waiting == len(self._buffers["x"]):
+                buffer[self._n_waiting:waiting] = rows[label][start:stop]
+            start, self._n_waiting = stop, waiting
+            if waiting == room:
                 self.flush()
 
     def flush(self) -> None:

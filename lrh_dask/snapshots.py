@@ -15,8 +15,8 @@ from zarr.storage import WrapperStore
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
 
-__all__ = ["BRANCH", "PinnedStore", "changed_chunks", "icechunk", "is_repository", "newest",
-           "repository"]
+__all__ = ["BRANCH", "PinnedStore", "changed_chunks", "first_line", "icechunk", "is_repository",
+           "newest", "repository"]
 
 BRANCH = "main"
 ENDING = ".icechunk"
@@ -42,7 +42,7 @@ class PinnedStore(WrapperStore[Any]):
             session = repository(folder).readonly_session(snapshot_id=snapshot)
         except library.IcechunkError as error:
             raise BadPairs(explain(
-                f"open {folder}", expected=f"snapshot {snapshot}", got=_first_line(error),
+                f"open {folder}", expected=f"snapshot {snapshot}", got=first_line(error),
                 consequence="Nothing was read",
                 fix="Check the id; snapshots that were expired are gone")) from error
         super().__init__(session.store)
@@ -95,7 +95,7 @@ def newest(folder: str) -> str:
     except library.IcechunkError as error:
         raise BadPairs(explain(
             f"open {folder}", expected=f"an Icechunk repository with a branch {BRANCH}",
-            got=_first_line(error),
+            got=first_line(error),
             consequence="Nothing was read",
             fix="Check the path, and that pairs were appended there")) from error
 
@@ -136,7 +136,7 @@ def changed_chunks(store: str | Path, from_snapshot: str, to_snapshot: str) -> s
     except icechunk(f"compare snapshots of {folder}").IcechunkError as error:
         raise BadPairs(explain(
             f"compare snapshots of {folder}",
-            expected=f"{to_snapshot} to come after {from_snapshot}", got=_first_line(error),
+            expected=f"{to_snapshot} to come after {from_snapshot}", got=first_line(error),
             consequence="Nobody can tell which chunks were written in between",
             fix="Read all of them, as if the store were new")) from error
     arrays = {name: array for name, array in group.arrays() if f"/{name}" in found}
@@ -162,7 +162,7 @@ def icechunk(where: str) -> Any:
     return library
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What an error says, without the trace of the library's own calls."""
     lines = [line.strip(" x|") for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__)

@@ -1,7 +1,7 @@
 """Processes that append numbered pairs, and die at it: ``python appenders.py COMMAND STORE ...``.
 
-A process that has used Zarr or Icechunk has threads, and cannot be forked. So all work is done in
-children of a parent that only forks, waits and kills: they start at once, as all is imported.
+A process that has used Zarr has threads, and cannot be forked. So where steps are counted the work
+is done in children of a parent that only forks and waits: they start at once, as all is imported.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
-import icechunk
 import numpy as np
 import zarr
 
@@ -51,6 +51,7 @@ def n_published(store):
 
 def append_for_ever(store):
     """Batches of 2 to 24 pairs, each told on standard output when it is published."""
+    print("ready", flush=True)
     while True:
         n = n_published(store)
         append_pairs(store, *numbered(n, n + 2 + 7 * n % 23), chunk_rows=CHUNK_ROWS)
@@ -82,12 +83,13 @@ def live_and_die(store, n_lives):
     """Append for ever, killed again and again at random moments."""
     rng = random.Random(0)
     for _ in range(int(n_lives)):
-        pid = os.fork()
-        if not pid:
-            append_for_ever(store)
-        time.sleep(rng.uniform(0.02, 0.4))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with subprocess.Popen([sys.executable, __file__, "for-ever", store],
+                              stdout=subprocess.PIPE) as child:
+            child.stdout.readline()
+            time.sleep(rng.uniform(0.02, 0.5))
+            child.kill()
+            *told, _ = child.stdout.read().split(b"\n")  # the last one may be cut
+        print(*[line.decode() for line in told[-1:]], sep="\n", end="\n" if told else "")
 
 
 def weighted(start, stop):
@@ -169,6 +171,8 @@ def by_another_program(store, do):
     if store.suffix == ".zarr":
         do(zarr.open_group(store, mode="r+", use_consolidated=False))
         return
+    import icechunk
+
     repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(store)))
     session = repository.writable_session("main")
     do(zarr.open_group(session.store, mode="r+", use_consolidated=False))
@@ -191,7 +195,8 @@ def holds(store, x, y):
     return np.array_equal(block.x, x) and np.array_equal(block.y, y)
 
 
-COMMANDS = {"lives": live_and_die, "tagged": append_tagged, "steps": die_at_every_step}
+COMMANDS = {"for-ever": append_for_ever, "lives": live_and_die, "tagged": append_tagged,
+            "steps": die_at_every_step}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -65,7 +65,7 @@ def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(tmp_path, manifest)
 
 
 def test_a_reader_never_sees_torn_rows_whoever_is_killed(store):
-    writers = appender("lives", store, 25)
+    writers = appender("lives", store, 12)
     n_seen = []
     while writers.poll() is None:
         if store.exists():
@@ -350,6 +350,13 @@ def test_times_are_kept_in_utc(store):
     assert (batch.recorded, batch.label) == ("2026-11-02T02:00:00Z", "run-17")
     assert append_pairs(store, Y, X, recorded="2020-01-01").recorded == "2020-01-01T00:00:00Z"
     assert open_pairs(store).batches[0] == batch
+
+
+def test_a_store_is_not_appended_to_itself(tmp_path):
+    store = tmp_path / "a.zarr"
+    in_batches(store, X, Y, [30])
+    with pytest.raises(SettingsError, match="the store itself"):
+        append(store, incoming_from(str(tmp_path / "." / "a.zarr")), Stamp())
 
 
 def test_buckets_are_not_appended_to():

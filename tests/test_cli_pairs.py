@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from appenders import holds, raw_group
 
-from lrh_dask import BadPairs
+from lrh_dask import BadPairs, open_pairs, write_pairs
 from lrh_dask.incoming import incoming_from
 
 LRH = Path(sys.executable).with_name("lrh")
@@ -45,6 +45,25 @@ def test_the_command_line_appends_and_says_what(tmp_path):
     found = json.loads(done.stdout)
     assert (found["batches"], found["unpublished_rows"], found["pairs"]) == (2, 0, 57)
     assert "rows 30-56, recorded 2026-01-02T00:00:00Z" in found["newest_batch"]
+
+
+@pytest.mark.parametrize("kind", ["big.zarr", "big.icechunk"])
+def test_a_source_may_be_larger_than_memory(tmp_path, kind):
+    """160 MB, whose chunks take 2 MiB each."""
+    x = np.random.default_rng(0).standard_normal((40_000, 256))
+    write_pairs(tmp_path / "source.zarr", x, x, chunk_rows=1_000)
+    code = ("import resource, sys; from lrh_dask.appending import append\n"
+            "from lrh_dask.incoming import incoming_from; from lrh_dask.manifest import Stamp\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "append('small-' + sys.argv[1], incoming_from('small.npz'), Stamp()); before = peak()\n"
+            "append(sys.argv[1], incoming_from('source.zarr'), Stamp(), chunk_rows=1_000)\n"
+            "print((peak() - before) / 1024)")
+    np.savez(tmp_path / "small.npz", x=x[:2_000], y=x[:2_000])
+    done = subprocess.run([sys.executable, "-c", code, kind], cwd=tmp_path, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 50
+    assert open_pairs(tmp_path / kind).n_pairs == 40_000
 
 
 def test_files_that_would_run_code_are_never_loaded(tmp_path):

@@ -64,6 +64,20 @@ def test_a_repository_is_known_by_what_is_in_it(tmp_path):
     assert open_pairs(tmp_path / "pairs").n_pairs == 114
 
 
+def test_a_full_disk_leaves_the_snapshot_that_was_there(tmp_path):
+    append_pairs(tmp_path / "a.icechunk", X, Y)
+    before = open_pairs(tmp_path / "a.icechunk").snapshot
+    done = subprocess.run([sys.executable, "-c", (
+        "import resource, signal; import numpy as np; from lrh_dask import append_pairs\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, -1))\n"
+        "x = np.random.default_rng(1).standard_normal((5000, 5))\n"
+        "append_pairs('a.icechunk', x, x)")],
+        cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "expected room and permission to write" in done.stderr
+    assert open_pairs(tmp_path / "a.icechunk").snapshot == before
+
+
 def test_without_the_extra_it_is_named(tmp_path):
     append_pairs(tmp_path / "a.icechunk", X, Y)
     (tmp_path / "icechunk.py").write_text("raise ImportError('not installed')")
