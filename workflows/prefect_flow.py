@@ -1,9 +1,9 @@
 """Every night by Prefect: `python workflows/prefect_flow.py nightly.yaml`, and leave it running.
 
 It needs `pip install "lrh-dask[prefect]"` and a server (`prefect server start`, PREFECT_API_URL).
-The cluster is that of nightly.yaml; Prefect only calls, and keeps what came of it:
-Completed (`Published` or `Nothing new`), Failed as `Alerts` with their words, Failed as anything
-else. Settings and pairs that are wrong stay wrong; all else (cluster, machine, another run in the
+The cluster is that of nightly.yaml; Prefect only calls, and keeps what came of it: Completed
+(`Published` or `Nothing new`), Failed as `Alerts` with their words, Failed as anything else.
+Settings and pairs that are wrong stay wrong; all else (cluster, machine, another run in the
 folder) is tried again, three times. Whatever happens, the next night catches up.
 """
 
@@ -26,15 +26,15 @@ class Log:
     def __init__(self, logger):
         self.say = logger.info
 
-    def stages(self, n_pairs):
-        """Every task that is done would be told here."""
+    def stages(self, _):
+        """Whoever is told of every task that is done: nobody here."""
         return nullcontext(self)
 
-    def event(self, event):
+    def event(self, _):
         """A task is done."""
 
 
-def may_get_better(task, task_run, state):
+def may_get_better(_task, _run, state):
     """Whether another try is worth it."""
     return not isinstance(state.result(raise_on_failure=False), (SettingsError, BadPairs))
 
@@ -52,8 +52,9 @@ def night(config: str):
     outcome = count_new_pairs(config)
     if outcome.alerts:
         return Failed(name="Alerts", message=" ".join(map(str, outcome.alerts)))
-    return Completed(name="Published" if outcome.is_new else "Nothing new", message=str(outcome.path))
+    name = "Published" if outcome.is_new else "Nothing new"
+    return Completed(name=name, message=str(outcome.path))
 
 
 if __name__ == "__main__":
-    night.serve("every-night", cron="30 2 * * *", parameters={"config": str(Path(sys.argv[1]).absolute())})
+    night.serve("every-night", cron="30 2 * * *", parameters={"config": str(Path(sys.argv[1]))})

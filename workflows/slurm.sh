@@ -4,8 +4,8 @@
 #   sbatch workflows/slurm.sh                         # once, now
 #   30 2 * * * sbatch --quiet ~/lrh/slurm.sh          # every night: `scrontab -e` or `crontab -e`
 #
-# ~/lrh, on a disk that all nodes see, holds .venv (with lrh_dask[jobqueue]) and slurm.yaml: a copy of
-# configs/slurm.yaml with `store:` and `runs:`.
+# ~/lrh, on a disk that all nodes see, holds .venv (with lrh_dask[jobqueue]) and nightly.yaml: that of
+# configs/ with the `cluster:` of configs/slurm.yaml.
 #
 # Exit codes: 0 is COMPLETED: done, or nothing was new. All others are FAILED, and Slurm writes a
 # mail: 5 published, with alerts; 2 settings; 3 pairs; 4 cluster or machine. 75 does not come:
@@ -24,4 +24,4 @@
 #SBATCH --signal=B:INT@120
 
 cd "${LRH_HOME:-$HOME/lrh}" || exit 2
-exec .venv/bin/lrh nightly --wait slurm.yaml
+exec .venv/bin/lrh nightly --wait nightly.yaml
