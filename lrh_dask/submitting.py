@@ -22,7 +22,7 @@ from lrh_dask.cluster import reach
 from lrh_dask.config import NightlySettings
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.pipeline import new_run_id
-from lrh_dask.underway import State, Status, jobs_folder, status_of
+from lrh_dask.underway import PARENT, State, Status, jobs_folder, status_of
 from lrh_dask.writing import replace_file
 
 __all__ = ["submit"]
@@ -118,7 +118,8 @@ def drive(runs: str, run: str, scheduler: str, recompute: bool) -> int:
             [sys.executable, "-m", "lrh_dask", "nightly", str(folder / "settings.yaml"),
              "--scheduler", scheduler, "--run-id", run, "--wait",
              *(["--recompute"] if recompute else [])],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, check=False).returncode
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, check=False,
+            env={**os.environ, PARENT: str(os.getpid())}).returncode
     if not status_of(Path(runs), run).state.is_final:
         raise RunFailed(f"the driver of run {run} ended with {code}: see {folder}/driver.txt")
     return code

@@ -31,6 +31,8 @@ from lrh_dask.writing import replace_file
 __all__ = ["Journal", "State", "Status", "status_of", "statuses"]
 
 HEARTBEAT, LOST_AFTER = 2.0, 60.0
+PARENT = "LRH_PARENT"
+"""In the environment of a driver: the worker's process, without which it is not to go on."""
 LEAST_SECONDS = 0.25
 """Between two notes of how far a stage is."""
 
@@ -215,8 +217,12 @@ class Journal:
 
     def _beat(self, over: threading.Event) -> None:
         """Renew the status, and stop this process where it was cancelled."""
-        stopping = False
+        stopping, parent = False, os.environ.get(PARENT)
         while not over.wait(HEARTBEAT / 2):
+            if parent is not None and os.getppid() != int(parent):
+                # The cluster begins the run again elsewhere: two drivers would tell two counts.
+                self._note("the worker that it was begun on has died, and so does it")
+                os.kill(os.getpid(), signal.SIGKILL)
             if time.time() - self._written > HEARTBEAT:
                 self._write()
             if not stopping and self._is_cancelled():

@@ -1,0 +1,125 @@
+"""How far a run is: told to anyone who asks, never backwards, and exact when a stage is over."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cluster_processes import address_in, cluster
+from distributed import Client
+
+from lrh_dask import fit, open_pairs
+from lrh_dask.progress import BEGINS
+from lrh_dask.synthetic import Known, write_known
+from lrh_dask.underway import State, status_of
+
+LRH = [sys.executable, "-m", "lrh_dask"]
+N, D, ROW_BYTES = 300_000, 256, 2 * 256 * 4
+SECONDS = 180
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_known(tmp_path_factory.mktemp("pairs") / "pairs.zarr", N,
+                       Known.indefinite(D, 8), chunks=(1024, D))
+
+
+def submitted(store, folder, scheduler, basis):
+    """The folder of runs, and the id of a run that begins there."""
+    (folder / "night.yaml").write_text(f"store: {store}\nruns: {folder}/runs\nbasis: {basis}\n")
+    done = subprocess.run([*LRH, "submit", "night.yaml", "--scheduler", scheduler], text=True,
+                          capture_output=True, check=False, stdin=subprocess.DEVNULL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs", done.stdout.strip()
+
+
+def polled(runs, run, look):
+    """Every state of a run that was seen from here, until its end; ``look`` sees it as well."""
+    seen, end = [], time.monotonic() + SECONDS
+    while not (seen and seen[-1].state.is_final):
+        assert time.monotonic() < end, seen[-1]
+        seen.append(status_of(runs, run))
+        look(seen[-1])
+        time.sleep(0.02)
+    return seen
+
+
+def assert_counts(seen):
+    """Of each attempt no count falls, none exceeds what its stage reads."""
+    for before, now in pairwise(seen):
+        assert now.attempt >= before.attempt
+        if now.attempt == before.attempt:
+            assert {stage: now.done[stage] for stage in before.done if
+                    now.done[stage] < before.done[stage]} == {}
+    for now in seen:
+        assert all(done <= now.of[stage] <= N for stage, done in now.done.items())
+        assert set(now.done) <= {"basis", "fit", "solve"}  # no pass is made twice
+
+
+@pytest.mark.parametrize("victim", ["nobody", "a worker", "the worker of the driver"])
+@pytest.mark.parametrize("basis", [D, 32])
+def test_counts_only_grow_and_end_at_the_pairs_that_were_read(store, tmp_path, basis, victim):
+    killed = []
+    with cluster(tmp_path) as path, Client(scheduler_file=str(path)) as client:
+        runs, run = submitted(store, tmp_path, address_in(path), basis)
+        follower = subprocess.Popen([*LRH, "wait", run, "--runs", runs], text=True,
+                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.PIPE)
+
+        def kill(now):
+            if victim != "nobody" and not killed and N // 4 < now.done.get("fit", 0) < N:
+                workers = list(client.run(os.getpid).values())
+                killed.append(next(pid for pid in workers if drives(pid) == (
+                    victim == "the worker of the driver")))
+                os.kill(killed[0], signal.SIGKILL)
+
+        seen = polled(runs, run, kill)
+        _, followed = follower.communicate(timeout=30)
+    assert seen[-1].state is State.done, seen[-1]
+    assert bool(killed) == (victim != "nobody")
+    assert_counts(seen)
+    assert seen[-1].attempt == 1 + (victim == "the worker of the driver")
+    assert len({now.done.get("fit") for now in seen}) > 3  # it was seen to grow
+    read = json.loads((runs / run / "run.json").read_text())["bytes"]
+    assert seen[-1].done == {stage: read[stage] // ROW_BYTES for stage in (
+        ("basis", "fit") if basis < D else ("fit",))} | {"solve": 0}
+    assert seen[-1].of == seen[-1].done
+    assert seen[-1].done["fit"] == N
+    assert f"fit: {N:,} of {N:,} pairs" in followed
+    told = [int(n.replace(",", "")) for n in re.findall(r"fit: ([\d,]+) of", followed)]
+    assert told == sorted(told)
+
+
+def drives(pid):
+    """Whether a worker has started a driver."""
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()]
+    return any(b"nightly" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+def deaf(dask_worker, lost):
+    """Have a worker lose what its tasks tell, or not any more."""
+    if lost:
+        dask_worker.log_event = lambda topic, message: None
+    else:
+        del dask_worker.log_event
+
+
+def test_words_of_tasks_that_are_lost_leave_no_count_short(tmp_path, client):
+    pairs = open_pairs(write_known(tmp_path / "a.zarr", 3000, Known.indefinite(40, 3),
+                                   chunks=(150, 40)))
+    events = []
+    client.run(deaf, lost=True)
+    try:
+        fit(pairs, on_event=events.append)
+    finally:
+        client.run(deaf, lost=False)
+    assert [(e.stage, e.n_pairs_of_stage) for e in events if e.run == BEGINS] == [("fit", 3000)]
+    assert sum(e.n_pairs for e in events) == 3000
+    assert len({e.run for e in events}) == len(events)
