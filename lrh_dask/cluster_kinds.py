@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from lrh_dask.cluster_settings import CONNECT_SECONDS, ClusterSettings, Kind
+from lrh_dask.cluster_settings import CONNECT_SECONDS, QUEUES, ClusterSettings, Kind
 from lrh_dask.errors import RunFailed, SettingsError, explain
 
 __all__ = ["KINDS", "ClusterKind", "start_cluster", "worker_variables"]
@@ -67,7 +69,9 @@ def start_cluster(settings: ClusterSettings) -> Any:
             fix="Run on a machine from which jobs are submitted, such as a login node"))
     refusals = (TypeError,) if settings.kind == "kubernetes" else (TypeError, ValueError)
     try:
-        return made(**kind.options(settings))
+        cluster = made(**kind.options(settings))
+        if settings.kind in QUEUES:
+            _submit(cluster, settings.workers)
     except refusals as error:  # Kubernetes raises ValueError where it finds no credentials, too
         raise SettingsError(explain(
             f"cluster.options for kind {settings.kind}",
@@ -79,6 +83,24 @@ def start_cluster(settings: ClusterSettings) -> Any:
             f"start a cluster of kind {settings.kind}", expected="one that answers",
             got=f"{type(error).__name__}: {' '.join(str(error).split()) or 'no more was said'}",
             consequence="Nothing was computed", fix=f"{kind.look_at}, then run again")) from error
+    return cluster
+
+
+def _submit(cluster: Any, n_workers: int | None) -> None:
+    """Submit all jobs and have the queue's refusal raised, which would only be logged."""
+    n_jobs = math.ceil((n_workers or 1) / cluster._dummy_job.worker_processes)
+
+    async def submit() -> None:  # as `scale` would have it done later, unseen
+        while len(cluster.worker_spec) < n_jobs:
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        await cluster._correct_state()
+
+    try:
+        cluster.sync(submit)
+    except Exception:
+        with contextlib.suppress(AssertionError):  # Dask's, of jobs that never were
+            cluster.close()
+        raise
 
 
 def _for_queue(settings: ClusterSettings) -> dict[str, Any]:
@@ -88,7 +110,7 @@ def _for_queue(settings: ClusterSettings) -> dict[str, Any]:
         options.setdefault("processes", options["cores"])
     threads = max(1, options.get("cores", 1) // options.get("processes", 1))
     exports = [f"export {name}={n}" for name, n in worker_variables(threads).items()]
-    return {**options, "n_workers": settings.workers,
+    return {**options, "n_workers": 0,  # submitted once it stands
             "job_script_prologue": [*exports, *options.get("job_script_prologue", [])],
             "scheduler_options": {"dashboard_address": LOOPBACK,
                                   **options.get("scheduler_options", {})}}

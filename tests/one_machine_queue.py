@@ -13,14 +13,15 @@ SUBMIT = """#!/bin/sh
 for last; do :; done
 script=$(mktemp "{folder}/job-XXXXXX")
 if [ -f "$last" ]; then cp "$last" "$script"; else cat > "$script"; fi
-count=$(ls "{folder}" | grep -c '^job-......$')
-if [ "$count" -gt "$(cat "{folder}/room")" ]; then
-  id=$((9000000 + count))  # no process has such a number
-else
-  setsid sh "$script" > "$script.log" 2>&1 < /dev/null &
-  id=$!
-  echo "$id" >> "{folder}/started"
-fi
+id=$((9000000 + $$))  # it waits: no process has such a number
+for place in $(seq "$(cat "{folder}/room")"); do
+  if mkdir "{folder}/place-$place" 2> /dev/null; then
+    setsid sh "$script" > "$script.log" 2>&1 < /dev/null &
+    id=$!
+    echo "$id" >> "{folder}/started"
+    break
+  fi
+done
 echo "{answer}"
 """
 CANCEL = """#!/bin/sh

@@ -133,13 +133,24 @@ def test_a_queue_that_starts_no_job_is_told_after_the_seconds_set(queue):
 def test_a_run_starts_with_the_workers_that_came_and_says_so(queue):
     one_machine_queue.make_room(queue, 1)
     heard = []
-    with connect(settings_of("slurm", workers=4, wait_seconds=15), heard.append) as client:
+    with connect(settings_of("slurm", workers=4, wait_seconds=25), heard.append) as client:
         assert client.scheduler_info(n_workers=0)["n_workers"] == 2
-    assert heard[0].startswith("Notice: 2 of 4 workers came within 15 seconds")
+    assert heard[0].startswith("Notice: 2 of 4 workers came within 25 seconds")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_queue_that_refuses_a_job_is_told_at_once_in_its_own_words(queue, caplog):
+    (queue / "sbatch").write_text("#!/bin/sh\necho 'sbatch: invalid account' >&2\nexit 1\n")
+    begin = time.monotonic()
+    with pytest.raises(RunFailed, match="sbatch: invalid account"), connect(settings_of("slurm")):
+        raise AssertionError
+    assert time.monotonic() - begin < 20
+    assert "Traceback" not in caplog.text
+    gc.collect()  # Dask does not close a cluster whose jobs were refused, and warns of it
 
 
 def test_a_machine_without_the_queues_command_is_told(queue, monkeypatch):
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(queue.parent))
     with pytest.raises(SettingsError, match="`sbatch`"), connect(settings_of("slurm")):
         raise AssertionError
 
