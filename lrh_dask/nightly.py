@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -21,16 +21,14 @@ from typing import Any, Protocol
 from threadpoolctl import threadpool_limits
 
 from lrh_dask import progress
-from lrh_dask.alerts import Alert, judge, unjudged
+from lrh_dask.alerts import Alert, judge
 from lrh_dask.asked import asked_of
 from lrh_dask.catalog import Catalog, Listed
 from lrh_dask.cluster import connect
 from lrh_dask.config import NightlySettings
 from lrh_dask.dashboard import dashboard_of, performance_report, run_span
 from lrh_dask.digests import RowDigest
-from lrh_dask.drift import compare
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError, explain
-from lrh_dask.explained import Explained, explained
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.ledger import Checked, chunk_tokens, refuse_changed, suspects
@@ -38,10 +36,12 @@ from lrh_dask.nights import Known, Night, fit_night
 from lrh_dask.opening import open_pairs
 from lrh_dask.pairs import Pairs
 from lrh_dask.pipeline import guarded, new_run_id
-from lrh_dask.results import load_result, plain, save_result, summary
+from lrh_dask.publishing import Tonight, age_of, publish
+from lrh_dask.results import load_result
 from lrh_dask.segments import cut_into_segments, uncovered
 from lrh_dask.states import FORMAT_VERSION, Stored, StoredStates
 from lrh_dask.tree import Partial
+from lrh_dask.webhook import notify
 from lrh_dask.windows import Segment, Window
 
 __all__ = ["Outcome", "Watcher", "nightly"]
@@ -147,7 +147,7 @@ class _Call:
         pairs = self.pairs
         self._tell_lineage()
         work = self._work([] if recompute else self._stored())
-        tokens = chunk_tokens(pairs, [item.segment for item in work.stored])
+        tokens = chunk_tokens(pairs, work.rows)  # before rows are read: a later change shows
         doubtful = suspects(pairs, tokens, self.states.tokens(),
                             [d for item in work.stored for d in item.digests])
         if not doubtful and self._is_done(work):
@@ -166,6 +166,7 @@ class _Call:
                     self.states.keep_tokens(tokens)
                     return self._nothing_new()
                 night = self._fit(work)
+            self._keep_states(night, tokens)
             return self._publish(work, night, checked, performance)
 
     def _checked(self, client: Any, doubtful: Sequence[RowDigest]) -> Checked:
@@ -283,53 +284,24 @@ class _Call:
         return Known([item.segment for item in work.stored], [whole], basis)
 
     def _publish(self, work: _Work, night: Night, checked: Checked, performance: Path) -> Outcome:
-        self._keep_states(night)
-        sequence = self.runs[-1].sequence + 1 if self.runs else 1
         segments = [s for s, _ in night.added] if night.read_all else work.rows
-        stored = [item for item in self.states.segments()[0] if item.segment in segments]
-        digests = [d for item in stored for d in item.digests]
-        before = self._last_run()
-        drifts = {} if before is None else {"the last run": compare(
-            before[0], night.hessian, shared_pairs=_shared(segments, before[1]))}
-        tested = self._explained(work, night, None if before is None else before[0])
-        age = self._newest_age(segments)
-        judged: dict[str, Any] = {"drifts": drifts, "explained": tested, "newest_age_seconds": age}
-        alerts = judge(self.settings.alerts, night.hessian, **judged)
-        self.notices += unjudged(self.settings.alerts, night.hessian, **judged)
-        p = night.hessian.provenance
-        hessian = replace(night.hessian, provenance={
-            **p, "run": self.run_id, "notices": [*p["notices"], *self.notices],
-            "seconds": {**p["seconds"], "verify": checked.seconds},
-            "bytes": {**p["bytes"], "verify": checked.n_bytes}})
-        path = self.catalog.folder / self.run_id
-        document = plain({
-            **summary(hessian, path / "result.zarr"), "run": self.run_id, "sequence": sequence,
-            "created": self.now, "store": self.pairs.name, "snapshot": self.pairs.snapshot,
-            "window": self.settings.window, "lineage": self.states.folder.name,
-            "lineage_settings": self.states.lineage, "key": self._key(segments, digests),
-            "index": hessian.index, "new_pairs": work.new_pairs, "late_pairs": work.late_pairs,
-            "rejected_pairs": sum(s.n_pairs for s in segments) - hessian.n_pairs,
-            "read_all": night.read_all, "states_bytes": self.states.n_bytes,
-            "alerts": [asdict(alert) for alert in alerts],
-            "ledger": {"rows": _joined(segments),
-                       "segments": [asdict(segment) for segment in segments]}})
+        digests = [d for item in self.states.segments()[0] if item.segment in segments
+                   for d in item.digests]
+        name = self.states.folder.name
+        document, alerts = publish(self.catalog, Tonight(
+            self.run_id, self.now, self.settings, self.pairs, night, segments, digests, work.new,
+            work.new_pairs, work.late_pairs, (name, self.states.lineage),
+            self._key(segments, digests), self.states.n_bytes, checked, self.notices, performance))
+        self._send(alerts, document)
+        return Outcome(document, self.catalog.folder / self.run_id, is_new=True, alerts=alerts)
 
-        def fill(folder: Path) -> None:
-            save_result(hessian, folder / "result.zarr")
-            if performance.exists():
-                (folder / performance.name).write_bytes(performance.read_bytes())
-            for name, content in (
-                    ("settings.json", self.settings.model_dump()),
-                    ("ledger.json", {**document["ledger"],
-                                     "digests": [asdict(d) for d in digests]})):
-                (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    def _send(self, alerts: Sequence[Alert], document: dict[str, Any]) -> None:
+        webhook = self.settings.alerts.webhook
+        if alerts and webhook is not None and (lost := notify(webhook, alerts, document)):
+            self.watcher.say(f"Notice: {lost}.")
 
-        self.catalog.publish(self.run_id, document, fill)
-        self.states.keep_tokens(chunk_tokens(self.pairs, segments))
-        return Outcome(document, path, is_new=True, alerts=alerts)
-
-    def _keep_states(self, night: Night) -> None:
-        """Store what was counted.
+    def _keep_states(self, night: Night, tokens: dict[str, str]) -> None:
+        """Store what was counted, and of which chunks.
 
         Raises:
             RunFailed: the disk does not take it.
@@ -337,42 +309,13 @@ class _Call:
         try:
             self.states.add(night.added, night.basis, afresh=night.read_all,
                             has_states=night.has_states)
+            self.states.keep_tokens(tokens)
         except OSError as error:
             raise RunFailed(explain(
                 f"write states to {self.states.folder}", expected="room and leave to write",
-                got=str(error), consequence="Nothing was published, and the next run reads these "
-                                            "pairs again", fix="Make room and run again")) from error
-
-    def _last_run(self) -> tuple[LowRankHessian, list[Segment]] | None:
-        """The run before of the same lineage, and the rows that it is about."""
-        if self.before is None:
-            return None
-        rows = self.catalog.document(self.before.run)["ledger"]["rows"]
-        try:
-            hessian = load_result(self.catalog.folder / self.before.run / "result.zarr")
-        except BadPairs as error:
-            self._tell(f"run {self.before.run} cannot be compared with: {error}")
-            return None
-        return hessian, [Segment(start, stop, "", "") for start, stop in rows]
-
-    def _explained(self, work: _Work, night: Night,
-                   before: LowRankHessian | None) -> Explained | None:
-        """How the last run explains tonight's new pairs."""
-        states = [partial for segment, partial in night.added if segment in work.new]
-        if before is None or not states:
-            return None
-        triangles = {bucket: t for bucket, t in reduce(Partial.merge, states).states.items()
-                     if t.n_pairs}
-        if not triangles:
-            return None
-        try:
-            return explained(before, triangles, None if night.basis is None else night.basis[0].q)
-        except SettingsError:  # a new basis lacks something of the last run's
-            return None
-
-    def _newest_age(self, segments: Sequence[Segment]) -> float:
-        newest = max(segment.last for segment in segments)
-        return (datetime.now(UTC) - datetime.fromisoformat(newest)).total_seconds()
+                got=str(error), fix="Make room and run again",
+                consequence="Nothing was published, and these pairs are to be read again",
+                )) from error
 
     def _nothing_new(self) -> Outcome:
         assert self.before is not None
@@ -383,13 +326,14 @@ class _Call:
         stale = self.settings.alerts.model_copy(update={
             "sharpness_above": None, "residual_above": None})
         alerts = judge(stale, load_result(path / "result.zarr"),
-                       newest_age_seconds=self._newest_age(segments))
+                       newest_age_seconds=age_of(segments))
         nothing = {"seconds": {**dict.fromkeys(document["seconds"], 0.0),
                                "total": time.time() - self.started},
                    "bytes": dict.fromkeys(document["bytes"], 0)}
-        return Outcome({**document, **nothing, "new_pairs": 0, "late_pairs": 0,
-                        "alerts": [asdict(alert) for alert in alerts]}, path, is_new=False,
-                       alerts=alerts)
+        document = {**document, **nothing, "new_pairs": 0, "late_pairs": 0,
+                    "alerts": [asdict(alert) for alert in alerts]}
+        self._send(alerts, document)
+        return Outcome(document, path, is_new=False, alerts=alerts)
 
 
 def _lineage(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:
@@ -398,19 +342,3 @@ def _lineage(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:
     return {"store": store, "x": settings.x, "y": settings.y, "features": pairs.n_features,
             "dtype": str(pairs.stored_dtype), "weight": pairs.weight is not None,
             "basis": settings.basis, "weighting": settings.weighting, "format": FORMAT_VERSION}
-
-
-def _shared(ours: Sequence[Segment], theirs: Sequence[Segment]) -> int:
-    """Rows that are in both."""
-    return sum(s.n_pairs for s in ours) - sum(s.n_pairs for s in uncovered(ours, theirs))
-
-
-def _joined(segments: Sequence[Segment]) -> list[list[int]]:
-    """Rows of segments in their order, those that follow each other as one."""
-    rows: list[list[int]] = []
-    for segment in segments:
-        if rows and rows[-1][1] == segment.start:
-            rows[-1][1] = segment.stop
-        else:
-            rows.append([segment.start, segment.stop])
-    return rows

@@ -8,11 +8,11 @@ counted by then is not counted twice.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from lrh_dask.cluster import reach
 from lrh_dask.config import NightlySettings
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.pipeline import new_run_id
-from lrh_dask.underway import PARENT, State, Status, jobs_folder, status_of
+from lrh_dask.underway import PARENT, State, Status, jobs_folder, note, status_of
 from lrh_dask.writing import replace_file
 
 __all__ = ["submit"]
 
 BEGINS_WITHIN = 5.0
 """Seconds that a submission is watched for a sign of life before the call returns."""
+LOOKS_AGAIN = 1.0
 
 
 def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = False) -> Status:
@@ -70,10 +71,11 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
                 expected=f"a worker that sees {folder}", got=f"none of {len(seen)}",
                 consequence="Nothing was submitted",
                 fix="Put the folder of runs on a disk that workers and you share"))
-        _queued(folder, run, client.scheduler.address)
+        note(runs, Status(run, State.queued, scheduler=client.scheduler.address,
+                          began=time.time()))
         future = client.submit(
             drive, str(runs), run, client.scheduler.address, recompute, key=f"lrh-driver-{run}",
-            pure=False, workers=able, priority=1)
+            pure=False, workers=able, allow_other_workers=True, priority=1)
         fire_and_forget(future)
         status = _wait_for_a_sign(runs, run, future)
     return status
@@ -81,13 +83,6 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
 
 def _sees(path: str) -> bool:
     return os.access(path, os.R_OK)
-
-
-def _queued(folder: Path, run: str, scheduler: str) -> None:
-    now = time.time()
-    replace_file(folder / "status.json", json.dumps(
-        {"run": run, "state": State.queued.name, "scheduler": scheduler, "began": now,
-         "updated": now}))
 
 
 def _wait_for_a_sign(runs: Path, run: str, future: Any) -> Status:
@@ -107,12 +102,20 @@ def drive(runs: str, run: str, scheduler: str, recompute: bool) -> int:
     """The task on the cluster: a process that carries the run out; its exit code.
 
     Raises:
-        RunFailed: it ended in a way that it could not tell itself.
+        Reschedule: this worker does not see the folder of runs.
     """
-    from distributed import secede
+    from distributed import Reschedule, secede
 
     secede()  # it waits for tasks that need this worker's threads
     folder = jobs_folder(Path(runs)) / run
+    if not _sees(str(folder / "settings.yaml")):
+        time.sleep(LOOKS_AGAIN)
+        raise Reschedule
+    # The process of a worker that died may have outlived it.
+    while (now := status_of(Path(runs), run)).state is State.running:
+        time.sleep(LOOKS_AGAIN)
+    if now.state not in {State.queued, State.lost}:
+        return now.exit_code or 0
     with (folder / "driver.txt").open("ab") as log:
         code = subprocess.run(
             [sys.executable, "-m", "lrh_dask", "nightly", str(folder / "settings.yaml"),
@@ -120,6 +123,10 @@ def drive(runs: str, run: str, scheduler: str, recompute: bool) -> int:
              *(["--recompute"] if recompute else [])],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, check=False,
             env={**os.environ, PARENT: str(os.getpid())}).returncode
-    if not status_of(Path(runs), run).state.is_final:
-        raise RunFailed(f"the driver of run {run} ended with {code}: see {folder}/driver.txt")
+    now = status_of(Path(runs), run)
+    if not now.state.is_final:
+        said = (folder / "driver.txt").read_text(encoding="utf-8", errors="replace").strip()
+        note(Path(runs), replace(now, state=State.failed, exit_code=code or 4, error=(
+            f"its driver ended with {code}: {said.splitlines()[-1] if said else 'it said nothing'}"
+            )))
     return code

@@ -28,9 +28,9 @@ from lrh_dask.errors import LrhError, SettingsError, explain
 from lrh_dask.progress import Event
 from lrh_dask.writing import replace_file
 
-__all__ = ["Journal", "State", "Status", "status_of", "statuses"]
+__all__ = ["Journal", "State", "Status", "jobs_folder", "note", "status_of", "statuses"]
 
-HEARTBEAT, LOST_AFTER = 2.0, 60.0
+HEARTBEAT, LOST_AFTER = 2.0, 30.0
 PARENT = "LRH_PARENT"
 """In the environment of a driver: the worker's process, without which it is not to go on."""
 LEAST_SECONDS = 0.25
@@ -112,6 +112,12 @@ def status_of(runs: Path, run: str) -> Status:
     return status
 
 
+def note(runs: Path, status: Status) -> None:
+    """Write down how a run is."""
+    content = asdict(status) | {"state": status.state.name, "updated": time.time()}
+    replace_file(jobs_folder(runs) / status.run / "status.json", json.dumps(content, indent=1))
+
+
 def statuses(runs: Path) -> list[Status]:
     """All runs that were begun or submitted, the newest last."""
     found = []
@@ -129,7 +135,7 @@ class Journal:
     """
 
     def __init__(self, runs: Path, run: str, other: Any, *, scheduler: str = "") -> None:
-        self.run, self.folder = run, jobs_folder(runs) / run
+        self.run, self.folder, self._runs = run, jobs_folder(runs) / run, runs
         self._other, self._lock = other, threading.RLock()
         try:
             attempt = status_of(runs, run).attempt + 1
@@ -201,11 +207,9 @@ class Journal:
 
     def _write(self) -> None:
         with self._lock:
-            now = time.time()
-            self._status, self._written = replace(self._status, updated=now), now
-            content = asdict(self._status) | {"state": self._status.state.name}
+            self._written = time.time()
             with contextlib.suppress(OSError):  # a full disk is told by who must write there
-                replace_file(self.folder / "status.json", json.dumps(content, indent=1))
+                note(self._runs, self._status)
 
     def _note(self, text: str) -> None:
         with contextlib.suppress(OSError), (self.folder / "log.txt").open(
@@ -222,6 +226,9 @@ class Journal:
             if parent is not None and os.getppid() != int(parent):
                 # The cluster begins the run again elsewhere: two drivers would tell two counts.
                 self._note("the worker that it was begun on has died, and so does it")
+                with self._lock:
+                    self._status = replace(self._status, state=State.queued)
+                    self._write()
                 os.kill(os.getpid(), signal.SIGKILL)
             if time.time() - self._written > HEARTBEAT:
                 self._write()

@@ -1,0 +1,446 @@
+"""One call a night, on a cluster of separate processes: it decides its own work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import zarr
+from cluster_processes import cluster
+
+from lrh_dask import LowRankHessian, fit, open_pairs
+from lrh_dask.appending import append_pairs
+from lrh_dask.catalog import Catalog
+from lrh_dask.config import NightlySettings, settings_from
+from lrh_dask.errors import BadPairs, RunFailed, SettingsError
+from lrh_dask.nightly import nightly
+from lrh_dask.results import summary
+from lrh_dask.screen import Screen
+
+D = 12
+EIGENVALUES = [3.0, -2.0, 1.0]
+START = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def scheduler_file(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("cluster")) as path:
+        yield path
+
+
+class Nights:
+    """A store that grows, and the runs over it."""
+
+    def __init__(self, folder, scheduler_file, make_pairs, store="pairs.zarr"):
+        self.store, self.runs = folder / store, folder / "runs"
+        self.cluster = {"kind": "scheduler_file", "scheduler_file": str(scheduler_file)}
+        self.made = make_pairs(1, 4000, D, EIGENVALUES, noise=0.1)
+        self.end = 0
+
+    def append(self, n, *, day=None, label=None, **kwargs):
+        """The next n pairs."""
+        rows = slice(self.end, self.end + n)
+        append_pairs(self.store, self.made.x[rows], self.made.y[rows], label=label,
+                     recorded=None if day is None else START + timedelta(day), **kwargs)
+        self.end += n
+
+    def settings(self, **values):
+        return settings_from({"store": str(self.store), "runs": str(self.runs),
+                              "cluster": self.cluster, **values}, "here", NightlySettings)
+
+    def night(self, *, recompute=False, **values):
+        return nightly(self.settings(**values), Screen(), recompute=recompute)
+
+    def latest(self):
+        return os.readlink(self.runs / "latest")
+
+    def all_files(self):
+        return {path: path.stat().st_mtime_ns for path in self.runs.rglob("*")
+                if path.name != ".lock"}
+
+
+@pytest.fixture
+def nights(tmp_path, scheduler_file, make_pairs):
+    return Nights(tmp_path, scheduler_file, make_pairs)
+
+
+def n_read(outcome):
+    return sum(outcome.document["bytes"].values()) / (2 * D * 8)
+
+
+def test_a_first_night_publishes_what_a_run_of_the_store_gives(nights):
+    nights.append(1000)
+    found = nights.night()
+    assert found.is_new
+    assert nights.latest() == found.path.name == found.document["run"]
+    assert {path.name for path in found.path.iterdir()} == {
+        "result.zarr", "report.html", "settings.json", "ledger.json", "run.json",
+        "dask-performance.html"}
+    document = json.loads((found.path / "run.json").read_text())
+    assert document == json.loads(json.dumps(found.document))
+    whole = fit(open_pairs(nights.store))
+    assert {*summary(whole, nights.store), "run", "new_pairs", "late_pairs", "alerts"} <= {
+        *document}
+    assert (document["new_pairs"], document["late_pairs"], document["alerts"]) == (1000, 0, [])
+    np.testing.assert_array_equal(found.result().eigenvalues, whole.eigenvalues)
+    np.testing.assert_array_equal(
+        LowRankHessian.load(nights.runs / "latest" / "result.zarr").eigenvalues, whole.eigenvalues)
+
+
+def test_a_second_call_finds_nothing_to_do_and_changes_nothing(nights):
+    nights.append(500)
+    first = nights.night()
+    before = nights.all_files()
+    second = nights.night()
+    assert not second.is_new
+    assert (second.path, second.document["run"]) == (first.path, first.document["run"])
+    assert second.document["new_pairs"] == n_read(second) == 0
+    assert nights.all_files() == before
+
+
+def test_each_night_reads_its_own_pairs_and_tells_of_all(nights):
+    nights.append(1000)
+    nights.night()
+    for n in (50, 3):
+        nights.append(n)
+        found = nights.night()
+        assert found.document["new_pairs"] == n
+        assert found.document["n_pairs"] == nights.end
+        assert not found.document["read_all"]
+        np.testing.assert_allclose(found.document["eigenvalues"][:3], EIGENVALUES, rtol=0.03)
+    whole = fit(open_pairs(nights.store))
+    assert found.document["residual"] == pytest.approx(whole.certificates.residual, rel=1e-6)
+    assert [run.n_pairs for run in Catalog(nights.runs).runs()] == [1000, 1050, 1053]
+
+
+def test_a_part_filled_chunk_that_is_filled_up_is_no_change(nights):
+    nights.append(150, chunk_rows=100)
+    nights.night()
+    nights.append(30)
+    found = nights.night()
+    assert found.document["n_pairs"] == 180
+    assert found.document["bytes"]["verify"] == 50 * 2 * D * 8  # rows 100 to 149 again
+
+
+def test_late_pairs_are_just_more_pairs_and_are_counted_apart(nights):
+    nights.append(300, day=10)
+    nights.night()
+    nights.append(40, day=9)
+    nights.append(20, day=11)
+    found = nights.night()
+    assert (found.document["new_pairs"], found.document["late_pairs"]) == (60, 40)
+    assert found.document["n_pairs"] == 360
+
+
+def rewrite(store, label="y", row=130):
+    """Other numbers in a row, with a checksum that fits."""
+    zarr.open_group(store, mode="r+")[label][row] += 1.0
+
+
+def test_counted_rows_that_have_changed_are_an_error_unless_all_are_to_be_read_again(nights):
+    nights.append(300, chunk_rows=100)
+    first = nights.night()
+    rewrite(nights.store)
+    with pytest.raises(BadPairs, match=r"other numbers in 1 blocks \(rows 100-199\).*--recompute"):
+        nights.night()
+    nights.append(10)
+    with pytest.raises(BadPairs, match="nothing was added"):
+        nights.night()
+    assert nights.latest() == first.path.name
+    found = nights.night(recompute=True)
+    assert found.document["n_pairs"] == 310
+    assert nights.latest() == found.path.name
+    whole = fit(open_pairs(nights.store))
+    np.testing.assert_allclose(found.document["eigenvalues"], whole.eigenvalues)
+    assert not nights.night().is_new
+
+
+def test_a_store_that_was_copied_is_no_change(nights):
+    nights.append(300)
+    first = nights.night()
+    shutil.copytree(nights.store, nights.store.with_name("copy"))
+    shutil.rmtree(nights.store)
+    nights.store.with_name("copy").rename(nights.store)
+    assert nights.night().path == first.path
+
+
+def test_a_store_that_has_shrunk_is_an_error_unless_all_are_to_be_read_again(nights):
+    nights.append(300)
+    first = nights.night()
+    shutil.rmtree(nights.store)
+    nights.end = 0
+    nights.append(200)
+    with pytest.raises(BadPairs, match=r"the 300 rows that were counted.*got 200.*--recompute"):
+        nights.night()
+    assert nights.latest() == first.path.name
+    assert nights.night(recompute=True).document["n_pairs"] == 200
+
+
+@pytest.mark.parametrize(("window", "rows"), [
+    ("last 2 days", slice(400, 800)), ("label b", slice(200, 400)), ("last label", slice(600, 800)),
+    ("last 250 pairs", slice(550, 800))])
+def test_a_window_is_the_sum_of_the_states_of_its_pairs(nights, window, rows):
+    for day, label in enumerate("abcd"):
+        nights.append(200, day=day, label=label)
+    found = nights.night(window=window)
+    assert found.document["ledger"]["rows"] == [[rows.start, rows.stop]]
+    assert found.document["new_pairs"] == n_read(found) == rows.stop - rows.start
+    whole = fit(type(open_pairs(nights.store))(nights.made.x[rows], nights.made.y[rows]))
+    assert found.document["residual"] == pytest.approx(whole.certificates.residual, rel=0.02)
+    assert found.document["n_pairs"] == whole.n_pairs
+
+
+def test_a_window_slides_without_reading_what_was_read(nights):
+    for day in range(4):
+        nights.append(200, day=day)
+    nights.night(window="last 3 days")
+    nights.append(200, day=4)
+    found = nights.night(window="last 3 days")
+    assert found.document["ledger"]["rows"] == [[400, 1000]]
+    assert found.document["new_pairs"] == 200
+    assert found.document["bytes"]["fit"] == 200 * 2 * D * 8
+    assert not nights.night(window="last 3 days").is_new
+    wider = nights.night(window="last 4 days")  # those that had left it are still stored
+    assert wider.document["ledger"]["rows"] == [[200, 1000]]
+    assert n_read(wider) == 0
+    assert wider.document["n_pairs"] == 800
+
+
+def test_a_window_without_pairs_is_an_error(nights):
+    nights.append(100, label="a")
+    with pytest.raises(SettingsError, match="window 'label b'.*some pairs in it, got none"):
+        nights.night(window="label b")
+
+
+def test_another_rank_is_another_run_that_reads_nothing(nights):
+    nights.append(500)
+    nights.night()
+    found = nights.night(rank=2)
+    assert found.is_new
+    assert found.document["rank"] == 2
+    assert n_read(found) == found.document["new_pairs"] == 0
+    assert not nights.night(rank=2).is_new
+
+
+def test_a_setting_that_starts_a_new_lineage_is_named(nights):
+    nights.append(500)
+    first = nights.night()
+    found = nights.night(weighting="step")
+    assert any("weighting from 'stored' to 'step' changed" in said and "new lineage" in said
+               for said in found.document["notices"])
+    assert n_read(found) == 500
+    assert found.document["lineage"] != first.document["lineage"]
+
+
+def test_what_was_counted_but_not_published_is_not_read_again(nights, monkeypatch):
+    nights.append(500)
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "publish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            nights.night()
+    assert not (nights.runs / "latest").exists()
+    found = nights.night()
+    assert found.is_new
+    assert n_read(found) == 0
+    assert (found.document["n_pairs"], found.document["new_pairs"]) == (500, 500)
+
+
+def test_states_that_are_damaged_are_made_anew(nights):
+    nights.append(500)
+    nights.night()
+    [chunk] = [p for p in nights.runs.glob("states/*/0*/000001.zarr/float64/c/*") if p.is_file()]
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    nights.append(20)
+    found = nights.night()
+    assert any("cannot be read" in said for said in found.document["notices"])
+    assert found.document["n_pairs"] == n_read(found) - found.document["bytes"]["verify"] / (
+        16 * D) == 520
+
+
+def test_a_store_without_a_manifest_counts_as_a_batch_a_night(nights):
+    group = zarr.open_group(nights.store, mode="w")
+    for label in ("x", "y"):
+        group.create_array(label, data=getattr(nights.made, label)[:300], chunks=(128, D))
+    nights.night()
+    for label in ("x", "y"):
+        group[label].append(getattr(nights.made, label)[300:420])
+    found = nights.night()
+    assert (found.document["new_pairs"], found.document["n_pairs"]) == (120, 420)
+    assert not nights.night().is_new
+
+
+def test_an_icechunk_store_is_read_at_the_snapshot_that_is_recorded(
+        tmp_path, scheduler_file, make_pairs):
+    pytest.importorskip("icechunk")
+    nights = Nights(tmp_path, scheduler_file, make_pairs, "pairs.icechunk")
+    nights.append(300, chunk_rows=100)
+    first = nights.night()
+    assert first.document["snapshot"] == open_pairs(nights.store).snapshot
+    assert not nights.night().is_new
+    nights.append(150)
+    found = nights.night()
+    assert found.document["snapshot"] != first.document["snapshot"]
+    assert (found.document["new_pairs"], found.document["n_pairs"]) == (150, 450)
+    assert found.document["bytes"]["verify"] == 0  # the chunks before were full
+
+
+def test_few_pairs_are_read_every_night_that_brings_more(tmp_path, scheduler_file, make_pairs):
+    made = make_pairs(1, 60, 900, EIGENVALUES, noise=0.01)
+    nights = Nights(tmp_path, scheduler_file, make_pairs)
+    nights.made = made
+    nights.append(50)
+    nights.night()
+    assert not nights.night().is_new
+    nights.append(10)
+    found = nights.night()
+    assert (found.document["new_pairs"], found.document["n_pairs"]) == (10, 60)
+    np.testing.assert_array_equal(found.result().eigenvalues,
+                                  fit(open_pairs(nights.store)).eigenvalues)
+    rewrite(nights.store, row=20)
+    with pytest.raises(BadPairs, match="other numbers"):
+        nights.night()
+
+
+def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):
+    nights.append(100)
+    first = nights.night()
+    document = json.loads((first.path / "run.json").read_text())
+    (first.path / "run.json").write_text(json.dumps({**document, "created":
+                                                     "2100-01-01T00:00:00Z"}))
+    (nights.runs / "index.json").unlink()
+    nights.append(20)
+    found = nights.night()
+    assert [run.run for run in Catalog(nights.runs).runs()] == [first.path.name, found.path.name]
+    assert any("gone backwards" in said for said in found.document["notices"])
+
+
+def test_the_index_can_be_deleted_damaged_or_stale(nights):
+    nights.append(100)
+    first = nights.night()
+    nights.append(50)
+    nights.night()
+    index = nights.runs / "index.json"
+    listed = Catalog(nights.runs).runs()
+    for content in (None, "{", json.dumps({"runs": []})):
+        index.unlink()
+        if content is not None:
+            index.write_text(content)
+        assert Catalog(nights.runs).runs() == listed
+        assert len(json.loads(index.read_text())["runs"]) == 2
+    shutil.rmtree(first.path)
+    assert [run.sequence for run in Catalog(nights.runs).runs()] == [2]
+    nights.append(10)
+    assert nights.night().document["n_pairs"] == 160
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(nights, tmp_path):
+    nights.append(100)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"expected a folder that can be written.*`runs:`"):
+        nights.night(runs=str(tmp_path / "file" / "runs"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk],
+                             capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no small disk could be mounted: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_publishes_nothing_and_the_next_run_goes_on(nights, small_disk, tmp_path):
+    nights.append(600)
+    with pytest.raises(RunFailed, match=r"No space left.*[Nn]othing|not published"):
+        nights.night(runs=str(small_disk / "runs"))
+    assert not (small_disk / "runs" / "latest").exists()
+    assert Catalog(small_disk / "runs").runs() == []
+    assert not list((small_disk / "runs").glob(".2*"))  # nothing half written is left
+    nights.runs = tmp_path / "roomy"
+    shutil.copytree(small_disk / "runs", nights.runs)
+    assert nights.night().document["n_pairs"] == 600
+
+
+def lrh(*args, **kwargs):
+    return subprocess.run([sys.executable, "-m", "lrh_dask", *map(str, args)], text=True,
+                          capture_output=True, stdin=subprocess.DEVNULL, check=False, **kwargs)
+
+
+@pytest.fixture
+def config(nights, tmp_path):
+    """A file of settings as small as can be; the cluster is Dask's own setting."""
+    path = tmp_path / "night.yaml"
+    path.write_text(f"store: {nights.store}\nruns: {nights.runs}\n")
+    return path
+
+
+def test_the_command_needs_a_store_and_a_folder_and_prints_what_a_run_prints(
+        nights, config, scheduler_file):
+    nights.append(400)
+    done = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["new_pairs"] == 400
+    again = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["new_pairs"] == 0
+    assert json.loads(again.stdout)["run"] == document["run"]
+    listed = lrh("runs", "--runs", config)
+    assert document["run"] in listed.stdout
+    assert len(json.loads(lrh("runs", "--runs", nights.runs, "--json").stdout)) == 1
+
+
+def test_alerts_end_the_command_with_5_and_the_result_is_written(nights, config, scheduler_file):
+    nights.append(400, day=0)
+    config.write_text(config.read_text() + "alerts:\n  sharpness_above: 2.5\n  stale_after: 1d\n")
+    done = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    assert done.returncode == 5
+    assert [alert["name"] for alert in json.loads(done.stdout)["alerts"]] == [
+        "sharpness_above", "stale_after"]
+    assert "2 alerts" in done.stderr
+    again = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    assert again.returncode == 5  # nothing is new, and that is what is wrong
+    assert [alert["name"] for alert in json.loads(again.stdout)["alerts"]] == ["stale_after"]
+
+
+def test_of_two_at_once_one_is_told_to_come_again_or_waits(nights, config, scheduler_file):
+    nights.append(400)
+    with Catalog(nights.runs).held(wait=False, say=print):
+        busy = lrh("nightly", config, "--scheduler", scheduler_file)
+        assert busy.returncode == 75
+        assert "no other run in this folder" in busy.stderr
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "lrh_dask", "nightly", config, "--scheduler", scheduler_file,
+             "--wait", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(6)
+    out, err = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, err
+    assert "waiting for its end" in err
+    assert json.loads(out)["new_pairs"] == 400
+
+
+def test_two_at_once_for_real_count_each_pair_once(nights, config, scheduler_file):
+    nights.append(400)
+    both = [subprocess.Popen(
+        [sys.executable, "-m", "lrh_dask", "nightly", config, "--scheduler", scheduler_file,
+         "--wait", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL) for _ in range(2)]
+    documents = [json.loads(one.communicate(timeout=120)[0]) for one in both]
+    assert sorted(d["new_pairs"] for d in documents) == [0, 400]
+    assert len(Catalog(nights.runs).runs()) == 1
+
+
+def test_a_dead_scheduler_is_told_within_seconds(nights, config):
+    nights.append(100)
+    done = lrh("nightly", config, "--scheduler", "tcp://127.0.0.1:1", timeout=60)
+    assert done.returncode == 4
+    assert "Check that `dask scheduler` runs there" in done.stderr

@@ -1,0 +1,275 @@
+"""Submit and leave: the driver is on the cluster's side, the folder of runs tells how it goes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cluster_processes import HOST, address_in, cluster, scheduler, worker
+
+from lrh_dask import fit, open_pairs, underway
+from lrh_dask.synthetic import Known, write_known
+from lrh_dask.underway import State, Status, jobs_folder, status_of, statuses
+
+LRH = [sys.executable, "-m", "lrh_dask"]
+SECONDS = 90
+
+
+def lrh(*args, **kwargs):
+    return subprocess.run([*LRH, *map(str, args)], text=True, capture_output=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=SECONDS, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def scheduler_file(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("cluster")) as path:
+        yield path
+
+
+@pytest.fixture
+def config(tmp_path, make_pairs):
+    """A small store and a file of settings that names it, from the folder that they are in."""
+    write_known(tmp_path / "pairs.zarr", 3000, Known.indefinite(16, 4))
+    path = tmp_path / "night.yaml"
+    path.write_text("store: pairs.zarr\nruns: runs\n")
+    return path
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A store that takes a worker some seconds."""
+    write_known(tmp_path / "slow.zarr", 400_000, Known.indefinite(256, 8), chunks=(2048, 256))
+    path = tmp_path / "slow.yaml"
+    path.write_text("store: slow.zarr\nruns: runs\nbasis: 256\n")
+    return path
+
+
+def submit(config, scheduler_file):
+    """Its id, once the submitting process has ended."""
+    done = lrh("submit", config.name, "--scheduler", scheduler_file, cwd=config.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def until(runs, run, *, states=(), done=lambda _: True, seconds=SECONDS):
+    end = time.monotonic() + seconds
+    while not ((now := status_of(runs, run)).state in states and done(now)):
+        assert time.monotonic() < end, now
+        assert now.state in (*states, State.lost) or not now.state.is_final, now
+        time.sleep(0.1)
+    return now
+
+
+def test_a_submitted_run_ends_without_its_submitter(config, scheduler_file, tmp_path):
+    run = submit(config, address_in(scheduler_file))
+    waited = lrh("wait", run, "--runs", "night.yaml", cwd=tmp_path)
+    assert waited.returncode == 0, waited.stderr
+    assert "done: published" in waited.stdout
+    assert os.readlink(tmp_path / "runs" / "latest") == run
+    document = json.loads((tmp_path / "runs" / run / "run.json").read_text())
+    np.testing.assert_array_equal(document["eigenvalues"],
+                                  fit(open_pairs(tmp_path / "pairs.zarr")).eigenvalues)
+    assert "3,000 of 3,000 pairs" in lrh("logs", run, "--runs", tmp_path / "runs").stdout
+    again = submit(config, scheduler_file)
+    assert lrh("wait", again, cwd=tmp_path).returncode == 0
+    assert status_of(tmp_path / "runs", again).state is State.nothing_new
+    assert status_of(tmp_path / "runs", again).result == run
+    told = json.loads(lrh("status", again, "--json", cwd=tmp_path).stdout)
+    assert (told["state"], told["result"]) == ("nothing_new", run)
+    listed = lrh("status", cwd=tmp_path).stdout
+    assert run in listed
+    assert again in listed
+
+
+def test_dasks_own_setting_names_the_scheduler(config, scheduler_file, tmp_path):
+    done = lrh("submit", config, "--json", cwd=tmp_path, env={
+        **os.environ, "DASK_SCHEDULER_ADDRESS": address_in(scheduler_file)})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] in {"queued", "running", "done"}
+    assert lrh("wait", json.loads(done.stdout)["run"], cwd=tmp_path).returncode == 0
+
+
+def test_without_a_scheduler_nothing_is_submitted(config, tmp_path):
+    done = lrh("submit", config, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "would end with it" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_tells_why_from_anywhere(config, scheduler_file, tmp_path):
+    (tmp_path / "pairs.zarr" / "y" / "c" / "0" / "0").unlink()
+    run = submit(config, scheduler_file)
+    waited = lrh("wait", run, cwd=tmp_path)
+    assert waited.returncode == 3
+    now = status_of(tmp_path / "runs", run)
+    assert (now.state, now.exit_code) == (State.failed, 3)
+    assert "every chunk to be stored" in now.error
+    assert "every chunk to be stored" in lrh("logs", run, cwd=tmp_path).stdout
+    assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_alerts_are_the_exit_code_of_the_wait(config, scheduler_file, tmp_path):
+    config.write_text(config.read_text() + "alerts: {sharpness_above: 0.1}\n")
+    run = submit(config, scheduler_file)
+    assert lrh("wait", run, cwd=tmp_path).returncode == 5
+    assert (tmp_path / "runs" / run / "result.zarr").exists()
+
+
+def test_a_run_can_be_cancelled_from_anywhere(slow, scheduler_file, tmp_path):
+    runs = tmp_path / "runs"
+    run = submit(slow, scheduler_file)
+    until(runs, run, states=[State.running], done=lambda now: sum(now.done.values()) > 0)
+    cancelled = lrh("cancel", run, "--runs", runs)
+    assert cancelled.returncode == 0, cancelled.stderr
+    now = until(runs, run, states=[State.cancelled], seconds=20)
+    assert now.exit_code == 130
+    assert not (runs / "latest").exists()
+    assert lrh("wait", run, "--runs", runs).returncode == 130
+    again = lrh("cancel", run, "--runs", runs)
+    assert again.returncode == 2
+    assert "expected a run that is waiting or under way, got cancelled" in again.stderr
+    run = submit(slow, scheduler_file)  # the folder is free, and the cluster as well
+    assert lrh("wait", run, "--runs", runs).returncode == 0
+
+
+def test_a_driver_that_dies_with_its_worker_is_begun_again(slow, tmp_path):
+    runs = tmp_path / "runs"
+    with scheduler(tmp_path) as path, worker(path, "--no-nanny") as first:
+        run = submit(slow, path)
+        until(runs, run, states=[State.running], done=lambda now: sum(now.done.values()) > 0)
+        with worker(path, "--no-nanny"):
+            driver = driver_of(first.pid)
+            first.kill()
+            os.kill(driver, signal.SIGKILL)
+            now = until(runs, run, states=[State.done])
+    assert now.attempt == 2
+    assert json.loads((runs / run / "run.json").read_text())["n_pairs"] == 400_000
+
+
+def test_a_driver_does_not_outlive_its_worker_and_is_begun_again_at_once(slow, tmp_path):
+    runs = tmp_path / "runs"
+    with scheduler(tmp_path) as path, worker(path, "--no-nanny") as first:
+        with worker(path, "--no-nanny") as second:
+            run = submit(slow, path)
+            until(runs, run, states=[State.running])
+            for one in (first, second):
+                if driver_of(one.pid):
+                    one.kill()
+            now = until(runs, run, states=[State.done], seconds=underway.LOST_AFTER + 15)
+    assert now.attempt == 2
+
+
+def driver_of(pid):
+    """The process that a worker has started to drive a run, if any."""
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()]
+    return next((child for child in children if b"nightly" in Path(
+        f"/proc/{child}/cmdline").read_bytes()), None)
+
+
+def test_a_run_whose_process_died_is_told_as_lost(tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    code = ("import sys, time; from pathlib import Path; from lrh_dask.screen import Screen\n"
+            "from lrh_dask.underway import Journal\n"
+            "with Journal(Path(sys.argv[1]), 'a-run', Screen()).kept(): time.sleep(60)")
+    started = subprocess.Popen([sys.executable, "-c", code, runs])
+    while not (jobs_folder(runs) / "a-run" / "status.json").exists():
+        time.sleep(0.05)
+    monkeypatch.setattr(underway, "LOST_AFTER", 5.0)
+    time.sleep(7)
+    assert status_of(runs, "a-run").state is State.running  # it is heard of
+    started.kill()
+    started.wait()
+    time.sleep(6)
+    now = status_of(runs, "a-run")
+    assert now.state is State.lost
+    assert "nothing was heard" in now.error
+
+
+def test_workers_that_do_not_see_the_folder_are_told_before_anything_is_submitted(
+        config, tmp_path):
+    if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    hidden = tmp_path / "elsewhere"
+    hidden.mkdir()
+    with scheduler(hidden) as path:
+        address = address_in(path)
+        log = hidden / "worker.log"
+        command = (
+            f"mount -t tmpfs none {config.parent} && exec {sys.executable} -m "
+            f"distributed.cli.dask_worker {address} --nthreads 1 --host {HOST} --no-dashboard")
+        with log.open("wb") as out:
+            started = subprocess.Popen(["unshare", "-m", "sh", "-c", command], stdout=out,
+                                       stderr=out, cwd="/")
+        try:
+            end = time.monotonic() + 30
+            while "Registered to" not in log.read_text() and time.monotonic() < end:
+                time.sleep(0.1)
+            done = lrh("submit", config.name, "--scheduler", address, cwd=config.parent)
+        finally:
+            started.kill()
+            started.wait()
+    assert done.returncode == 2
+    assert "a worker that sees" in done.stderr
+    assert "on a disk that workers and you share" in done.stderr
+
+
+def test_a_scheduler_that_does_not_answer_is_told_within_seconds(config, tmp_path):
+    done = lrh("submit", config, "--scheduler", "tcp://127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "expected an answer within" in done.stderr
+    assert statuses(tmp_path / "runs") == []
+
+
+def test_waiting_may_be_given_up_and_the_run_goes_on(slow, scheduler_file, tmp_path):
+    run = submit(slow, scheduler_file)
+    given_up = lrh("wait", run, "--timeout", "0.5", cwd=tmp_path)
+    assert given_up.returncode == 124
+    assert "The run goes on" in given_up.stderr
+    assert lrh("wait", run, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["status", "wait", "logs", "cancel"])
+def test_a_run_that_is_not_there_is_told(command, tmp_path):
+    (tmp_path / "runs").mkdir()
+    done = lrh(command, "nothing", "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "`lrh status` lists them" in done.stderr
+
+
+def test_the_folder_of_runs_may_be_named_by_the_environment(tmp_path):
+    (tmp_path / "mine").mkdir()
+    done = lrh("runs", "--json", cwd="/", env={**os.environ, "LRH_RUNS": str(tmp_path / "mine")})
+    assert json.loads(done.stdout) == []
+    done = lrh("runs", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Name it with --runs" in done.stderr
+
+
+def test_a_secret_of_the_settings_is_kept_from_others(config, scheduler_file, tmp_path):
+    secret = "http://127.0.0.1:1/very-secret"
+    config.write_text(config.read_text() + f"alerts: {{sharpness_above: 0.1, webhook: {secret}}}\n")
+    run = submit(config, scheduler_file)
+    assert lrh("wait", run, cwd=tmp_path).returncode == 5
+    told = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()
+            and b"very-secret" in path.read_bytes()]
+    assert told == [jobs_folder(tmp_path / "runs") / run / "settings.yaml"]
+    assert told[0].stat().st_mode & 0o077 == 0
+    assert "alerts were not sent" in lrh("logs", run, cwd=tmp_path).stdout
+
+
+def test_statuses_are_listed_in_the_order_they_began(tmp_path):
+    for name, began in (("b", 1.0), ("a", 2.0)):
+        folder = jobs_folder(tmp_path) / name
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text(json.dumps(
+            {"run": name, "state": "done", "began": began, "updated": began}))
+    (jobs_folder(tmp_path) / "broken").mkdir()
+    (jobs_folder(tmp_path) / "broken" / "status.json").write_text("{")
+    assert statuses(tmp_path) == [Status("b", State.done, began=1.0, updated=1.0),
+                                  Status("a", State.done, began=2.0, updated=2.0)]
