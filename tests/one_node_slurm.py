@@ -73,7 +73,7 @@ def slurm():
     (folder / "mail").chmod(0o755)
     conf = folder / "slurm.conf"
     host = platform.node().partition(".")[0]
-    conf.write_text(CONF.format(folder=folder, host=host, ports=_free_ports(2)))
+    conf.write_text(CONF.format(folder=folder, host=host, ports=free_ports(2)))
     env = {"SLURM_CONF": str(conf), "PATH": PATH}
     munged = ["munged", "--foreground", "--force", "--key-file", key,
               *(f"--{name}={folder}/munge/{name.partition('-')[0]}" for name in (
@@ -87,7 +87,7 @@ def slurm():
         yield folder, env
 
 
-def _free_ports(n):
+def free_ports(n):
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(n)]
         for probe in probes:
