@@ -56,7 +56,7 @@ def _lrh(version: Annotated[bool, typer.Option(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel="Fit")
 def run(
         store: Annotated[str, typer.Argument(
             metavar="STORE|CONFIG.yaml",
@@ -118,7 +118,7 @@ def run(
     screen.output.print(f"[dim]Next: lrh report {path}[/dim]", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel="Fit")
 def demo(
         folder: Annotated[Path, typer.Option(
             "--folder", help="Where stores, results and reports go.")] = Path("lrh-demo"),
@@ -172,7 +172,7 @@ def demo(
         f"print(lrh_dask.LowRankHessian.load('{result}'))\"", soft_wrap=True, markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel="Fit")
 def bench(
         n_pairs: Annotated[int, typer.Option("--pairs", min=1000, help="Pairs n.")] = 100_000,
         n_features: Annotated[int, typer.Option("--features", min=32, help="Features D.")] = 1024,
@@ -199,7 +199,7 @@ def bench(
     screen.programs(found)
 
 
-@app.command()
+@app.command(rich_help_panel="Fit")
 def plan(store: Store, rank: RankText = None, basis: BasisText = None,
          method: MethodText = None, x: XName = None, y: YName = None, workers: Workers = None,
          threads_per_worker: Threads = None, memory_limit: Memory = None,
@@ -222,7 +222,7 @@ def plan(store: Store, rank: RankText = None, basis: BasisText = None,
     Screen().plan(found, len(split.runs))
 
 
-@app.command()
+@app.command(rich_help_panel="Results")
 def report(
         result: Annotated[Path, typer.Argument(metavar="RESULT.zarr",
                                                help="What `lrh run` wrote.")],
@@ -248,8 +248,8 @@ def report(
             consequence="No report was written", fix="Choose another with --out")) from error
 
 
-app.command()(diff)
-app.command()(doctor)
+app.command(rich_help_panel="Results")(diff)
+app.command(rich_help_panel="Fit")(doctor)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ __all__ = ["commands"]
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(rich_help_panel="Pairs")
 def append(
         store: Annotated[str, typer.Argument(
             metavar="STORE", help="Path of a store of pairs; made where there is none.")],
@@ -52,7 +52,7 @@ def append(
         ("label", batch.label or "none"), ("recorded", batch.recorded)])
 
 
-@commands.command()
+@commands.command(rich_help_panel="Pairs")
 def inspect(
         store: Store, x: XName = None, y: YName = None,
         every_row: Annotated[bool, typer.Option(

@@ -27,7 +27,7 @@ Recompute = Annotated[bool, typer.Option(
     "--recompute", help="Read all pairs again, whatever is stored of them.")]
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def nightly(
         config: Config, scheduler: Scheduler = None, recompute: Recompute = False,
         wait: Annotated[bool, typer.Option(
@@ -71,7 +71,7 @@ def nightly(
         raise AlertsRaised(outcome.alerts)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def submit(config: Config, scheduler: Scheduler = None, recompute: Recompute = False,
            as_json: Json = False) -> None:
     """Hand `lrh nightly` to a cluster that is there, and leave: prints the id of the run.
@@ -92,7 +92,7 @@ def submit(config: Config, scheduler: Scheduler = None, recompute: Recompute = F
     screen.say(f"{status.state.value}. Next: lrh wait {status.run} --runs {settings.runs}")
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def runs(folder: Runs = "runs", as_json: Json = False) -> None:
     """List the published runs of a folder."""
     from lrh_dask.catalog import Catalog
@@ -106,7 +106,7 @@ def runs(folder: Runs = "runs", as_json: Json = False) -> None:
     show_runs(Screen(), listed)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def status(run: Annotated[str | None, typer.Argument(metavar="[RUN]", show_default="all")] = None,
            folder: Runs = "runs", as_json: Json = False) -> None:
     """Say how runs are: waiting, under way and how far, done, failed, lost."""
@@ -124,7 +124,7 @@ def status(run: Annotated[str | None, typer.Argument(metavar="[RUN]", show_defau
         show_status(Screen(), found[0])
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def wait(run: Run, folder: Runs = "runs",
          timeout: Annotated[float | None, typer.Option(
              "--timeout", metavar="SECONDS", show_default="none",
@@ -157,7 +157,7 @@ def wait(run: Run, folder: Runs = "runs",
         raise typer.Exit(now.exit_code)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def logs(run: Run, folder: Runs = "runs") -> None:
     """Print what a run has said."""
     from lrh_dask.underway import jobs_folder, status_of
@@ -170,7 +170,7 @@ def logs(run: Run, folder: Runs = "runs") -> None:
         typer.echo(said[0].read_text(encoding="utf-8", errors="replace"), nl=False)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Every night")
 def cancel(run: Run, folder: Runs = "runs") -> None:
     """End a run that is waiting or under way; nothing of it is published."""
     from lrh_dask.underway import jobs_folder, status_of

@@ -17,7 +17,7 @@ from lrh_dask.underway import State, Status
 
 __all__ = ["Follower", "show_runs", "show_status", "show_statuses"]
 
-SHOWN = 3
+SHOWN, LISTED = 2, 20
 STYLES = {State.done: "green", State.nothing_new: "green", State.running: "cyan",
           State.failed: "red", State.lost: "red", State.cancelled: "yellow"}
 
@@ -28,16 +28,14 @@ def show_runs(screen: Screen, runs: Sequence[Listed]) -> None:
         screen.say("No runs yet")
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("run", "pairs", "new", "rank", "leading eigenvalues", "held out", "verdict",
-                  "alerts"):
-        table.add_column(title, no_wrap=title == "run",
-                         justify="right" if title in {"pairs", "new", "rank", "alerts"} else "left")
+    for title in ("run", "pairs", "new", "leading", "held out", "alerts"):
+        table.add_column(title, no_wrap=True,
+                         justify="left" if title in {"run", "leading", "held out"} else "right")
     for run in runs:
         leading = ", ".join(figure(value) for value in run.eigenvalues[:SHOWN])
         late = f" ({run.late_pairs:,} late)" if run.late_pairs else ""
         held_out = "-" if run.held_out_residual is None else figure(run.held_out_residual)
-        table.add_row(run.run, f"{run.n_pairs:,}", f"{run.new_pairs:,}{late}", str(run.rank),
-                      leading, held_out, run.verdict,
+        table.add_row(run.run, f"{run.n_pairs:,}", f"{run.new_pairs:,}{late}", leading, held_out,
                       f"[bold red]{run.n_alerts}[/bold red]" if run.n_alerts else "-")
     screen.output.print(table)
 
@@ -49,8 +47,10 @@ def show_statuses(screen: Screen, found: Sequence[Status]) -> None:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("run", "state", "how far", "since", "where"):
-        table.add_column(title, no_wrap=title == "run")
-    for status in found:
+        table.add_column(title, no_wrap=title in {"run", "since"})
+    if len(found) > LISTED:
+        screen.say(f"The last {LISTED} of {len(found)}; --json tells all")
+    for status in found[-LISTED:]:
         style = STYLES.get(status.state, "default")
         table.add_row(status.run, f"[{style}]{status.state.name.replace('_', ' ')}[/{style}]",
                       escape(_how_far(status)), _ago(status.began), escape(status.where))

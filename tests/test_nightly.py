@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from cluster_processes import cluster
+from object_storage import make_bucket, moto, put
 
 from lrh_dask import LowRankHessian, fit, open_pairs
 from lrh_dask.appending import append_pairs
@@ -286,6 +287,30 @@ def test_an_icechunk_store_is_read_at_the_snapshot_that_is_recorded(
     assert found.document["snapshot"] != first.document["snapshot"]
     assert (found.document["new_pairs"], found.document["n_pairs"]) == (150, 450)
     assert found.document["bytes"]["verify"] == 0  # the chunks before were full
+
+
+def test_a_store_in_a_bucket_tells_of_changed_chunks_by_their_tags(tmp_path, make_pairs):
+    pytest.importorskip("obstore")
+    nights = Nights(tmp_path, None, make_pairs)
+    nights.append(300, chunk_rows=100)
+    with moto(tmp_path / "moto.log") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in (("AWS_ACCESS_KEY_ID", "someone"), ("AWS_SECRET_ACCESS_KEY", "secret"),
+                            ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server}")):
+            patch.setenv(name, value)
+        make_bucket(server)
+        url = put(server, nights.store)
+        nights.cluster = {"kind": "local", "workers": 1}
+        nights.night(store=url)
+        assert not nights.night(store=url).is_new
+        nights.append(40)
+        put(server, nights.store)
+        found = nights.night(store=url)
+        assert (found.document["new_pairs"], found.document["n_pairs"]) == (40, 340)
+        assert found.document["bytes"]["verify"] == 0
+        rewrite(nights.store)
+        put(server, nights.store)
+        with pytest.raises(BadPairs, match=r"other numbers in 1 blocks \(rows 100-199\)"):
+            nights.night(store=url)
 
 
 def test_few_pairs_are_read_every_night_that_brings_more(tmp_path, scheduler_file, make_pairs):
