@@ -105,5 +105,5 @@ def _until_idle(folder, env):
         if time.monotonic() > end:
             said = "".join(path.read_text(errors="replace")[-2000:]
                            for path in folder.glob("*.txt"))
-            raise AssertionError(f"{told.stdout}{told.stderr}\n{said}")
+            raise Unavailable(f"its node does not come up: {told.stdout}{told.stderr}{said}")
         time.sleep(0.2)

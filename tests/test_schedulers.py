@@ -27,7 +27,8 @@ from lrh_dask.catalog import Catalog
 from lrh_dask.locks import exclusive
 from lrh_dask.underway import State, statuses
 
-pytestmark = pytest.mark.workflows
+pytestmark = [pytest.mark.workflows, pytest.mark.skipif(
+    sys.platform != "linux", reason="namespaces, Slurm and systemd are Linux's")]
 WORKFLOWS = ROOT / "workflows"
 SERVICE, TIMER = "lrh-nightly.service", "lrh-nightly.timer"
 

@@ -1,10 +1,9 @@
 """Every night by Prefect: `python workflows/prefect_flow.py nightly.yaml`, and leave it running.
 
-It needs `pip install "lrh-dask[prefect]"` and a server (`prefect server start`, PREFECT_API_URL).
-The cluster is that of nightly.yaml; Prefect only calls, and keeps what came of it: Completed
-(`Published` or `Nothing new`), Failed as `Alerts` with their words, Failed as anything else.
-Settings and pairs that are wrong stay wrong; all else (cluster, machine, another run in the
-folder) is tried again, three times. Whatever happens, the next night catches up.
+It needs `pip install "lrh-dask[prefect]"` and a server (`prefect server start`, PREFECT_API_URL; it
+reports its use to its makers unless PREFECT_SERVER_ANALYTICS_ENABLED=false). Prefect only calls,
+and keeps what came of it: Completed (`Published` or `Nothing new`), Failed as `Alerts` with their
+words, Failed as anything else. All but wrong settings and pairs is tried again, three times.
 """
 
 import sys
