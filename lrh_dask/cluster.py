@@ -24,6 +24,7 @@ __all__ = ["connect", "default_workers", "reach", "worker_environment"]
 
 MAX_WORKERS = 8
 DASHBOARD_PORT = 8787
+TRIM, DASKS_TRIM = "MALLOC_TRIM_THRESHOLD_", "65536"
 
 
 def _unheard(_: str) -> None:
@@ -69,6 +70,8 @@ def reach(settings: ClusterSettings, say: Callable[[str], None] = _unheard) -> I
     import dask
     import distributed  # noqa: F401 - its defaults must be there before, or they go with the block
 
+    if os.environ.get(TRIM) == DASKS_TRIM:  # left by nannies of another cluster of this process
+        del os.environ[TRIM]
     with dask.config.set({**worker_environment(settings.threads_per_worker),
                           "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):
         how = (connected(settings) if settings.runs_already else

@@ -12,6 +12,7 @@ from pathlib import Path
 
 DASK = Path(sys.executable).with_name("dask")
 HOST = "127.0.0.1"
+SET_BY_NANNIES = ("MALLOC_", "OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "ZARR_")
 SECONDS = 60
 
 
@@ -20,7 +21,7 @@ def process(command, log, *, env=None):
     """A process that ends with the block; what it says goes to the file ``log``."""
     with log.open("wb") as out:
         started = subprocess.Popen([*map(str, command)], stdout=out, stderr=out,
-                                   env={**os.environ, **(env or {})})
+                                   env={**fresh_environment(), **(env or {})})
         try:
             yield started
         finally:
@@ -30,6 +31,12 @@ def process(command, log, *, env=None):
             except subprocess.TimeoutExpired:
                 started.kill()
                 started.wait(20)
+
+
+def fresh_environment():
+    """Without what clusters in this process have left: nannies set the environment they are in."""
+    return {name: value for name, value in os.environ.items()
+            if not name.startswith(SET_BY_NANNIES)}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster_processes import address_in, cluster, process, scheduler, worker
+from cluster_processes import address_in, cluster, fresh_environment, process, scheduler, worker
 from distributed import Security
 
 import lrh_dask
@@ -228,6 +228,20 @@ def test_files_of_tls_are_looked_at_before_anything_starts(certificates, tmp_pat
     with pytest.raises(SettingsError, match=said), connect(settings):
         raise AssertionError
     assert time.monotonic() - begin < 5
+
+
+def test_workers_are_fast_where_another_cluster_of_this_process_has_left_its_settings():
+    """Nannies write them into the environment of the process they are in."""
+    code = ("from distributed import LocalCluster\n"
+            "from lrh_dask.cluster import connect\n"
+            "from lrh_dask.cluster_settings import ClusterSettings\n"
+            "if __name__ == '__main__':\n"
+            "    with LocalCluster(n_workers=1, dashboard_address='127.0.0.1:0'): pass\n"
+            "    with connect(ClusterSettings(workers=1)) as client:\n"
+            "        print(client.run(lambda: dict(__import__('os').environ)))\n")
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, text=True,
+                          capture_output=True, env=fresh_environment())
+    assert "'MALLOC_TRIM_THRESHOLD_': '268435456'" in done.stdout
 
 
 def test_one_process_can_connect_again_and_again(two_processes):
