@@ -37,6 +37,7 @@ NIGHTS = (
 
 
 def main(folder: Path | None) -> None:
+    """Play the nights and write the page."""
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         typed = Typed(Path(work))
         (typed.folder / "night.yaml").write_text(SETTINGS, encoding="utf-8")
@@ -83,9 +84,11 @@ class Typed:
         self.folder, self._parts = folder, ["# Five nights", __doc__.strip()]
 
     def say(self, text: str) -> None:
+        """What stands between the commands."""
         self._parts.append(text)
 
     def run(self, *command: str) -> None:
+        """Run a command of this environment, and note what it says."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name(command[0])), *command[1:]], cwd=self.folder,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -101,6 +104,7 @@ class Typed:
         self.say(f"```\n$ {' '.join(command)}\n" + "\n".join(lines) + ended + "\n```")
 
     def page(self) -> str:
+        """All of it."""
         return "\n\n".join(self._parts) + "\n"
 
 
