@@ -262,6 +262,7 @@ def test_a_run_leaves_dasks_report_which_needs_no_network(tmp_path):
     page = (tmp_path / "dask.html").read_text(encoding="utf-8")
     assert "Dask Performance Report" in page
     assert "lrh-solve" in page
+    assert "lrh run pairs.zarr --workers 1" in page
     assert not re.search(r'<script[^>]+src=|rel="stylesheet"', page)
 
 

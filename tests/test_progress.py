@@ -106,7 +106,7 @@ def drives(pid):
 def deaf(dask_worker, lost):
     """Have a worker lose what its tasks tell, or not any more."""
     if lost:
-        dask_worker.log_event = lambda topic, message: None
+        dask_worker.log_event = lambda *_: None
     else:
         del dask_worker.log_event
 
