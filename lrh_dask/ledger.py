@@ -125,7 +125,7 @@ def _since(pairs: Pairs, tokens: dict[str, str],
     try:
         changed = changed_chunks(pairs.x.store.folder, before[SNAPSHOT], pairs.snapshot)
     except (KeyError, BadPairs):  # none was looked at, or history was written anew
-        return lambda label, key: True
+        return lambda *_: True
     names = {label: array.path for label, array in _arrays(pairs)}
     return lambda label, key: f"{names[label]}/{key}" in changed
 
@@ -153,7 +153,7 @@ def _token_of(array: Any) -> Callable[[str], str]:
         return lambda key: _of_file(folder / key, checksummed=checksummed)
     listed = getattr(array.store, "tokens", None)  # of object storage
     if listed is None:
-        return lambda key: ""
+        return lambda _: ""
     by_key = listed(f"{array.path}/")
     return lambda key: by_key.get(f"{array.path}/{key}", "missing")
 

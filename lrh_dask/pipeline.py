@@ -258,7 +258,8 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
                 "bucket_residuals": outcome.bucket_residuals},
         provenance={
             "run": spec.run_id, "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "store": pairs.name, "snapshot": pairs.snapshot, "settings": settings, "route": plan.route.name,
+            "store": pairs.name, "snapshot": pairs.snapshot, "settings": settings,
+            "route": plan.route.name,
             "fingerprint": hashlib.sha256(
                 (pairs.fingerprint() + solved.content).encode()).hexdigest(),
             "versions": _versions(), "seconds": seconds,

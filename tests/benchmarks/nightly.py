@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
             again, took_again = call(folder)
             assert second["new_pairs"] == n_pairs // 100, second["new_pairs"]
             assert not second["read_all"]
-            assert again["run"] == second["run"] and again["new_pairs"] == 0
+            assert (again["run"], again["new_pairs"]) == (second["run"], 0)
             rounds.append((first, took_first, second, took_second, took_again))
             for path in (store, runs, new):
                 shutil.rmtree(path)
