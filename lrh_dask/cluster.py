@@ -55,8 +55,17 @@ def connect(settings: ClusterSettings, say: Callable[[str], None] = _unheard) ->
             refuse_mismatched(found)
             for notice in survived(found):
                 say(f"Notice: {notice}.")
+        client.run(_get_ready, on_error="ignore")
         with watch_workers(client, settings.patience):
             yield client
+
+
+def _get_ready() -> None:
+    """Import on a worker what tasks need: the first of them would wait for it."""
+    import scipy.linalg  # noqa: F401
+    import zarr.storage  # noqa: F401
+
+    import lrh_dask.graph  # noqa: F401
 
 
 @contextlib.contextmanager
