@@ -172,7 +172,7 @@ def login_node(slurm, tmp_path):
     def ask(*command, check=True):
         done = subprocess.run(command, env={**os.environ, **env, "HOME": str(tmp_path)}, text=True,
                               capture_output=True, cwd=tmp_path, timeout=120, check=False)
-        assert not check or done.returncode == 0, done.stdout + done.stderr + said(tmp_path)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
     yield ask, runs, folder / "mails"
@@ -193,8 +193,9 @@ def state(ask, job):
 def test_jobs_of_slurm_count_once_and_take_their_workers_back(login_node, tmp_path):
     ask, runs, mails = login_node
     for _ in range(2):
-        ask("sbatch", "--wait", WORKFLOWS / "slurm.sh")
-        there(lambda: not ask("squeue", "--noheader"), 30)
+        job = ask("sbatch", "--parsable", WORKFLOWS / "slurm.sh")
+        there(lambda: not ask("squeue", "--noheader"))
+        assert state(ask, job) == ("COMPLETED", "0:0"), said(tmp_path)
     counted(runs)
     assert said(tmp_path).count("Cluster: slurm, scheduler tls://127.0.0.1") == 1
     assert "2 workers, 2 threads" in said(tmp_path)
