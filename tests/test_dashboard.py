@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lrh_dask import Pairs, budget, fit, open_pairs, write_pairs
 from lrh_dask.budget import Route
-from lrh_dask.dashboard import dashboard_of
+from lrh_dask.dashboard import dashboard_of, performance_report
 from lrh_dask.metering import Reading
 from lrh_dask.screen import Screen
 from lrh_dask.writing import pairs_group
@@ -264,6 +264,18 @@ def test_a_run_leaves_dasks_report_which_needs_no_network(tmp_path):
     assert "lrh-solve" in page
     assert "lrh run pairs.zarr --workers 1" in page
     assert not re.search(r'<script[^>]+src=|rel="stylesheet"', page)
+
+
+def test_a_report_that_cannot_be_made_is_told_and_fails_nothing(tmp_path, two_workers):
+    told = []
+    (tmp_path / "file").touch()
+    with Client(two_workers), performance_report(tmp_path / "file" / "dask.html", told.append):
+        pass
+    assert len(told) == 1
+    assert "no performance report" in told[0]
+    with Client(two_workers) as client, performance_report(tmp_path / "a.html", told.append):
+        client.close()  # as where the cluster is lost
+    assert len(told) == 2
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
