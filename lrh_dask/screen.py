@@ -227,6 +227,6 @@ class _Lines(_Stages):
         total = self.totals.setdefault(event.stage, event.n_pairs_of_stage or self.n_pairs)
         if event.stage == "solve":
             self.screen.say(f"solve: begins after {elapsed:.1f} s")
-        elif 4 * now // total > 4 * before // total:
+        elif total and 4 * now // total > 4 * before // total:
             self.screen.say(f"{event.stage}: {now:,} of {total:,} pairs, {elapsed:.1f} s")
         sys.stderr.flush()
