@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lrh_dask.appending import append_pairs
     from lrh_dask.certificates import Certificates
     from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
+    from lrh_dask.every_night import nightly
     from lrh_dask.hessian import LowRankHessian
     from lrh_dask.opening import open_pairs
     from lrh_dask.pair_writer import PairWriter
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
     from lrh_dask.writing import write_pairs
 
 __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "PairWriter", "Pairs",
-           "RunFailed", "SettingsError", "Verdict", "append_pairs", "fit", "open_pairs",
-           "write_pairs", "write_report"]
+           "RunFailed", "SettingsError", "Verdict", "append_pairs", "fit", "nightly",
+           "open_pairs", "write_pairs", "write_report"]
 
 _HOME = {
     "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
     "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
     "Verdict": "verdicts", "fit": "pipeline", "open_pairs": "opening", "write_pairs": "writing",
     "write_report": "report", "append_pairs": "appending", "PairWriter": "pair_writer",
+    "nightly": "every_night",
 }
 
 

@@ -97,11 +97,12 @@ def run(
 
     Options given here override those in CONFIG.yaml.
     """
-    from lrh_dask.jobs import keep, run_job, settings_of
+    from lrh_dask.config import RunSettings, settings_of
+    from lrh_dask.jobs import keep, run_job
     from lrh_dask.results import summary
     from lrh_dask.screen import Screen
 
-    settings = settings_of(store, {
+    settings = settings_of(RunSettings, store, {
         "rank": number_or_text(rank), "basis": number_or_text(basis), "method": method,
         "center": yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
         "overwrite": overwrite or None, "psd": psd or None, "weighting": weighting},
@@ -129,9 +130,10 @@ def demo(
     a local Dask cluster, and compares with the exact Hessian. No download.
     """
     from lrh_dask.cluster import connect
+    from lrh_dask.config import RunSettings, settings_of
     from lrh_dask.dashboard import dashboard_of
     from lrh_dask.demo import record_digits
-    from lrh_dask.jobs import fit_job, keep, settings_of
+    from lrh_dask.jobs import fit_job, keep
     from lrh_dask.opening import open_pairs
     from lrh_dask.report import write_report
     from lrh_dask.screen import Screen
@@ -148,8 +150,8 @@ def demo(
         (stores.products, stores.exact_products,
          "From Hessian-vector products: beside the exact Hessian at the end point")]
     results = []
-    settings = [settings_of(str(store), {"overwrite": True}, {"kind": "local", "workers": workers})
-                for store, _, _ in jobs]
+    settings = [settings_of(RunSettings, str(store), {"overwrite": True},
+                            {"kind": "local", "workers": workers}) for store, _, _ in jobs]
     with connect(settings[0].cluster) as client:
         screen.say(dashboard_of(client))
         for setting, (store, exact, title) in zip(settings, jobs, strict=True):
@@ -207,14 +209,16 @@ def plan(store: Store, rank: RankText = None, basis: BasisText = None,
     """Price a run (bytes read, flops, tasks, memory of a worker) without running it."""
     from dataclasses import asdict
 
-    from lrh_dask.jobs import price_of, settings_of
+    from lrh_dask.config import RunSettings, settings_of
+    from lrh_dask.jobs import price_of
     from lrh_dask.opening import open_pairs
     from lrh_dask.screen import Screen
 
-    settings = settings_of(store, {"rank": number_or_text(rank), "method": method, "x": x, "y": y,
-                                   "basis": number_or_text(basis)},
-                         {"workers": workers, "threads_per_worker": threads_per_worker,
-                          "memory_limit": memory_limit})
+    settings = settings_of(
+        RunSettings, store, {"rank": number_or_text(rank), "method": method, "x": x, "y": y,
+                             "basis": number_or_text(basis)},
+        {"workers": workers, "threads_per_worker": threads_per_worker,
+         "memory_limit": memory_limit})
     found, split = price_of(open_pairs(settings.store, x=settings.x, y=settings.y), settings)
     if as_json:
         typer.echo(json.dumps({**asdict(found), "route": found.route.name}))

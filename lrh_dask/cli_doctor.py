@@ -38,14 +38,13 @@ def doctor(
 
     Exit codes: 0 where nothing is poor, 1 where something is.
     """
-    from lrh_dask.config import NightlySettings, RunSettings, load_config
+    from lrh_dask.config import NightlySettings, RunSettings, load_config, settings_of
     from lrh_dask.doctor import examine
-    from lrh_dask.jobs import settings_of_kind
     from lrh_dask.screen import Screen
 
     nightly = store and store.endswith((".yaml", ".yml")) and "runs" in load_config(Path(store))
     kind = NightlySettings if nightly else RunSettings
-    settings = settings_of_kind(kind, store or "no-store", {"device": device, "x": x, "y": y}, {
+    settings = settings_of(kind, store or "no-store", {"device": device, "x": x, "y": y}, {
         "scheduler": scheduler, "workers": workers, "threads_per_worker": threads_per_worker,
         "memory_limit": memory_limit})
     screen = Screen(quiet_output=as_json)

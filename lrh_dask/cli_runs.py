@@ -41,24 +41,16 @@ def nightly(
     folder; others as of `lrh run`.
     """
     from lrh_dask.alerts import AlertsRaised
+    from lrh_dask.every_night import nightly as carry_out
     from lrh_dask.jobs import Stopped
-    from lrh_dask.nightly import nightly as carry_out
-    from lrh_dask.pipeline import new_run_id
     from lrh_dask.screen import Screen
-    from lrh_dask.underway import Journal, State
 
     settings, _ = _settings(config, scheduler)
     screen = Screen(quiet_output=as_json)
-    journal = Journal(Path(settings.runs), run_id or new_run_id(), screen)
-    with journal.kept():
-        try:
-            outcome = carry_out(settings, journal, recompute=recompute, wait=wait,
-                                run_id=journal.run)
-        except KeyboardInterrupt:
-            raise Stopped from None
-        journal.end(State.done if outcome.is_new else State.nothing_new,
-                    AlertsRaised.exit_code if outcome.alerts else 0,
-                    result=outcome.document["run"])
+    try:
+        outcome = carry_out(settings, screen, recompute=recompute, wait=wait, run_id=run_id)
+    except KeyboardInterrupt:
+        raise Stopped from None
     if as_json:
         typer.echo(json.dumps(outcome.document))
     else:
@@ -193,15 +185,14 @@ class StillRunning(LrhError):
 
 def _settings(config: str, scheduler: str | None) -> tuple[Any, dict[str, Any]]:
     """Checked settings, and the same as they stand in the file."""
-    from lrh_dask.config import NightlySettings, load_config
-    from lrh_dask.jobs import settings_of_kind
+    from lrh_dask.config import NightlySettings, load_config, settings_of
 
     if not config.endswith((".yaml", ".yml")):
         raise SettingsError(explain(
             f"settings {config}", expected="a YAML file", got="another name",
             consequence="Nothing was started",
             fix="Write `store:` and `runs:` into one, see configs/nightly.yaml"))
-    settings = settings_of_kind(NightlySettings, config, {}, {"scheduler": scheduler})
+    settings = settings_of(NightlySettings, config, {}, {"scheduler": scheduler})
     return settings, load_config(Path(config))
 
 

@@ -11,12 +11,18 @@ from pydantic import Field, ValidationError, field_validator
 
 from lrh_dask.alert_settings import AlertSettings
 from lrh_dask.asked import LEAST_RTOL
-from lrh_dask.cluster_settings import ClusterSettings, Strict, TlsSettings
+from lrh_dask.cluster_settings import (
+    ClusterSettings,
+    Strict,
+    TlsSettings,
+    cluster_at,
+    named_by_dask,
+)
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.windows import Window
 
 __all__ = ["FitSettings", "NightlySettings", "RunSettings", "Settings", "load_config",
-           "settings_from"]
+           "settings_from", "settings_of"]
 
 
 class FitSettings(Strict):
@@ -147,6 +153,36 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 Settings = TypeVar("Settings", bound=FitSettings)
+
+
+def settings_of(kind: type[Settings], store: str, values: dict[str, Any],
+                cluster: dict[str, Any]) -> Settings:
+    """Settings from a file, where ``store`` names one, overridden by those given (not None).
+
+    A scheduler that is given takes the place of the file's whole cluster but for its `tls`.
+    Where neither names a cluster, the one that Dask's own settings name is taken, if any.
+
+    Raises:
+        SettingsError: the file cannot be read, or a setting is unknown or wrong.
+    """
+    loaded: dict[str, Any] = {"store": store}
+    where = "settings"
+    if store.endswith((".yaml", ".yml")):
+        loaded, where = load_config(Path(store)), f"settings in {store}"
+    given = {key: value for key, value in cluster.items() if value is not None}
+    scheduler = given.pop("scheduler", None)
+    if scheduler is None and not given and loaded.get("cluster") is None:
+        scheduler = named_by_dask()
+    nested = loaded.get("cluster")
+    kept = nested if isinstance(nested, dict) else {}
+    if scheduler is not None:
+        given |= cluster_at(scheduler)
+        encrypted = not scheduler.startswith("tcp://") and "tls" in kept
+        kept = {"tls": kept["tls"]} if encrypted else {}
+    if given:
+        loaded = {**loaded, "cluster": {**kept, **given}}
+    loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
+    return settings_from(loaded, where, kind)
 
 
 def settings_from(values: dict[str, Any], where: str, kind: type[Settings]) -> Settings:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
 from lrh_dask.budget import Plan
 from lrh_dask.cluster import connect, default_workers
-from lrh_dask.cluster_settings import cluster_at, named_by_dask
-from lrh_dask.config import RunSettings, Settings, load_config, settings_from
+from lrh_dask.config import RunSettings
 from lrh_dask.dashboard import dashboard_of, performance_report
 from lrh_dask.errors import LrhError
 from lrh_dask.hessian import LowRankHessian
@@ -24,8 +22,7 @@ from lrh_dask.screen import Screen, size
 from lrh_dask.shards import Partition
 from lrh_dask.writing import refuse_existing, refuse_unwritable
 
-__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "settings_of",
-           "settings_of_kind"]
+__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job"]
 
 
 class Stopped(LrhError):
@@ -35,41 +32,6 @@ class Stopped(LrhError):
 
     def __str__(self) -> str:
         return "stopped by the user; no result was written"
-
-
-def settings_of(store: str, values: dict[str, Any], cluster: dict[str, Any]) -> RunSettings:
-    """Settings of :class:`RunSettings`; see :func:`settings_of_kind`."""
-    return settings_of_kind(RunSettings, store, values, cluster)
-
-
-def settings_of_kind(kind: type[Settings], store: str, values: dict[str, Any],
-                     cluster: dict[str, Any]) -> Settings:
-    """Settings from a file, where ``store`` names one, overridden by those given (not None).
-
-    A scheduler that is given takes the place of the file's whole cluster but for its `tls`.
-    Where neither names a cluster, the one that Dask's own settings name is taken, if any.
-
-    Raises:
-        SettingsError: the file cannot be read, or a setting is unknown or wrong.
-    """
-    loaded: dict[str, Any] = {"store": store}
-    where = "settings"
-    if store.endswith((".yaml", ".yml")):
-        loaded, where = load_config(Path(store)), f"settings in {store}"
-    given = {key: value for key, value in cluster.items() if value is not None}
-    scheduler = given.pop("scheduler", None)
-    if scheduler is None and not given and loaded.get("cluster") is None:
-        scheduler = named_by_dask()
-    nested = loaded.get("cluster")
-    kept = nested if isinstance(nested, dict) else {}
-    if scheduler is not None:
-        given |= cluster_at(scheduler)
-        encrypted = not scheduler.startswith("tcp://") and "tls" in kept
-        kept = {"tls": kept["tls"]} if encrypted else {}
-    if given:
-        loaded = {**loaded, "cluster": {**kept, **given}}
-    loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
-    return settings_from(loaded, where, kind)
 
 
 def run_job(settings: RunSettings, screen: Screen, *,

@@ -12,6 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from lrh_dask.agenda import Agenda
 from lrh_dask.alerts import Alert, judge, unjudged
 from lrh_dask.catalog import Catalog, Listed
 from lrh_dask.comparison import drift_document
@@ -40,8 +41,8 @@ class Tonight:
 
     Attributes:
         created: when it began (ISO 8601, UTC).
-        segments, digests: of all pairs that it is about; ``new``: those segments that it counted.
-        new_pairs, late_pairs: see :class:`lrh_dask.nightly._Work`.
+        segments, digests: of all pairs that it is about.
+        agenda: what was to be done.
         lineage: name and settings of it; ``key``: digest of all that the result depends on.
         checked: what looking again at rows has cost.
         notices: beside those of the fit.
@@ -55,9 +56,7 @@ class Tonight:
     night: Night
     segments: Sequence[Segment]
     digests: Sequence[RowDigest]
-    new: Sequence[Segment]
-    new_pairs: int
-    late_pairs: int
+    agenda: Agenda
     lineage: tuple[str, dict[str, Any]]
     key: str
     states_bytes: int
@@ -94,7 +93,7 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
         "store": tonight.pairs.name, "snapshot": tonight.pairs.snapshot,
         "window": tonight.settings.window, "lineage": tonight.lineage[0],
         "lineage_settings": tonight.lineage[1], "key": tonight.key, "index": hessian.index,
-        "new_pairs": tonight.new_pairs, "late_pairs": tonight.late_pairs,
+        "new_pairs": tonight.agenda.new_pairs, "late_pairs": tonight.agenda.late_pairs,
         "rejected_pairs": _n_pairs(tonight.segments) - hessian.n_pairs,
         "read_all": tonight.night.read_all, "states_bytes": tonight.states_bytes,
         "alerts": [asdict(alert) for alert in alerts], "unjudged": list(open_limits),
@@ -150,7 +149,7 @@ def _drift_since(catalog: Catalog, run: Listed, tonight: Tonight) -> Drift:
 
 def _explained(catalog: Catalog, runs: Sequence[Listed], tonight: Tonight) -> Explained | None:
     """How the last run explains tonight's new pairs, where it can be told without reading them."""
-    states = [partial for segment, partial in tonight.night.added if segment in tonight.new]
+    states = [partial for segment, partial in tonight.night.added if segment in tonight.agenda.new]
     if not runs or not states:
         return None
     triangles = {bucket: state for bucket, state in reduce(Partial.merge, states).states.items()
@@ -178,13 +177,13 @@ def _page(tonight: Tonight, hessian: LowRankHessian, runs: Sequence[Listed],
         run=tonight.run, created=tonight.created, drifts=drifts, explained=tested,
         alerts=tuple(alerts), unjudged=tuple(open_limits),
         data=DataLedger(
-            new=tonight.new_pairs, late=tonight.late_pairs, total=hessian.n_pairs,
+            new=tonight.agenda.new_pairs, late=tonight.agenda.late_pairs, total=hessian.n_pairs,
             rejected=_n_pairs(tonight.segments) - hessian.n_pairs, window=tonight.settings.window,
             oldest=min(s.first for s in tonight.segments),
             newest=max(s.last for s in tonight.segments)),
         history=(*(PastRun.of(run) for run in runs), PastRun.tonight(
-            hessian, run=tonight.run, created=tonight.created, new_pairs=tonight.new_pairs,
-            n_alerts=len(alerts))))
+            hessian, run=tonight.run, created=tonight.created,
+            new_pairs=tonight.agenda.new_pairs, n_alerts=len(alerts))))
 
 
 def _n_pairs(segments: Sequence[Segment]) -> int:

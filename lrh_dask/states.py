@@ -76,6 +76,11 @@ class StoredStates:
         self._current = self.folder / current if current else None
 
     @property
+    def name(self) -> str:
+        """Of the lineage."""
+        return self.folder.name
+
+    @property
     def exist(self) -> bool:
         """Whether there may be some."""
         return self._current is not None

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -131,7 +132,7 @@ class Journal:
     """Writes down how a run goes, beside whoever else is told.
 
     Args:
-        other: who is told as well (:class:`lrh_dask.nightly.Watcher`).
+        other: who is told as well (:class:`lrh_dask.every_night.Watcher`).
     """
 
     def __init__(self, runs: Path, run: str, other: Any, *, scheduler: str = "") -> None:
@@ -149,6 +150,7 @@ class Journal:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep the status while the block runs; it ends as ``failed`` where that raises."""
+        self._was_submitted = self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write()
         over = threading.Event()
@@ -169,6 +171,8 @@ class Journal:
         finally:
             over.set()
             heart.join()
+        if self._status.state is State.nothing_new and not self._was_submitted:
+            shutil.rmtree(self.folder, ignore_errors=True)  # nobody waits to be told
 
     def end(self, state: State, exit_code: int, *, result: str | None = None,
             error: str = "") -> None:

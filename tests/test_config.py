@@ -6,15 +6,22 @@ from pathlib import Path
 import pytest
 
 from lrh_dask import SettingsError
-from lrh_dask.config import NightlySettings, RunSettings, load_config, settings_from
-from lrh_dask.jobs import settings_of
+from lrh_dask.config import (
+    NightlySettings,
+    RunSettings,
+    load_config,
+    settings_from,
+    settings_of,
+)
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_shipped_schema_is_that_of_the_settings():
-    shipped = json.loads((ROOT / "lrh_dask" / "config.schema.json").read_text())
-    assert shipped == RunSettings.model_json_schema()
+@pytest.mark.parametrize(("name", "kind"), [
+    ("config.schema.json", RunSettings), ("nightly.schema.json", NightlySettings)])
+def test_the_shipped_schemas_are_those_of_the_settings(name, kind):
+    shipped = json.loads((ROOT / "lrh_dask" / name).read_text())
+    assert shipped == kind.model_json_schema()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
@@ -49,9 +56,9 @@ def test_a_wrong_value_is_said_once_with_what_is_allowed(values, said):
 
 def test_a_scheduler_given_takes_the_place_of_the_files_cluster(tmp_path):
     (tmp_path / "a.yaml").write_text("store: a\ncluster: {workers: 2, memory_limit: 1GiB}\n")
-    address = {"scheduler": "tcp://h:1"}
-    assert settings_of(f"{tmp_path}/a.yaml", {}, address).cluster.address == "tcp://h:1"
-    assert settings_of(f"{tmp_path}/a.yaml", {}, {"workers": 3}).cluster.memory_limit == "1GiB"
+    path, address = f"{tmp_path}/a.yaml", {"scheduler": "tcp://h:1"}
+    assert settings_of(RunSettings, path, {}, address).cluster.address == "tcp://h:1"
+    assert settings_of(RunSettings, path, {}, {"workers": 3}).cluster.memory_limit == "1GiB"
 
 
 @pytest.mark.parametrize("text", ["store: [", "- a\n- b", "", "\x00"])

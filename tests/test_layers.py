@@ -25,7 +25,7 @@ LAYERS = [
     {"worker_checks", "port_checks", "store_checks"}, {"pipeline", "cluster", "figures", "rivals"},
     {"report", "screen", "demo", "synthetic", "doctor"}, {"comparison", "night_page"},
     {"night_figure"}, {"drift_screen", "night_report"}, {"nights", "submitting", "runs_screen"},
-    {"publishing"}, {"nightly"}, {"jobs", "bench", "options"},
+    {"agenda"}, {"publishing"}, {"every_night"}, {"jobs", "bench", "options"},
     {"cli_pairs", "cli_diff", "cli_runs", "cli_doctor"}, {"cli"}, {"__main__"},
 ]
 MATHEMATICS = {"asked", "reduced_pairs", "triangle", "solve", "evidence", "interpolation", "psd",

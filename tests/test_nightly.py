@@ -18,7 +18,7 @@ from lrh_dask.appending import append_pairs
 from lrh_dask.catalog import Catalog
 from lrh_dask.config import NightlySettings, settings_from
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError
-from lrh_dask.nightly import nightly
+from lrh_dask.every_night import nightly
 from lrh_dask.results import summary
 from lrh_dask.screen import Screen
 
@@ -61,7 +61,7 @@ class Nights:
 
     def all_files(self):
         return {path: path.stat().st_mtime_ns for path in self.runs.rglob("*")
-                if path.name != ".lock"}
+                if path.name not in {".lock", "jobs"}}
 
 
 @pytest.fixture

@@ -13,10 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.states import Completed, Failed
 
-from lrh_dask import BadPairs, SettingsError
-from lrh_dask.config import NightlySettings
-from lrh_dask.jobs import settings_of_kind
-from lrh_dask.nightly import nightly
+from lrh_dask import BadPairs, SettingsError, nightly
 
 
 class Log:
@@ -41,8 +38,7 @@ def may_get_better(_task, _run, state):
 @task(retries=3, retry_delay_seconds=900, retry_condition_fn=may_get_better, persist_result=False)
 def count_new_pairs(config: str):
     """One call of `lrh nightly`, in this process."""
-    settings = settings_of_kind(NightlySettings, config, {}, {})
-    return nightly(settings, Log(get_run_logger()))
+    return nightly(config, Log(get_run_logger()))
 
 
 @flow(name="lrh-nightly")
