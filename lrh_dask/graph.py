@@ -101,18 +101,20 @@ class Stages:
         self._end(stage, split.runs)
         return solved
 
-    def solve_more(self, split: Partition, spec: Spec, stored: Key, basis: Key,
-                   reduced: Key) -> Solved | Short:
+    def solve_more(self, split: Partition, sample: Sequence[Run], spec: Spec, stored: Key,
+                   basis: Key, reduced: Key) -> Solved | Short:
         """Count more pairs over a basis that is known, unless they show that it does not do.
 
         Args:
+            sample: those of them that the basis is looked for in again.
             stored, basis, reduced: keys of the state, the basis and the reduced pairs of those
                 that were counted before.
         """
         self.fitted_over = basis
-        stages = [self._begin(kind, split.n_pairs) for kind in ("basis", "fit")]
-        more, newest = self._tree("basis", basis_leaf, split.runs, replace(spec, stage=stages[0]))
-        graph, root = self._fit(split, replace(spec, stage=stages[1]), TaskRef(basis), stored)
+        looked_at = self._begin("basis", sum(run.n_pairs for run in sample))
+        counted = self._begin("fit", split.n_pairs)
+        more, newest = self._tree("basis", basis_leaf, sample, replace(spec, stage=looked_at))
+        graph, root = self._fit(split, replace(spec, stage=counted), TaskRef(basis), stored)
         graph.update(more)
         merged, found, last = self._key("merge", "rounds"), self._key("orth"), self._key("solve")
         graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
@@ -123,8 +125,8 @@ class Stages:
         self.basis = merged, found
         solved: Solved | Short = self._carry_out("fit", graph, last,
                                                  keep=(*self.states, *self.basis))
-        for stage in stages:
-            self._end(stage, split.runs)
+        self._end(looked_at, sample)
+        self._end(counted, split.runs)
         return solved
 
     def _fit(self, split: Partition, spec: Spec, basis: TaskRef | None,

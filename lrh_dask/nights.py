@@ -38,6 +38,8 @@ __all__ = ["Known", "Night", "fit_night"]
 
 NO_STATES = {Route.whole_pairs, Route.by_features}
 """Routes for few pairs, which are all read every night."""
+LOOKED_AT = 4096
+"""So many new pairs tell whether the stored basis still captures what new gradients do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ def _go_on(stages: Stages, whole: Partition, new: Partition, spec: Spec, known: 
         return replace(_from(started, solved), notices=(*solved.notices, *told)), False
     reduced = stages.put("reduced", known.basis[1].known_before())
     more = replace(spec, max_basis=_columns(known.basis[1]))
-    found = stages.solve_more(new, more, stored, basis, reduced)
+    found = stages.solve_more(new, new.sample(LOOKED_AT), more, stored, basis, reduced)
     if isinstance(found, Solved):
         return replace(_from(started, found), notices=(*found.notices, *told)), False
     assert stages.basis is not None

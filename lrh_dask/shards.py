@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
+from math import ceil
 
 __all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 
@@ -83,6 +84,18 @@ class Partition:
     def buckets(self) -> list[int]:
         """The buckets that hold rows."""
         return sorted({piece.bucket for run in self.runs for piece in run.pieces})
+
+    def sample(self, n_pairs: int) -> tuple[Run, ...]:
+        """About so many pairs: the first part of every piece."""
+        share = min(1.0, n_pairs / max(self.n_pairs, 1))
+        runs = []
+        for run in self.runs:
+            pieces = tuple(replace(p, stop=p.start + ceil((p.stop - p.start) * share))
+                           for p in run.pieces)
+            blocks = tuple((max(start, p.start), min(stop, p.stop)) for p in pieces
+                           for start, stop in run.blocks if p.start < stop and p.stop > start)
+            runs.append(Run(run.index, blocks, pieces))
+        return tuple(runs)
 
     def spread(self, is_held_out: Callable[[int], bool]) -> tuple[Run, ...]:
         """Every block as a run of its own, in an order whose every beginning is spread evenly.

@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 import pytest
 
-from lrh_dask import Pairs, fit
+from lrh_dask import Pairs, fit, nights
 from lrh_dask.asked import Asked
 from lrh_dask.graph import Stages
 from lrh_dask.ledger import chunk_tokens, digest_leaf, suspects
@@ -152,9 +152,11 @@ def test_nothing_new_but_another_rank_is_solved_without_reading(pairs, tmp_path)
     same(third.hessian, first.hessian)
 
 
+@pytest.mark.parametrize("looked_at", [nights.LOOKED_AT, 200])
 @pytest.mark.parametrize("strength", [0.0, 2.0])
-def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(make_pairs, tmp_path,
-                                                                       strength):
+def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
+        make_pairs, tmp_path, monkeypatch, strength, looked_at):
+    monkeypatch.setattr(nights, "LOOKED_AT", looked_at)
     made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
     x, y = np.array(made.x), np.array(made.y)
     new = np.random.default_rng(0).standard_normal(80)
@@ -174,6 +176,7 @@ def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(make_pair
     else:
         assert not second.read_all
         assert "read again" not in notices
+        assert second.hessian.provenance["bytes"]["basis"] == 2 * 80 * 8 * min(looked_at, 500)
         np.testing.assert_array_equal(second.basis[0].q, first.basis[0].q)
 
 

@@ -71,6 +71,20 @@ def test_joined_runs_are_not_much_larger_than_asked_and_leave_the_buckets_as_the
     assert bucket_of[0] == bucket_of[1]
 
 
+@given(**SHAPES, wanted=st.integers(1, 6000))
+def test_a_sample_has_the_first_part_of_every_piece(n_pairs, chunk_rows, row_bytes, wanted):
+    split = partition(n_pairs, chunk_rows, row_bytes)
+    sample = split.sample(wanted)
+    for run, whole in zip(sample, split.runs, strict=True):
+        for piece, of in zip(run.pieces, whole.pieces, strict=True):
+            assert (piece.start, piece.bucket) == (of.start, of.bucket)
+            exact = (of.stop - of.start) * min(1, wanted / n_pairs)
+            assert exact - 1e-9 <= piece.stop - piece.start < exact + 1 + 1e-9
+        rows = [row for a, b in run.blocks for row in range(a, b)]
+        assert rows == [row for p in run.pieces for row in range(p.start, p.stop)]
+        assert all(a // chunk_rows == (b - 1) // chunk_rows for a, b in run.blocks)
+
+
 @given(**SHAPES)
 def test_every_block_can_be_a_run_of_its_own(n_pairs, chunk_rows, row_bytes):
     split = partition(n_pairs, chunk_rows, row_bytes, one_block=True)
