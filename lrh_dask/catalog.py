@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError, explain
+from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
 from lrh_dask.locks import exclusive
 from lrh_dask.writing import refuse_unwritable, replace_file, written_aside
 
@@ -132,24 +132,6 @@ class Catalog:
                     {"format": FORMAT_VERSION, "runs": [asdict(row) for row in rows.values()]},
                     indent=1))
         return sorted(rows.values(), key=lambda row: (row.sequence, row.created))
-
-    def path(self, run: str) -> Path:
-        """The folder of a run: its id, the beginning of one, or ``latest``.
-
-        Raises:
-            SettingsError: there is no such run, or there are several.
-        """
-        found = [path.parent for path in self.folder.glob("[!.]*/run.json")
-                 if path.parent.name == run or (
-                     path.parent.name.startswith(run) and not path.parent.is_symlink())]
-        exact = [path for path in found if path.name == run]
-        if len(exact or found) != 1:
-            names = sorted(path.name for path in found)
-            raise SettingsError(explain(
-                f"run {run!r} in {self.folder}", expected="one run of that name",
-                got=f"{len(names)}: {', '.join(names)}" if names else "none",
-                consequence="There is nothing to show", fix="`lrh runs` lists them"))
-        return (exact or found)[0].resolve()
 
     def document(self, run: str) -> dict[str, Any]:
         """What a run has written about itself.

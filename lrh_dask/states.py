@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,8 @@ import numpy as np
 
 from lrh_dask.basis import Basis, Outlook
 from lrh_dask.digests import RowDigest
-from lrh_dask.duplicates import RowHashes
-from lrh_dask.reduced_pairs import ReducedPairs
+from lrh_dask.packing import Packed, described, partial_of
 from lrh_dask.tree import Partial, ReadStats
-from lrh_dask.triangle import Triangle
 from lrh_dask.windows import Segment
 from lrh_dask.writing import attributes_of, replace_file, written_aside
 
@@ -38,7 +35,6 @@ __all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis"]
 FORMAT_VERSION = 1
 ALL, NONE = "all", "none"
 CHUNK_NUMBERS = 2**21
-KINDS = {"triangle": Triangle, "reduced": ReducedPairs}
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ class StoredStates:
             return None
         attributes, arrays = _read(self._current / "basis.zarr")
         known = dict(attributes["basis"])
-        reduced = _partial(attributes["parts"][0], arrays)
+        reduced = partial_of(attributes["parts"][0], arrays)
         outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
                           int(known["n_blind"]), reduced.stats)
         basis = Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0, **known)
@@ -133,7 +129,7 @@ class StoredStates:
             attributes, arrays = _read(group)
             for item in segments:
                 if item.group == group:
-                    yield _partial(attributes["parts"][item.index], arrays)
+                    yield partial_of(attributes["parts"][item.index], arrays)
 
     def add(self, states: Sequence[tuple[Segment, Partial]],
             basis: tuple[Basis, Partial] | None, *, afresh: bool,
@@ -151,9 +147,9 @@ class StoredStates:
             digest = (NONE if not has_states else
                       ALL if basis is None else digest_of_basis(basis[0])[:12])
             current = self.folder / f"{sequence:06d}-{digest}"
-        parts, arrays = [], _Packed()
+        parts, arrays = [], Packed()
         for segment, partial in states:
-            parts.append({"segment": asdict(segment), **_described(partial, arrays)})
+            parts.append({"segment": asdict(segment), **described(partial, arrays)})
         if basis is not None:
             _write_basis(current / "basis.zarr", *basis)
         if states:
@@ -210,78 +206,9 @@ def _is_states(path: Path) -> bool:
     return "lrh_dask_states" in attributes_of(path)
 
 
-class _Packed:
-    """Arrays put one after another into one array a dtype; of symmetric ones half."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, list[np.ndarray]] = {}
-        self._ends: dict[str, int] = {}
-
-    def add(self, array: np.ndarray) -> list[Any]:
-        """Where it is now: dtype, first number, shape, and what half is left out."""
-        half = ""
-        if array.ndim == 2 and array.shape[0] == array.shape[1] > 1:
-            if np.array_equal(array, array.T):
-                half = "symmetric"
-            elif not np.tril(array, -1).any():
-                half = "upper"
-        flat = array[np.triu_indices(len(array))] if half else array.ravel()
-        dtype = array.dtype.name
-        start = self._ends.get(dtype, 0)
-        self.parts.setdefault(dtype, []).append(flat)
-        self._ends[dtype] = start + flat.size
-        return [dtype, start, list(array.shape), half]
-
-
-def _unpacked(place: Sequence[Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
-    dtype, start, shape, half = place
-    n = shape[0] * (shape[0] + 1) // 2 if half else math.prod(shape)
-    flat = arrays[dtype][start:start + n]
-    if not half:
-        return flat.reshape(shape).copy()
-    square = np.zeros(shape, flat.dtype)
-    rows, columns = np.triu_indices(shape[0])
-    square[rows, columns] = flat
-    if half == "symmetric":
-        square[columns, rows] = flat
-    return square
-
-
-def _described(partial: Partial, arrays: _Packed) -> dict[str, Any]:
-    """A partial state as JSON, its arrays being put into others."""
-    def packed(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return {"at": arrays.add(value)}
-        return value.item() if isinstance(value, np.generic) else value
-
-    states = {}
-    for bucket, state in partial.states.items():
-        kind = next(name for name, cls in KINDS.items() if isinstance(state, cls))
-        states[str(bucket)] = {"kind": kind, **{
-            field.name: packed(getattr(state, field.name)) for field in fields(state)}}
-    s = partial.stats
-    return {"states": states, "digests": [list(asdict(d).values()) for d in s.digests],
-            "stats": {name: getattr(s, name) for name in (
-                "n_pairs", "zero_x_rows", "zero_y_rows", "zero_weight_rows")},
-            "hashes": {field.name: packed(getattr(s.hashes, field.name))
-                       for field in fields(s.hashes)}}
-
-
-def _partial(part: dict[str, Any], arrays: dict[str, np.ndarray]) -> Partial:
-    def unpacked(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: _unpacked(value["at"], arrays) if isinstance(value, dict) else value
-                for name, value in values.items() if name != "kind"}
-
-    states = {int(bucket): KINDS[state["kind"]](**unpacked(state))
-              for bucket, state in part["states"].items()}
-    return Partial(states, ReadStats(
-        **part["stats"], hashes=RowHashes(**unpacked(part["hashes"])),
-        digests=tuple(RowDigest(*d) for d in part["digests"])))
-
-
 def _write_basis(path: Path, basis: Basis, reduced: Partial) -> None:
-    arrays = _Packed()
-    part = _described(reduced, arrays)
+    arrays = Packed()
+    part = described(reduced, arrays)
     known = {"n_blind": basis.n_blind, "tail": basis.tail, "outside": basis.outside,
              "complete": basis.complete, "is_full": basis.outlook.is_full,
              "n_pairs_wanted": basis.outlook.n_pairs}
@@ -289,7 +216,7 @@ def _write_basis(path: Path, basis: Basis, reduced: Partial) -> None:
         _write(aside, {"parts": [part], "basis": known}, arrays, q=basis.q)
 
 
-def _write(aside: Path, attributes: dict[str, Any], arrays: _Packed, **more: np.ndarray) -> None:
+def _write(aside: Path, attributes: dict[str, Any], arrays: Packed, **more: np.ndarray) -> None:
     import zarr
     from zarr.codecs import Crc32cCodec
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"blocks", "streaming", "stored_chunks", "snapshots", "targets", "cluster_settings"},
     {"pairs", "config"}, {"opening"}, {"incoming"}, {"local_stores"}, {"writing"}, {"commits"},
     {"appending"}, {"pair_writer"}, {"results", "inspection", "digests", "catalog", "underway"},
-    {"webhook"}, {"shards", "tree"}, {"memory", "segments"}, {"budget"},
+    {"webhook"}, {"shards", "tree"}, {"memory", "segments", "packing"}, {"budget"},
     {"refusals", "spec", "probes", "findings"}, {"basis"}, {"leaves", "states"}, {"tasks"},
     {"graph"}, {"rounds", "by_features", "ledger"},
     {"dashboard", "versions", "lost_workers", "cluster_kinds", "running_cluster"},
