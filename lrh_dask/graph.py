@@ -15,7 +15,14 @@ from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 from lrh_dask import progress
 from lrh_dask.basis import Outlook, find_basis, outlook
 from lrh_dask.blocks import is_dask
-from lrh_dask.leaves import basis_leaf, fit_leaf, merge_partials
+from lrh_dask.leaves import (
+    basis_leaf,
+    fit_leaf,
+    merge_partials,
+    night_leaf,
+    reduced_of,
+    triangles_of,
+)
 from lrh_dask.memory import AHEAD_OF_FETCHING
 from lrh_dask.pairs import Pairs, slice_in_memory
 from lrh_dask.shards import Partition, Run
@@ -101,49 +108,66 @@ class Stages:
         self._end(stage, split.runs)
         return solved
 
-    def solve_more(self, split: Partition, sample: Sequence[Run], spec: Spec, stored: Key,
-                   basis: Key, reduced: Key) -> Solved | Short:
+    def solve_more(self, split: Partition, spec: Spec, share: float, stored: Key, basis: Key,
+                   reduced: Key) -> Solved | Short:
         """Count more pairs over a basis that is known, unless they show that it does not do.
 
         Args:
-            sample: those of them that the basis is looked for in again.
+            share: of these pairs, so many tell whether it does.
             stored, basis, reduced: keys of the state, the basis and the reduced pairs of those
                 that were counted before.
         """
         self.fitted_over = basis
-        looked_at = self._begin("basis", sum(run.n_pairs for run in sample))
-        counted = self._begin("fit", split.n_pairs)
-        more, newest = self._tree("basis", basis_leaf, sample, replace(spec, stage=looked_at))
-        graph, root = self._fit(split, replace(spec, stage=counted), TaskRef(basis), stored)
-        graph.update(more)
+        stage = self._begin("fit", split.n_pairs)
+        graph, roots = self._trees(night_leaf, split, replace(spec, stage=stage), TaskRef(basis),
+                                   share)
+        self.states = tuple(self._picked(graph, triangles_of, roots))
+        whole = self._united(graph, [stored, *self.states])
+        newest = self._united(graph, self._picked(graph, reduced_of, roots))
         merged, found, last = self._key("merge", "rounds"), self._key("orth"), self._key("solve")
         graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
         graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(newest), TaskRef(basis),
                             spec, complete=False, spent=ReadStats())
-        graph[last] = Task(last, solve_unless_short, TaskRef(root), TaskRef(basis), TaskRef(found),
+        graph[last] = Task(last, solve_unless_short, TaskRef(whole), TaskRef(basis), TaskRef(found),
                            TaskRef(newest), spec)
         self.basis = merged, found
         solved: Solved | Short = self._carry_out("fit", graph, last,
                                                  keep=(*self.states, *self.basis))
-        self._end(looked_at, sample)
-        self._end(counted, split.runs)
+        self._end(stage, split.runs)
         return solved
 
     def _fit(self, split: Partition, spec: Spec, basis: TaskRef | None,
              stored: Key | None) -> tuple[dict[Any, Any], Key]:
         """A tree over each segment, and one above these and what is stored; its root."""
+        graph, roots = self._trees(fit_leaf, split, spec, basis)
+        self.states = tuple(roots) if spec.digested else ()
+        return graph, self._united(graph, [*([] if stored is None else [stored]), *roots])
+
+    def _trees(self, leaf: Callable[..., Partial], split: Partition, spec: Spec,
+               *extra: Any) -> tuple[dict[Any, Any], list[Key]]:
+        """A tree over each segment; their roots."""
         self.forget(self.states)
         graph: dict[Any, Any] = {}
         roots = []
         for runs in split.segments:
-            tree, root = self._tree("fit", fit_leaf, runs, spec, basis)
+            tree, root = self._tree("fit", leaf, runs, spec, *extra)
             graph.update(tree)
             roots.append(root)
-        merges, whole = tree_reduce([*([stored] if stored else []), *roots], merge_partials,
-                                    self._key("merge", "segments"))
+        return graph, roots
+
+    def _picked(self, graph: dict[Any, Any], part: Callable[[Partial], Partial],
+                keys: Sequence[Key]) -> list[Key]:
+        """Some of the states of partial states; the keys of these."""
+        picked = {self._key("merge", part.__name__, i): key for i, key in enumerate(keys)}
+        graph.update({mine: Task(mine, part, TaskRef(key)) for mine, key in picked.items()})
+        return list(picked)
+
+    def _united(self, graph: dict[Any, Any], keys: list[Key]) -> Key:
+        """The root of a tree above partial states."""
+        self._n_stages += 1
+        merges, root = tree_reduce(keys, merge_partials, self._key("merge", "segments"))
         graph.update(merges)
-        self.states = tuple(roots) if spec.digested else ()
-        return graph, whole
+        return root
 
     def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
         """Bring all pairs to one worker and solve there."""

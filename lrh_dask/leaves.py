@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +27,8 @@ from lrh_dask.shards import Run
 from lrh_dask.spec import Spec, group_of
 from lrh_dask.tree import Partial, ReadStats
 
-__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "read_ahead",
+__all__ = ["basis_leaf", "device_of_run", "fit_leaf", "hashes_of", "merge_partials", "night_leaf",
+           "read_ahead", "reduced_of", "triangles_of",
            "streamed", "weights_of"]
 
 
@@ -57,15 +58,29 @@ class Fold(Protocol):
         """What was counted."""
 
 
+@dataclass(frozen=True)
+class Taker:
+    """What is made of rows.
+
+    Attributes:
+        new: makes a fold; ``key_of``: which one takes the rows of a bucket.
+        part: those rows of a slab that it takes, if any; all are the slab itself.
+    """
+
+    new: Callable[[], Fold]
+    key_of: Callable[[int], int] = lambda bucket: bucket
+    part: Callable[[Block], Block | None] = lambda slab: slab
+
+
 def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
     """Reduced pairs of a run: by group (a fitted basis), or by bucket and uncut (few pairs)."""
     device = device_of_run(spec)
     whole = spec.route is Route.whole_pairs
     max_rank = spec.n_pairs if whole else spec.max_basis
     at_once = min(WAITING_BYTES // pairs.row_bytes, EXACT_ROWS * max_rank)
-    return _fold(pairs, run, spec, max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes),
-                 lambda: Reducing(max_rank, at_once), (lambda b: b) if whole else group_of, device,
-                 _in_blocks, every_row=whole)
+    taker = Taker(lambda: Reducing(max_rank, at_once), (lambda b: b) if whole else group_of)
+    return _fold(pairs, run, spec, max(4 * spec.max_basis, SLAB_BYTES // pairs.row_bytes), device,
+                 _in_blocks, taker, every_row=whole)
 
 
 def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
@@ -73,12 +88,47 @@ def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial
     device = device_of_run(spec)
     q = k = None
     if basis is not None:
-        q, k = padded(device.put(basis.q.astype(pairs.dtype, copy=False))), basis.q.shape[1]
+        q, k = _on(device, basis, pairs), basis.q.shape[1]
     in_cache = q is not None  # a slab is gone over six times
     return _fold(pairs, run, spec,
                  max(LEAST_ROWS, (CACHED_BYTES if in_cache else SLAB_BYTES) // pairs.row_bytes),
-                 lambda: Gathering(q, k), lambda b: b, device,
-                 streamed if in_cache and pairs.can_stream else _in_blocks, every_row=True)
+                 device, streamed if in_cache and pairs.can_stream else _in_blocks,
+                 Taker(lambda: Gathering(q, k)), every_row=True)
+
+
+def night_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis, share: float) -> Partial:
+    """Triangles of a run by bucket, and reduced pairs of a share of it under ~group."""
+    device = device_of_run(spec)
+    q, k = _on(device, basis, pairs), basis.q.shape[1]
+    beginnings = run.beginnings(share)
+
+    def begins(slab: Block) -> Block | None:
+        """What of a slab, which lies in one piece, lies in its beginning."""
+        start, stop = slab.start, slab.start + len(slab.x)
+        end = max((min(p.stop, stop) for p in beginnings if p.start <= start), default=start)
+        return slab.rows(start, end) if end > start else None
+
+    return _fold(pairs, run, spec, max(LEAST_ROWS, CACHED_BYTES // pairs.row_bytes), device,
+                 streamed if pairs.can_stream else _in_blocks, Taker(lambda: Gathering(q, k)),
+                 Taker(lambda: Reducing(spec.max_basis, SLAB_BYTES // pairs.row_bytes),
+                       lambda b: ~group_of(b), begins), every_row=True)
+
+
+def triangles_of(night: Partial) -> Partial:
+    """The triangles among the states of :func:`night_leaf`."""
+    return Partial({key: state for key, state in night.states.items() if key >= 0}, night.stats)
+
+
+def reduced_of(night: Partial) -> Partial:
+    """The reduced pairs among the states of :func:`night_leaf`, by group."""
+    states = {~key: state for key, state in night.states.items() if key < 0}
+    return Partial(dict(sorted(states.items())),
+                   ReadStats(n_pairs=sum(state.n_pairs for state in states.values())))
+
+
+def _on(device: Device, basis: Basis, pairs: Pairs) -> Array:
+    """The columns of a basis where they are computed with, in the dtype of the pairs."""
+    return padded(device.put(basis.q.astype(pairs.dtype, copy=False)))
 
 
 def merge_partials(*partials: Partial) -> Partial:
@@ -87,10 +137,9 @@ def merge_partials(*partials: Partial) -> Partial:
     return reduce(Partial.merge, partials)
 
 
-def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, new: Callable[[], Fold],
-          bucket_of: Callable[[int], int], device: Device, slabs: Slabs, *,
-          every_row: bool) -> Partial:
-    """Read a run and fold its rows, slab by slab, into one state a bucket.
+def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, device: Device, slabs: Slabs,
+          *takers: Taker, every_row: bool) -> Partial:
+    """Read a run and fold its rows, slab by slab, into one state for every key of the takers.
 
     Args:
         every_row: all rows of the store are read so, and their hashes tell repeated ones.
@@ -107,12 +156,16 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, new: Callable[[], 
         stats = stats.merge(ReadStats(
             len(slab.x), slab.n_bytes, slab.seconds, _zero_rows(slab.x, slab.x_squares),
             _zero_rows(slab.y, slab.y_squares), len(slab.x) - len(rows.x)))
-        if bucket_of(bucket) not in folds:
-            folds[bucket_of(bucket)] = new()
-        folds[bucket_of(bucket)].add(
-            device.put(rows.x), device.put(rows.y),
-            None if rows.weight is None else device.put(rows.weight),
-            (device.put(rows.x_squares), device.put(rows.y_squares)))
+        for taker in takers:
+            part, key = taker.part(slab), taker.key_of(bucket)
+            if part is not None:
+                counted = rows if part is slab else _counted(part, spec)
+                folds.setdefault(key, taker.new()).add(
+                    device.put(counted.x), device.put(counted.y),
+                    None if counted.weight is None else device.put(counted.weight),
+                    (device.put(counted.x_squares), device.put(counted.y_squares)))
+                del counted
+            del part
         del slab, rows  # before the next ones are waited for
         if len(hashes) > MERGED_AT_ONCE:
             hashes = [RowHashes().merge(*hashes)]
@@ -121,7 +174,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, new: Callable[[], 
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(spec.stage, run.index, stats.n_pairs,
                                                   stats.n_bytes))
-    return Partial({bucket: folds[bucket].state().to_host() for bucket in sorted(folds)}, stats)
+    return Partial({key: folds[key].state().to_host() for key in sorted(folds)}, stats)
 
 
 def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:

@@ -38,7 +38,7 @@ __all__ = ["Known", "Night", "fit_night"]
 
 NO_STATES = {Route.whole_pairs, Route.by_features}
 """Routes for few pairs, which are all read every night."""
-LOOKED_AT = 4096
+LOOKED_AT = 2048
 """So many new pairs tell whether the stored basis still captures what new gradients do."""
 
 
@@ -146,7 +146,7 @@ def _go_on(stages: Stages, whole: Partition, new: Partition, spec: Spec, known: 
         return replace(_from(started, solved), notices=(*solved.notices, *told)), False
     reduced = stages.put("reduced", known.basis[1].known_before())
     more = replace(spec, max_basis=_columns(known.basis[1]))
-    found = stages.solve_more(new, new.sample(LOOKED_AT), more, stored, basis, reduced)
+    found = stages.solve_more(new, more, min(1.0, LOOKED_AT / new.n_pairs), stored, basis, reduced)
     if isinstance(found, Solved):
         return replace(_from(started, found), notices=(*found.notices, *told)), False
     assert stages.basis is not None

@@ -48,6 +48,11 @@ class Run:
         """Rows in this run."""
         return sum(piece.stop - piece.start for piece in self.pieces)
 
+    def beginnings(self, share: float) -> tuple[Piece, ...]:
+        """The first rows of every piece: about this share of them, and one at least."""
+        return tuple(replace(p, stop=p.start + ceil((p.stop - p.start) * share))
+                     for p in self.pieces)
+
     def slabs(self, start: int, stop: int, at_once: int) -> Iterator[Piece]:
         """Rows ``start`` to ``stop``, at most so many at once, in one bucket each."""
         for piece in self.pieces:
@@ -84,18 +89,6 @@ class Partition:
     def buckets(self) -> list[int]:
         """The buckets that hold rows."""
         return sorted({piece.bucket for run in self.runs for piece in run.pieces})
-
-    def sample(self, n_pairs: int) -> tuple[Run, ...]:
-        """About so many pairs: the first part of every piece."""
-        share = min(1.0, n_pairs / max(self.n_pairs, 1))
-        runs = []
-        for run in self.runs:
-            pieces = tuple(replace(p, stop=p.start + ceil((p.stop - p.start) * share))
-                           for p in run.pieces)
-            blocks = tuple((max(start, p.start), min(stop, p.stop)) for p in pieces
-                           for start, stop in run.blocks if p.start < stop and p.stop > start)
-            runs.append(Run(run.index, blocks, pieces))
-        return tuple(runs)
 
     def spread(self, is_held_out: Callable[[int], bool]) -> tuple[Run, ...]:
         """Every block as a run of its own, in an order whose every beginning is spread evenly.

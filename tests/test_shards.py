@@ -71,18 +71,14 @@ def test_joined_runs_are_not_much_larger_than_asked_and_leave_the_buckets_as_the
     assert bucket_of[0] == bucket_of[1]
 
 
-@given(**SHAPES, wanted=st.integers(1, 6000))
-def test_a_sample_has_the_first_part_of_every_piece(n_pairs, chunk_rows, row_bytes, wanted):
-    split = partition(n_pairs, chunk_rows, row_bytes)
-    sample = split.sample(wanted)
-    for run, whole in zip(sample, split.runs, strict=True):
-        for piece, of in zip(run.pieces, whole.pieces, strict=True):
-            assert (piece.start, piece.bucket) == (of.start, of.bucket)
-            exact = (of.stop - of.start) * min(1, wanted / n_pairs)
-            assert exact - 1e-9 <= piece.stop - piece.start < exact + 1 + 1e-9
-        rows = [row for a, b in run.blocks for row in range(a, b)]
-        assert rows == [row for p in run.pieces for row in range(p.start, p.stop)]
-        assert all(a // chunk_rows == (b - 1) // chunk_rows for a, b in run.blocks)
+@given(**SHAPES, share=st.floats(1e-6, 1.0))
+def test_a_share_of_a_run_is_the_beginning_of_every_piece(n_pairs, chunk_rows, row_bytes, share):
+    for run in partition(n_pairs, chunk_rows, row_bytes).runs:
+        for part, piece in zip(run.beginnings(share), run.pieces, strict=True):
+            n_rows = piece.stop - piece.start
+            assert (part.start, part.bucket) == (piece.start, piece.bucket)
+            assert 1 <= part.stop - part.start <= n_rows
+            assert abs(part.stop - part.start - share * n_rows) <= 1
 
 
 @given(**SHAPES)
