@@ -27,7 +27,14 @@ from lrh_dask.memory import AHEAD_OF_FETCHING
 from lrh_dask.pairs import Pairs, slice_in_memory
 from lrh_dask.shards import Partition, Run
 from lrh_dask.spec import Spec
-from lrh_dask.tasks import Short, Solved, solve_buckets, solve_unless_short, solve_whole
+from lrh_dask.tasks import (
+    Short,
+    Solved,
+    solve_buckets,
+    solve_stored,
+    solve_whole,
+    unless_short,
+)
 from lrh_dask.tree import Key, Partial, ReadStats, producer, tree_reduce
 
 __all__ = ["Stages"]
@@ -124,12 +131,14 @@ class Stages:
         self.states = tuple(self._picked(graph, triangles_of, roots))
         whole = self._united(graph, [stored, *self.states])
         newest = self._united(graph, self._picked(graph, reduced_of, roots))
-        merged, found, last = self._key("merge", "rounds"), self._key("orth"), self._key("solve")
+        merged, found = self._key("merge", "rounds"), self._key("orth")
+        solving, last = self._key("solve"), self._key("solve", "unless-short")
         graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
         graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(newest), TaskRef(basis),
                             spec, complete=False, spent=ReadStats())
-        graph[last] = Task(last, solve_unless_short, TaskRef(whole), TaskRef(basis), TaskRef(found),
-                           TaskRef(newest), spec)
+        graph[solving] = Task(solving, solve_stored, TaskRef(whole), TaskRef(basis), spec)
+        graph[last] = Task(last, unless_short, TaskRef(solving), TaskRef(basis), TaskRef(found),
+                           TaskRef(newest))
         self.basis = merged, found
         solved: Solved | Short = self._carry_out("fit", graph, last,
                                                  keep=(*self.states, *self.basis))

@@ -25,7 +25,7 @@ from lrh_dask.tree import Partial, ReadStats
 from lrh_dask.triangle import Triangle
 from lrh_dask.units import in_units
 
-__all__ = ["Short", "Solved", "solve_buckets", "solve_whole"]
+__all__ = ["Short", "Solved", "solve_buckets", "solve_stored", "solve_whole", "unless_short"]
 
 SURPRISE = 1.1
 """The energy beside a basis may be so many times what its sample had promised ..."""
@@ -112,21 +112,24 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved |
                           "fit": begin, "solve": time.time()}), missed=missed)
 
 
-def solve_unless_short(partial: Partial, basis: Basis, found: Basis, newest: Partial,
-                       spec: Spec) -> Solved | Short:
-    """Solve over a basis that was found in earlier pairs, where it captures the newest as well.
-
-    Args:
-        partial: triangles of all pairs; ``newest``: reduced pairs of those that are new.
-        found: the basis that those call for.
-    """
-    judged = newest.states.get(HELD_OUT)
-    if judged is not None and judged.n_pairs and not found.outlook.enough:
-        outside = 1.0 - captured(basis.q, judged) / judged.energy
-        return Short(Missed(outside, basis.outside, None), partial.stats)
-    solved = solve_buckets(partial, replace(basis, complete=True, stats=found.stats), spec)
+def solve_stored(partial: Partial, basis: Basis, spec: Spec) -> Solved:
+    """Solve over a basis that was found in earlier pairs, whether or not it still does."""
+    solved = solve_buckets(partial, replace(basis, complete=True), spec)
     assert isinstance(solved, Solved)
     return solved
+
+
+def unless_short(solved: Solved, basis: Basis, found: Basis, newest: Partial) -> Solved | Short:
+    """What was solved over a basis of earlier pairs, where that captures the newest as well.
+
+    Args:
+        found: the basis that the newest call for; ``newest``: their reduced pairs.
+    """
+    judged = newest.states.get(HELD_OUT)
+    if judged is None or not judged.n_pairs or found.outlook.enough:
+        return solved
+    outside = 1.0 - captured(basis.q, judged) / judged.energy
+    return Short(Missed(outside, basis.outside, None), solved.fit_stats)
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:
