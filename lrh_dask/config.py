@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lrh_dask.alert_settings import AlertSettings
 from lrh_dask.asked import LEAST_RTOL
@@ -121,6 +121,14 @@ class NightlySettings(FitSettings):
     def _is_a_window(cls, value: str) -> str:
         Window.parse(value)
         return value
+
+    @model_validator(mode="after")
+    def _is_outside_of_the_store(self) -> NightlySettings:
+        runs, store = Path(self.runs).resolve(), Path(self.store).resolve()
+        if "://" not in self.store and (runs == store or store in runs.parents):
+            message = f"`runs: {self.runs}` lies in the store: runs would become a part of it"
+            raise ValueError(message)
+        return self
 
     @field_validator("runs")
     @classmethod

@@ -147,7 +147,9 @@ class _Call:
         agenda = agenda_of(self.settings, self.pairs, stored, self._rows_before(), self.now)
         tokens = chunk_tokens(self.pairs, agenda.rows)  # before reading: a later change shows
         doubtful = suspects(self.pairs, tokens, self.states.tokens(), agenda.digests)
-        if not doubtful and self._is_done(agenda):
+        may_differ = tokens != self.states.tokens() and not all(
+            item.digests for item in agenda.stored)  # nothing is known that rows be compared with
+        if not doubtful and not may_differ and self._is_done(agenda):
             return self._nothing_new()
         self.journal.say(
             f"{self.pairs.name}: {self.pairs.n_pairs:,} pairs over {self.pairs.n_features:,} "
@@ -158,7 +160,7 @@ class _Call:
             with performance_report(performance, self.journal.say), run_span(
                     self.journal.run), guarded():
                 checked = self._checked(client, doubtful) if doubtful else Checked()
-                if self._is_done(agenda):
+                if not may_differ and self._is_done(agenda):
                     self.states.keep_tokens(tokens)
                     return self._nothing_new()
                 night = self._fit(agenda, n_before=len(stored))

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
-from lrh_dask.shards import N_BUCKETS, Partition, partition
+from lrh_dask.shards import HELD_OUT_EVERY, N_BUCKETS, Partition, partition
 from lrh_dask.windows import Segment, Window
 
 __all__ = ["cut_into_segments", "lay_out", "uncovered"]
 
-HELD_OUT_EVERY = 5
-"""Of so many buckets one after another, one is held out of a fitted basis: at least so many are in
-a segment."""
 SEGMENTS_A_WINDOW = 10
 """A window of so many pairs slides in steps of about a tenth."""
 
@@ -69,7 +66,7 @@ def lay_out(segments: Sequence[Segment], n_pairs: int, chunk_rows: int, row_byte
 
     A segment of all pairs goes to all buckets, as it would without segments; a smaller one to
     fewer, so that states do not outgrow the rows that they stand for, and to others than the one
-    before it.
+    before it; to so many that some of its rows are held out of a fitted basis.
 
     Args:
         n_pairs: rows of the whole window; ``n_before``: segments that are stored already.

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from math import ceil
 
-__all__ = ["N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
+__all__ = ["HELD_OUT_EVERY", "N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
 
 N_BUCKETS = 20
+HELD_OUT_EVERY = 5
+"""Every fifth bucket is held out of a fitted basis."""
 FEWEST_RUNS = 8
 RUN_BYTES = 256 * 2**20
 """Tasks of a second or so: the scheduler's share of a large run stays small."""

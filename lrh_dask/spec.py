@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from lrh_dask.asked import Asked
 from lrh_dask.budget import Route
+from lrh_dask.shards import HELD_OUT_EVERY
 
 __all__ = ["HELD_OUT", "TRAIN", "Spec", "group_of"]
 
-HELD_OUT_EVERY = 5
-"""Every fifth bucket is held out of a fitted basis."""
 TRAIN, HELD_OUT = 0, 1
 
 

@@ -13,7 +13,7 @@ import zarr
 from cluster_processes import cluster
 from object_storage import make_bucket, moto, put
 
-from lrh_dask import LowRankHessian, fit, open_pairs
+from lrh_dask import LowRankHessian, blocks, budget, fit, open_pairs
 from lrh_dask.appending import append_pairs
 from lrh_dask.catalog import Catalog
 from lrh_dask.config import NightlySettings, settings_from
@@ -21,6 +21,7 @@ from lrh_dask.errors import BadPairs, RunFailed, SettingsError
 from lrh_dask.every_night import nightly
 from lrh_dask.results import summary
 from lrh_dask.screen import Screen
+from lrh_dask.synthetic import Known, write_known
 
 D = 12
 EIGENVALUES = [3.0, -2.0, 1.0]
@@ -328,6 +329,26 @@ def test_few_pairs_are_read_every_night_that_brings_more(tmp_path, scheduler_fil
     rewrite(nights.store, row=20)
     with pytest.raises(BadPairs, match="other numbers"):
         nights.night()
+
+
+def test_pairs_that_are_read_feature_by_feature_are_read_again_where_a_chunk_has_changed(
+        nights, monkeypatch):
+    monkeypatch.setattr(budget, "MAX_WHOLE_BYTES", 0)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    write_known(nights.store, 40, Known.indefinite(800, 2), noise=0.0, chunks=(40, 100))
+    first = nights.night()
+    assert first.result().provenance["route"] == "by_features"
+    assert not nights.night().is_new
+    rewrite(nights.store, row=20)  # no digest of whole rows is known that it could be held against
+    second = nights.night()
+    assert second.is_new
+    assert second.document["residual"] > 10 * first.document["residual"]
+    assert not nights.night().is_new
+
+
+def test_runs_in_the_store_are_refused(nights):
+    with pytest.raises(SettingsError, match="lies in the store"):
+        nights.settings(runs=f"{nights.store}/runs")
 
 
 def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrh_dask.segments import HELD_OUT_EVERY, cut_into_segments, lay_out, uncovered
-from lrh_dask.shards import N_BUCKETS, partition
+from lrh_dask.segments import cut_into_segments, lay_out, uncovered
+from lrh_dask.shards import HELD_OUT_EVERY, N_BUCKETS, partition
 from lrh_dask.spec import HELD_OUT, group_of
 from lrh_dask.windows import Segment, Window
 
