@@ -11,11 +11,11 @@ from typing import Any
 
 from lrh_dask.config import NightlySettings
 from lrh_dask.digests import RowDigest
-from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
 from lrh_dask.pairs import Pairs
-from lrh_dask.segments import cut_into_segments, uncovered
+from lrh_dask.segments import cut_into_segments
 from lrh_dask.states import FORMAT_VERSION, Stored
-from lrh_dask.windows import Segment, Window
+from lrh_dask.windows import Segment, Window, uncovered
 
 __all__ = ["RECOMPUTE", "Agenda", "agenda_of", "key_of", "lineage_of"]
 
@@ -67,8 +67,9 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
             consequence="Pairs that are gone are in the stored states, so nothing was added",
             fix=RECOMPUTE))
     window, by_segment = Window.parse(settings.window), {item.segment: item for item in stored}
-    batches = Segment.of(pairs.batches) or [Segment(0, pairs.n_pairs, now, now)]
-    kept, fresh = window.choose(list(by_segment), uncovered(batches, by_segment))
+    batches = Segment.of(pairs.batches) or [
+        *by_segment, *uncovered([Segment(0, pairs.n_pairs, now, now)], by_segment)]
+    kept, fresh = window.choose(list(by_segment), batches)
     if not kept and not fresh:
         raise SettingsError(explain(
             f"window {settings.window!r} of {pairs.name}", expected="some pairs in it",
@@ -84,10 +85,11 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
 
 def lineage_of(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:
     """All that stored states depend on: what else is set may change from night to night."""
-    store = settings.store if "://" in settings.store else str(Path(settings.store).absolute())
-    return {"store": store, "x": settings.x, "y": settings.y, "features": pairs.n_features,
-            "dtype": str(pairs.stored_dtype), "weight": pairs.weight is not None,
-            "basis": settings.basis, "weighting": settings.weighting, "format": FORMAT_VERSION}
+    store = settings.store if "://" in settings.store else str(Path(settings.store).resolve())
+    return {"store": public_name(store), "x": settings.x, "y": settings.y,
+            "features": pairs.n_features, "dtype": str(pairs.stored_dtype),
+            "weight": pairs.weight is not None, "basis": settings.basis,
+            "weighting": settings.weighting, "format": FORMAT_VERSION}
 
 
 def key_of(lineage: str, settings: NightlySettings, segments: Sequence[Segment],

@@ -32,7 +32,8 @@ from lrh_dask.scree import Scree, scree
 from lrh_dask.spec import HELD_OUT, TRAIN, Spec
 from lrh_dask.tree import Partial, ReadStats
 
-__all__ = ["WELL_BELOW", "Basis", "Outlook", "captured", "find_basis", "outlook"]
+__all__ = ["SHORT_OF", "WELL_BELOW", "Basis", "Outlook", "captured", "find_basis", "outlook",
+           "worth_reading"]
 
 MISSED = 0.01
 """Share of the energy beside the basis by which the one before it may be worse."""
@@ -40,6 +41,11 @@ WEAKEST = 0.05
 """Eigenvalues below that share of the largest may be moved by more than noise moves them."""
 WELL_BELOW = 1.5
 """What the basis misses moves eigenvalues by that many times less than noise does."""
+LARGEST_SAMPLE = 4
+"""The LARGEST_SAMPLE-th part of the pairs is all that is read where more are called for; where more
+are called for than there are, all pairs are read, or all of R^D is taken."""
+SHORT_OF = 2.0
+"""So many times fewer pairs than called for are worth another round, or a notice."""
 STANDS_OUT = 4.0
 """A signal is what exceeds the noise of held-out pairs by so many standard deviations."""
 
@@ -89,6 +95,11 @@ class Outlook:
     n_pairs: int
     n_columns: int
     stats: ReadStats
+
+
+def worth_reading(known: Outlook, n_pairs: int) -> int:
+    """So many of ``n_pairs`` pairs are worth reading for a basis."""
+    return n_pairs if known.n_pairs > n_pairs else min(known.n_pairs, n_pairs // LARGEST_SAMPLE)
 
 
 def outlook(basis: Basis) -> Outlook:

@@ -93,16 +93,17 @@ class Catalog:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(self.folder / ".lock", wait=False))
-            except BlockingIOError as error:
-                if wait:
-                    say(f"Another run is in {self.folder}: waiting for its end")
-                    stack.enter_context(exclusive(self.folder / ".lock"))
-                    yield
-                    return
-                raise Busy(explain(
+                busy = None
+            except BlockingIOError:
+                busy = Busy(explain(
                     f"run in {self.folder}", expected="no other run in this folder", got="one",
                     consequence="Two at once would count pairs twice, so nothing was started",
-                    fix="Run again when it is done, or pass --wait")) from error
+                    fix="Run again when it is done, or pass --wait"))
+            if busy is not None and not wait:
+                raise busy
+            if busy is not None:
+                say(f"Another run is in {self.folder}: waiting for its end")
+                stack.enter_context(exclusive(self.folder / ".lock"))
             yield
 
     def refuse_unwritable(self) -> None:
@@ -163,16 +164,31 @@ class Catalog:
             with written_aside(path, overwrite=False, is_ours=lambda _: False) as aside:
                 fill(aside)
                 (aside / "run.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-            link = self.folder / f".latest.{uuid.uuid4().hex[:12]}"
-            link.symlink_to(run)
-            os.replace(link, self.folder / "latest")
         except OSError as error:
             raise RunFailed(explain(
                 f"write {path}", expected="room and leave to write", got=str(error),
                 consequence="The run was not published; `latest` is the one before",
                 fix="Make room and run again: what was counted is not read again")) from error
+        self.point_at(run)
         self.runs()
         return path
+
+    def point_at(self, run: str) -> None:
+        """Have ``latest`` be this run.
+
+        Raises:
+            RunFailed: it cannot be moved.
+        """
+        latest, link = self.folder / "latest", self.folder / f".latest.{uuid.uuid4().hex[:12]}"
+        try:
+            if not latest.is_symlink() or os.readlink(latest) != run:
+                link.symlink_to(run)
+                os.replace(link, latest)
+        except OSError as error:
+            raise RunFailed(explain(
+                f"move {latest} to {run}", expected="room and leave to write", got=str(error),
+                consequence="The run is published, but `latest` is another one",
+                fix="Make room and run again: that only moves `latest`")) from error
 
 
 def _row(document: dict[str, Any]) -> Listed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,7 +165,7 @@ def logs(run: Run, folder: Runs = "runs") -> None:
 @commands.command(rich_help_panel="Every night")
 def cancel(run: Run, folder: Runs = "runs") -> None:
     """End a run that is waiting or under way; nothing of it is published."""
-    from lrh_dask.underway import jobs_folder, status_of
+    from lrh_dask.underway import State, jobs_folder, note, status_of
 
     path = _folder(folder)
     now = status_of(path, run)
@@ -174,6 +174,9 @@ def cancel(run: Run, folder: Runs = "runs") -> None:
             f"cancel run {run}", expected="a run that is waiting or under way",
             got=now.state.value, consequence="Nothing was changed", fix="See `lrh status`"))
     (jobs_folder(path) / run / "cancel").touch()
+    if now.state is State.queued:  # no process is there that would end
+        note(path, replace(now, state=State.cancelled, exit_code=130,
+                           error="cancelled by `lrh cancel`"))
     typer.echo(f"{run} will end within seconds")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from lrh_dask.alert_settings import AlertSettings
 from lrh_dask.asked import LEAST_RTOL
@@ -18,7 +18,7 @@ from lrh_dask.cluster_settings import (
     cluster_at,
     named_by_dask,
 )
-from lrh_dask.errors import SettingsError, explain
+from lrh_dask.errors import SettingsError, explain, public_name
 from lrh_dask.windows import Window
 
 __all__ = ["FitSettings", "NightlySettings", "RunSettings", "Settings", "load_config",
@@ -54,6 +54,11 @@ class FitSettings(Strict):
     """Where workers compute; `auto` takes a GPU where one is usable."""
     cluster: ClusterSettings = ClusterSettings()
     """Where the run is carried out."""
+
+    @field_serializer("store")
+    def _without_secret(self, value: str) -> str:
+        """As results and reports show it."""
+        return public_name(value)
 
     @field_validator("store", "out", "runs", check_fields=False)
     @classmethod

@@ -74,7 +74,9 @@ def performance_report(path: Path | None, say: Callable[[str], None]) -> Iterato
         return
     yield
     try:
+        name = Path(sys.argv[0]).name
+        ours = name == "lrh" or Path(sys.argv[0]).parent.name == "lrh_dask"
         get_client().sync(recording.__aexit__, None, None, None, code=shlex.join(
-            [Path(sys.argv[0]).name, *sys.argv[1:]]))  # else these lines are shown as calling it
+            [name, *sys.argv[1:]]) if ours else "lrh_dask")  # else these lines are shown
     except Exception as error:
         say(f"Notice: there is no performance report: {type(error).__name__}: {error}.")

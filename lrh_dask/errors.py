@@ -24,6 +24,7 @@ def public_name(store: Any) -> str:
     if isinstance(store, (str, Path)):
         text = str(store)
         scheme, separator, rest = text.partition("://")
+        rest = rest.partition("?")[0]  # which may hold a signature
         return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else text
     return str(getattr(store, "store_path", type(store).__name__))
 

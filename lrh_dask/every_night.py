@@ -103,11 +103,7 @@ def nightly(settings: NightlySettings | str | Path, watcher: Watcher | None = No
     catalog.refuse_unwritable()
     journal = Journal(catalog.folder, run_id or new_run_id(), watcher or _Log())
     with journal.kept(), catalog.held(wait=wait, say=journal.say):
-        outcome = _Call(settings, journal, catalog).carry_out(recompute=recompute)
-        journal.end(State.done if outcome.is_new else State.nothing_new,
-                    AlertsRaised.exit_code if outcome.alerts else 0,
-                    result=outcome.document["run"])
-    return outcome
+        return _Call(settings, journal, catalog).carry_out(recompute=recompute)
 
 
 class _Log:
@@ -146,7 +142,10 @@ class _Call:
         self.notices += unreadable
         agenda = agenda_of(self.settings, self.pairs, stored, self._rows_before(), self.now)
         tokens = chunk_tokens(self.pairs, agenda.rows)  # before reading: a later change shows
-        doubtful = suspects(self.pairs, tokens, self.states.tokens(), agenda.digests)
+        # A snapshot stands for all rows: those outside of the window are to be the same, too.
+        counted = agenda.digests if self.pairs.snapshot is None else [
+            d for item in stored for d in item.digests]
+        doubtful = suspects(self.pairs, tokens, self.states.tokens(), counted)
         may_differ = tokens != self.states.tokens() and not all(
             item.digests for item in agenda.stored)  # nothing is known that rows be compared with
         if not doubtful and not may_differ and self._is_done(agenda):
@@ -161,7 +160,7 @@ class _Call:
                     self.journal.run), guarded():
                 checked = self._checked(client, doubtful) if doubtful else Checked()
                 if not may_differ and self._is_done(agenda):
-                    self.states.keep_tokens(tokens)
+                    self.states.keep_tokens({**self.states.tokens(), **tokens})
                     return self._nothing_new()
                 night = self._fit(agenda, n_before=len(stored))
         self._keep_states(night, tokens)
@@ -213,7 +212,7 @@ class _Call:
                                   RECOMPUTE)
 
     def _fit(self, agenda: Agenda, *, n_before: int) -> Night:
-        known, s = self._known(agenda), self.settings
+        known, s = self._known(agenda, n_before), self.settings
         new = agenda.new if known is not None else cut_into_segments(
             agenda.rows, Window.parse(s.window))
         with self.journal.stages(sum(segment.n_pairs for segment in new)) as stages:
@@ -223,13 +222,14 @@ class _Call:
                 device=s.device, settings=s.model_dump(), n_before=n_before,
                 on_event=stages.event)
 
-    def _known(self, agenda: Agenda) -> Known | None:
-        """What is stored of the window; None where there is nothing, or it is of no use."""
-        if not agenda.stored or not self.states.has_states:
+    def _known(self, agenda: Agenda, n_before: int) -> Known | None:
+        """What is stored of the window; None where nothing is stored, or it is of no use."""
+        if not self.states.has_states or n_before == 0:
             return None
         try:
             with threadpool_limits(1, user_api="blas"):
-                whole = reduce(Partial.merge, self.states.load(agenda.stored))
+                states = [reduce(Partial.merge, self.states.load(agenda.stored))] if (
+                    agenda.stored) else []
             basis = self.states.basis()
         except ValueError as error:
             self._tell(f"{error}: all pairs are read again")
@@ -239,7 +239,7 @@ class _Call:
             self._tell(f"rank {self.asked.rank} does not fit in the stored basis of {columns} "
                        "columns: all pairs are read again")
             return None
-        return Known([item.segment for item in agenda.stored], [whole], basis)
+        return Known([item.segment for item in agenda.stored], states, basis)
 
     def _keep_states(self, night: Night, tokens: dict[str, str]) -> None:
         """Store what was counted, and of which chunks.
@@ -250,7 +250,7 @@ class _Call:
         try:
             self.states.add(night.added, night.basis, afresh=night.read_all,
                             has_states=night.has_states)
-            self.states.keep_tokens(tokens)
+            self.states.keep_tokens({**self.states.tokens(), **tokens})
         except OSError as error:
             raise RunFailed(explain(
                 f"write states to {self.states.folder}", expected="room and leave to write",
@@ -260,7 +260,9 @@ class _Call:
 
     def _publish(self, agenda: Agenda, night: Night, checked: Checked,
                  performance: Path) -> Outcome:
-        segments = [s for s, _ in night.added] if night.read_all else agenda.rows
+        segments = sorted([*(s for s, _ in night.added), *(
+            item.segment for item in (() if night.read_all else agenda.stored))],
+            key=lambda s: s.start)
         digests = [d for item in self.states.segments()[0] if item.segment in segments
                    for d in item.digests]
         key = key_of(self.states.name, self.settings, segments, digests)
@@ -268,7 +270,7 @@ class _Call:
             self.journal.run, self.now, self.settings, self.pairs, night, segments, digests, agenda,
             (self.states.name, self.states.lineage), key, self.states.n_bytes, checked,
             self.notices, performance))
-        self._send(alerts, document)
+        self._end(State.done, document, alerts)
         return Outcome(document, self.catalog.folder / self.journal.run, is_new=True,
                        alerts=alerts)
 
@@ -276,9 +278,13 @@ class _Call:
         """The last run again; of alerts, whether its pairs have grown too old."""
         assert self.before is not None
         document = self.catalog.document(self.before.run)
-        segments = [Segment(**{**s, "labels": tuple(s["labels"])})
-                    for s in document["ledger"]["segments"]]
+        segments = [Segment.known(s) for s in document["ledger"]["segments"]]
         path = self.catalog.folder / self.before.run
+        self.catalog.point_at(self.before.run)
+        if self.before.run == self.journal.run:  # it was published, and then its process died
+            alerts = tuple(Alert(**alert) for alert in document["alerts"])
+            self._end(State.done, document, alerts)
+            return Outcome(document, path, is_new=True, alerts=alerts)
         stale = self.settings.alerts.model_copy(update={
             "sharpness_above": None, "residual_above": None})
         alerts = judge(stale, load_result(path / "result.zarr"),
@@ -288,10 +294,12 @@ class _Call:
                         "total": time.time() - self.started},
             "bytes": dict.fromkeys(document["bytes"], 0), "new_pairs": 0, "late_pairs": 0,
             "alerts": [asdict(alert) for alert in alerts]}
-        self._send(alerts, document)
+        self._end(State.nothing_new, document, alerts)
         return Outcome(document, path, is_new=False, alerts=alerts)
 
-    def _send(self, alerts: Sequence[Alert], document: dict[str, Any]) -> None:
+    def _end(self, state: State, document: dict[str, Any], alerts: Sequence[Alert]) -> None:
+        """Tell how it ended, and send alerts."""
+        self.journal.end(state, AlertsRaised.exit_code if alerts else 0, result=document["run"])
         webhook = self.settings.alerts.webhook
         if alerts and webhook is not None and (lost := notify(webhook, alerts, document)):
             self.journal.say(f"Notice: {lost}.")

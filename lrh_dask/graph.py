@@ -115,21 +115,21 @@ class Stages:
         self._end(stage, split.runs)
         return solved
 
-    def solve_more(self, split: Partition, spec: Spec, share: float, stored: Key, basis: Key,
-                   reduced: Key) -> Solved | Short:
+    def solve_more(self, split: Partition, spec: Spec, share: float, stored: Key | None,
+                   basis: Key, reduced: Key) -> Solved | Short:
         """Count more pairs over a basis that is known, unless they show that it does not do.
 
         Args:
             share: of these pairs, so many tell whether it does.
-            stored, basis, reduced: keys of the state, the basis and the reduced pairs of those
-                that were counted before.
+            stored, basis, reduced: keys of the state (if there is one), the basis and the reduced
+                pairs of those that were counted before.
         """
         self.fitted_over = basis
         stage = self._begin("fit", split.n_pairs)
         graph, roots = self._trees(night_leaf, split, replace(spec, stage=stage), TaskRef(basis),
                                    share)
         self.states = tuple(self._picked(graph, triangles_of, roots))
-        whole = self._united(graph, [stored, *self.states])
+        whole = self._united(graph, [*([] if stored is None else [stored]), *self.states])
         newest = self._united(graph, self._picked(graph, reduced_of, roots))
         merged, found = self._key("merge", "rounds"), self._key("orth")
         solving, last = self._key("solve"), self._key("solve", "unless-short")
@@ -138,7 +138,7 @@ class Stages:
                             spec, complete=False, spent=ReadStats())
         graph[solving] = Task(solving, solve_stored, TaskRef(whole), TaskRef(basis), spec)
         graph[last] = Task(last, unless_short, TaskRef(solving), TaskRef(basis), TaskRef(found),
-                           TaskRef(newest))
+                           TaskRef(newest), spec.n_pairs)
         self.basis = merged, found
         solved: Solved | Short = self._carry_out("fit", graph, last,
                                                  keep=(*self.states, *self.basis))

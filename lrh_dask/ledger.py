@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,15 @@ def suspects(pairs: Pairs, tokens: dict[str, str], before: dict[str, str],
         rows = stored_chunks(array)[0]
         spans += [(i * rows, (i + 1) * rows) for i in range(-(-array.shape[0] // rows))
                   if any(may_have_changed(label, key) for key in _keys(array, i))]
-    return [d for d in digests if any(d.start < stop and start < d.stop for start, stop in spans)]
+    joined: list[list[int]] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], stop)
+        else:
+            joined.append([start, stop])
+    ends = [stop for _, stop in joined]
+    return [d for d in digests if (i := bisect_right(ends, d.start)) < len(ends)
+            and joined[i][0] < d.stop]
 
 
 def refuse_changed(stages: Stages, pairs: Pairs, digests: Sequence[RowDigest], run_id: str,

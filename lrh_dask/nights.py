@@ -19,15 +19,15 @@ from threadpoolctl import threadpool_limits
 from lrh_dask import progress
 from lrh_dask.asked import Asked
 from lrh_dask.basis import Basis
-from lrh_dask.budget import Route
+from lrh_dask.budget import MANY_PAIRS, Plan, Route
 from lrh_dask.dashboard import run_span
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.graph import Stages
 from lrh_dask.hessian import LowRankHessian
 from lrh_dask.pairs import Pairs
 from lrh_dask.pipeline import assemble, carry_out, current_client, guarded, price
-from lrh_dask.rounds import shortcomings
-from lrh_dask.segments import lay_out
+from lrh_dask.rounds import share_missed, shortcomings, still_missed
+from lrh_dask.segments import lay_out, with_buckets
 from lrh_dask.shards import Partition
 from lrh_dask.spec import Spec
 from lrh_dask.tasks import Short, Solved
@@ -89,11 +89,11 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
     """
     started = time.time()
     client = current_client()
-    blocks, row_bytes = pairs.blocks.rows, pairs.row_bytes
     before = () if known is None else known.segments
+    n_pairs = sum(segment.n_pairs for segment in (*before, *new))
+    new = with_buckets(new, n_pairs, pairs.blocks.rows, n_before=n_before)
     everything = sorted([*before, *new], key=lambda s: s.start)
-    n_pairs = sum(segment.n_pairs for segment in everything)
-    whole = lay_out(everything, n_pairs, blocks, row_bytes)
+    whole = lay_out(everything, pairs.row_bytes)
     plan, whole = price(pairs, rank=asked.rank, basis=basis, method="symmetric", client=client,
                         split=whole)
     if known is not None:
@@ -113,8 +113,9 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
         if known is None:
             solved, again = carry_out(stages, pairs, whole, spec, plan), True
         else:
-            solved, again = _go_on(stages, whole, lay_out(
-                new, n_pairs, blocks, row_bytes, n_before=n_before), spec, known, started)
+            solved, again = _go_on(
+                stages, lay_out(new, pairs.row_bytes), spec, known, started,
+                lambda: _over_again(stages, pairs, whole, spec, plan))
         states = [stages.fetch(key) for key in stages.states]
         found = _basis_of(stages, known, again=again)
     plan = replace(plan, n_tasks=stages.n_tasks)
@@ -129,39 +130,65 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
                  read_all=again)
 
 
-def _go_on(stages: Stages, whole: Partition, new: Partition, spec: Spec, known: Known,
-           started: float) -> tuple[Solved, bool]:
+def _go_on(stages: Stages, new: Partition, spec: Spec, known: Known, started: float,
+           over_again: Callable[[], Solved]) -> tuple[Solved, bool]:
     """Add new pairs to what is known; whether all were read again for it."""
-    with threadpool_limits(1, user_api="blas"):
-        stored = stages.put("stored", reduce(Partial.merge, known.states).known_before())
+    stored = None
+    if known.segments:
+        with threadpool_limits(1, user_api="blas"):
+            stored = stages.put("stored", reduce(Partial.merge, known.states).known_before())
     if known.basis is None:
         solved = stages.solve(new, spec, None, stored)
         assert isinstance(solved, Solved)
         return solved, False
-    told = shortcomings(known.basis[0].outlook, known.basis[0].q.shape[0], spec.n_pairs)
-    basis = stages.put("orth", replace(known.basis[0], complete=True))
+    basis, reduced = known.basis
+    orth = stages.put("orth", replace(basis, complete=True))
     if not new.runs:
-        solved = stages.solve(new, spec, basis, stored)
+        solved = stages.solve(new, spec, orth, stored)
         assert isinstance(solved, Solved)
-        return replace(_from(started, solved), notices=(*solved.notices, *told)), False
-    reduced = stages.put("reduced", known.basis[1].known_before())
-    more = replace(spec, max_basis=_columns(known.basis[1]))
-    found = stages.solve_more(new, more, min(1.0, LOOKED_AT / new.n_pairs), stored, basis, reduced)
-    if isinstance(found, Solved):
-        return replace(_from(started, found), notices=(*found.notices, *told)), False
+        found, outlook = solved, basis.outlook
+    else:
+        more = replace(spec, max_basis=_columns(reduced))
+        either = stages.solve_more(new, more, min(1.0, LOOKED_AT / new.n_pairs), stored, orth,
+                                   stages.put("reduced", reduced.known_before()))
+        if isinstance(either, Short):
+            solved = over_again()
+            spent = solved.basis_stats.merge(either.stats.to_no_avail())
+            return replace(_from(started, solved), basis_stats=spent,
+                           notices=(_why_again(either), *solved.notices)), True
+        assert either.outlook is not None
+        found, outlook = either, either.outlook
+    notices = (*found.notices, *still_missed(found),
+               *shortcomings(outlook, basis.q.shape[0], spec.n_pairs))
+    return replace(_from(started, found), notices=notices), False
+
+
+def _over_again(stages: Stages, pairs: Pairs, whole: Partition, spec: Spec,
+                plan: Plan) -> Solved:
+    """Read all pairs again, over a basis that does.
+
+    That of all reduced pairs by now, where a sample may do, or else as a run that knows nothing.
+    """
+    if spec.n_pairs < MANY_PAIRS:
+        return carry_out(stages, pairs, whole, spec, plan)
     assert stages.basis is not None
-    said = (f"{100 * found.missed.outside:.3g} % of y² of new pairs lay outside the stored basis, "
-            f"where {100 * found.missed.expected:.3g} % was to be expected, and a direction stands "
-            "out of it: all pairs were read again over a new one")
-    spent = found.stats.to_no_avail()
-    found = stages.solve(whole, spec, stages.basis[1])
-    if isinstance(found, Short):
-        spent = spent.merge(found.stats.to_no_avail())
+    spent = ReadStats()
+    solved = stages.solve(whole, spec, stages.basis[1])
+    if isinstance(solved, Short):
+        spent = solved.stats.to_no_avail()
         keys, _ = stages.find_basis(whole.runs, spec, None, complete=True, spent=ReadStats())
-        found = stages.solve(whole, spec, keys[1])
-    assert isinstance(found, Solved)
-    return replace(_from(started, found), basis_stats=found.basis_stats.merge(spent),
-                   notices=(said, *found.notices)), True
+        solved = stages.solve(whole, spec, keys[1])
+    assert isinstance(solved, Solved)
+    return replace(solved, basis_stats=solved.basis_stats.merge(spent))
+
+
+def _why_again(short: Short) -> str:
+    if short.missed is not None:
+        return (f"{share_missed(short.missed)} of earlier pairs, and a direction of new ones "
+                "stands out of it: all pairs were read again, over a new basis")
+    assert short.outlook is not None
+    return (f"the basis was found in {short.outlook.stats.n_pairs:,} pairs, and more are called "
+            "for by now: all pairs were read again, over a new one")
 
 
 def _from(started: float, solved: Solved) -> Solved:

@@ -28,9 +28,8 @@ from lrh_dask.night_report import N_RUNS, write_night_report
 from lrh_dask.nights import Night
 from lrh_dask.pairs import Pairs
 from lrh_dask.results import load_result, plain, save_result, summary
-from lrh_dask.segments import uncovered
 from lrh_dask.tree import Partial
-from lrh_dask.windows import Segment
+from lrh_dask.windows import Segment, uncovered
 
 __all__ = ["Tonight", "age_of", "publish"]
 
@@ -72,7 +71,8 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
         RunFailed: the disk does not take it.
     """
     all_runs = catalog.runs()
-    runs = [run for run in all_runs if run.store == tonight.pairs.name]
+    store = str(tonight.lineage[1]["store"])
+    runs = [run for run in all_runs if run.store == store]
     notices, drifts = list(tonight.notices), {}
     for name, run in _to_compare_with(runs).items():
         try:
@@ -90,7 +90,7 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
     document = plain({
         **summary(hessian, path / "result.zarr"), "run": tonight.run,
         "sequence": all_runs[-1].sequence + 1 if all_runs else 1, "created": tonight.created,
-        "store": tonight.pairs.name, "snapshot": tonight.pairs.snapshot,
+        "store": store, "snapshot": tonight.pairs.snapshot,
         "window": tonight.settings.window, "lineage": tonight.lineage[0],
         "lineage_settings": tonight.lineage[1], "key": tonight.key, "index": hessian.index,
         "new_pairs": tonight.agenda.new_pairs, "late_pairs": tonight.agenda.late_pairs,
@@ -109,7 +109,7 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
         save_result(hessian, folder / "result.zarr")
         write_night_report(hessian, folder / "report.html", page)
         if tonight.performance.exists():
-            shutil.copy(tonight.performance, folder / tonight.performance.name)
+            shutil.move(tonight.performance, folder / tonight.performance.name)
         for name, content in (
                 ("settings.json", tonight.settings.model_dump()),
                 ("ledger.json", {**document["ledger"],
@@ -139,18 +139,27 @@ def _to_compare_with(runs: Sequence[Listed]) -> dict[str, Listed]:
 
 
 def _drift_since(catalog: Catalog, run: Listed, tonight: Tonight) -> Drift:
-    rows = [Segment(start, stop, "", "")
-            for start, stop in catalog.document(run.run)["ledger"]["rows"]]
     before = load_result(catalog.folder / run.run / "result.zarr")
-    shared = _n_pairs(tonight.segments) - _n_pairs(uncovered(tonight.segments, rows))
+    seen = _rows_of(catalog, run)
+    shared = _n_pairs(tonight.segments) - _n_pairs(uncovered(tonight.segments, seen))
     hessian = tonight.night.hessian
     return compare(before, hessian, shared_pairs=min(shared, before.n_pairs, hessian.n_pairs))
 
 
+def _rows_of(catalog: Catalog, run: Listed) -> list[Segment]:
+    """Those that a run is about."""
+    return [Segment(start, stop, "", "")
+            for start, stop in catalog.document(run.run)["ledger"]["rows"]]
+
+
 def _explained(catalog: Catalog, runs: Sequence[Listed], tonight: Tonight) -> Explained | None:
-    """How the last run explains tonight's new pairs, where it can be told without reading them."""
-    states = [partial for segment, partial in tonight.night.added if segment in tonight.agenda.new]
-    if not runs or not states:
+    """How the last run explains pairs that it has not seen, where that needs no reading."""
+    if not runs or runs[-1].lineage != tonight.lineage[0]:
+        return None
+    seen = _rows_of(catalog, runs[-1])
+    states = [partial for segment, partial in tonight.night.added
+              if _n_pairs(uncovered([segment], seen)) == segment.n_pairs]
+    if not states:
         return None
     triangles = {bucket: state for bucket, state in reduce(Partial.merge, states).states.items()
                  if state.n_pairs}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lrh_dask import budget
-from lrh_dask.basis import WELL_BELOW, Outlook
+from lrh_dask.basis import SHORT_OF, WELL_BELOW, Outlook, worth_reading
 from lrh_dask.chunks import is_zarr
 from lrh_dask.graph import Stages
 from lrh_dask.pairs import Pairs
@@ -16,15 +16,10 @@ from lrh_dask.spec import HELD_OUT, Spec, group_of
 from lrh_dask.tasks import Missed, Short, Solved
 from lrh_dask.tree import Key, ReadStats
 
-__all__ = ["fit_in_basis", "shortcomings"]
+__all__ = ["fit_in_basis", "share_missed", "shortcomings", "still_missed"]
 
 SPARE_COLUMNS = 8
 """Further rounds look for so many columns more than the first has found worth fitting."""
-LARGEST_SAMPLE = 4
-"""The LARGEST_SAMPLE-th part of the pairs is all that is read where more are called for; where more
-are called for than there are, all pairs are read, or all of R^D is taken."""
-SHORT_OF = 2.0
-"""So many times fewer pairs than called for are worth another round, or a notice."""
 
 
 def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
@@ -55,16 +50,23 @@ def fit_in_basis(stages: Stages, pairs: Pairs, split: Partition, spec: Spec, *,
                        notices=(f"{why}, so the fit is in all of R^D",))
     solved = stages.solve(split, spec, basis)
     if isinstance(solved, Short):
-        notices.append(f"{_share(solved.missed)} of a sample, so all pairs were read for it and "
-                       "then once more for the fit")
+        assert solved.missed is not None
+        notices.append(f"{share_missed(solved.missed)} of a sample, so all pairs were read for it "
+                       "and then once more for the fit")
         known = rounds.read_the_rest(solved.stats)
         solved = stages.solve(split, spec, rounds.basis)
     assert isinstance(solved, Solved)  # a basis of all pairs promises nothing
-    if solved.missed is not None and spec.n_pairs >= budget.MANY_PAIRS:
-        notices.append(f"{_share(solved.missed)} of all pairs: few pairs may explore a direction "
-                       "that it lacks. Look at that bucket's pairs by themselves")
+    if spec.n_pairs >= budget.MANY_PAIRS:
+        notices += still_missed(solved)
     return replace(solved, notices=(*notices, *shortcomings(known, pairs.n_features,
                                                             spec.n_pairs)))
+
+
+def still_missed(solved: Solved) -> list[str]:
+    """What a user should know of a bucket that even a basis of all pairs leaves much out of."""
+    return [] if solved.missed is None else [
+        f"{share_missed(solved.missed)} of all pairs: few pairs may explore a direction that it "
+        "lacks. Look at that bucket's pairs by themselves"]
 
 
 def shortcomings(known: Outlook, n_features: int, n_pairs: int) -> list[str]:
@@ -106,7 +108,8 @@ def _why_no_basis(known: Outlook, pairs: Pairs, spec: Spec) -> str:
     return ""
 
 
-def _share(missed: Missed) -> str:
+def share_missed(missed: Missed) -> str:
+    """How much lay outside a basis, as the beginning of a sentence."""
     bucket = "" if missed.bucket is None else f" in bucket {missed.bucket}"
     return (f"{100 * missed.outside:.3g} % of y²{bucket}, where {100 * missed.expected:.3g} % was "
             "to be expected, lay outside the basis")
@@ -148,16 +151,12 @@ class _Rounds:
             known = self.read(budget.FIRST_ROWS)
         while not self._why_none(known) and (
                 not known.enough
-                or SHORT_OF * known.stats.n_pairs < self._worth_reading(known)):
+                or SHORT_OF * known.stats.n_pairs < worth_reading(known, self._spec.n_pairs)):
             self._spec = replace(self._spec, max_basis=min(
                 self._spec.max_basis, known.n_columns + SPARE_COLUMNS))
-            known = self.read(max(2 * known.stats.n_pairs, self._worth_reading(known)))
+            known = self.read(max(2 * known.stats.n_pairs,
+                                  worth_reading(known, self._spec.n_pairs)))
         return known
-
-    def _worth_reading(self, known: Outlook) -> int:
-        n_pairs = self._spec.n_pairs
-        return n_pairs if known.n_pairs > n_pairs else min(
-            known.n_pairs, n_pairs // LARGEST_SAMPLE)
 
     def read_the_rest(self, wasted: ReadStats) -> Outlook:
         """Bring all pairs that were not seen into the basis, and look for any columns again.

@@ -43,7 +43,7 @@ class Stored:
 
     Attributes:
         digests: of its rows.
-        sequence: it was the so manieth call that added some.
+        sequence: the call that added it was the first, second, ... that added some.
         group: where; ``index``: which of the segments there.
     """
 
@@ -115,8 +115,11 @@ class StoredStates:
         known = dict(attributes["basis"])
         reduced = partial_of(attributes["parts"][0], arrays)
         outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
-                          int(known["n_blind"]), reduced.stats)
+                          int(known["n_blind"]), ReadStats(n_pairs=int(known.pop("n_read"))))
         basis = Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0, **known)
+        if not self._current.name.endswith(digest_of_basis(basis)[:12]):
+            message = f"states {self._current} are over another basis than the one that is there"
+            raise ValueError(message)
         return basis, reduced
 
     def load(self, segments: Sequence[Stored]) -> Iterator[Partial]:
@@ -150,23 +153,18 @@ class StoredStates:
         parts, arrays = [], Packed()
         for segment, partial in states:
             parts.append({"segment": asdict(segment), **described(partial, arrays)})
-        if basis is not None:
-            _write_basis(current / "basis.zarr", *basis)
         if states:
             with written_aside(current / f"{sequence:06d}.zarr", overwrite=True,
                                is_ours=_is_states) as aside:
                 _write(aside, {"parts": parts, "sequence": sequence}, arrays)
+        if basis is not None:  # after them: pairs that are in no segment are read again
+            _write_basis(current / "basis.zarr", *basis)
         replace_file(self.folder / "lineage.json",
                      json.dumps({"format": FORMAT_VERSION, **self.lineage}, indent=1))
         replace_file(self.folder / "current", current.name)
         before, self._current = self._current, current
         if before is not None and before != current:
             shutil.rmtree(before, ignore_errors=True)
-
-    def forget(self) -> None:
-        """Drop everything: all pairs are to be read again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._current = None
 
     def tokens(self) -> dict[str, str]:
         """What was last seen of each chunk (see :mod:`lrh_dask.ledger`)."""
@@ -193,13 +191,27 @@ def digest_of_basis(basis: Basis) -> str:
 
 
 def _listed(group: Path) -> list[Stored]:
-    attributes = attributes_of(group)
-    if attributes.get("lrh_dask_states") != FORMAT_VERSION:
-        message = f"format {attributes.get('lrh_dask_states')} for {FORMAT_VERSION}"
-        raise ValueError(message)
-    return [Stored(Segment(**{**part["segment"], "labels": tuple(part["segment"]["labels"])}),
+    attributes = _checked(attributes_of(group))
+    return [Stored(Segment.known(part["segment"]),
                    tuple(RowDigest(*d) for d in part["digests"]), int(attributes["sequence"]),
                    group, i) for i, part in enumerate(attributes["parts"])]
+
+
+def _checked(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a group of states, if they are those that were written.
+
+    Raises:
+        ValueError: they are not.
+    """
+    known = {name: value for name, value in attributes.items() if name != "digest"}
+    if known.get("lrh_dask_states") != FORMAT_VERSION or attributes["digest"] != _digest(known):
+        message = "its attributes are not those that were written"
+        raise ValueError(message)
+    return known
+
+
+def _digest(attributes: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
 def _is_states(path: Path) -> bool:
@@ -211,7 +223,7 @@ def _write_basis(path: Path, basis: Basis, reduced: Partial) -> None:
     part = described(reduced, arrays)
     known = {"n_blind": basis.n_blind, "tail": basis.tail, "outside": basis.outside,
              "complete": basis.complete, "is_full": basis.outlook.is_full,
-             "n_pairs_wanted": basis.outlook.n_pairs}
+             "n_pairs_wanted": basis.outlook.n_pairs, "n_read": basis.outlook.stats.n_pairs}
     with written_aside(path, overwrite=True, is_ours=_is_states) as aside:
         _write(aside, {"parts": [part], "basis": known}, arrays, q=basis.q)
 
@@ -226,7 +238,8 @@ def _write(aside: Path, attributes: dict[str, Any], arrays: Packed, **more: np.n
         rows = max(1, min(len(array), CHUNK_NUMBERS // max(1, array[:1].size)))
         group.create_array(name, data=array, chunks=(rows, *array.shape[1:]),
                            compressors=(Crc32cCodec(),), config={"write_empty_chunks": True})
-    group.attrs.put({"lrh_dask_states": FORMAT_VERSION, **attributes})
+    known = json.loads(json.dumps({"lrh_dask_states": FORMAT_VERSION, **attributes}))
+    group.attrs.put({**known, "digest": _digest(known)})
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -243,11 +256,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
         arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
                   for name, array in group.arrays()}
-        attributes: dict[str, Any] = dict(group.attrs.asdict())
+        attributes = _checked(dict(group.attrs.asdict()))
     except Exception as error:
         message = f"states {path} cannot be read: {error}"
         raise ValueError(message) from error
-    if attributes.get("lrh_dask_states") != FORMAT_VERSION:
-        message = f"states {path} are of format {attributes.get('lrh_dask_states')}"
-        raise ValueError(message)
     return attributes, arrays

@@ -9,6 +9,7 @@ counted by then is not counted twice.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,8 +42,6 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
         SettingsError: the cluster is not one that runs already, or no worker sees the folder.
         RunFailed: no scheduler or worker answers, or they have other versions.
     """
-    from distributed import fire_and_forget
-
     if settings.cluster.kind not in {"address", "scheduler_file"}:
         raise SettingsError(explain(
             f"submit to a cluster of kind {settings.cluster.kind!r}",
@@ -52,33 +51,53 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
                 "DASK_SCHEDULER_ADDRESS; or use `lrh nightly`, and stay"))
     runs, run = Path(settings.runs).absolute(), new_run_id()
     folder = jobs_folder(runs) / run
-    store = settings.store if "://" in settings.store else str(Path(settings.store).absolute())
     try:
-        folder.mkdir(parents=True)
-        replace_file(folder / "settings.yaml", yaml.safe_dump(
-            {**raw, "store": store, "runs": str(runs)}))
-        (folder / "settings.yaml").chmod(0o600)
+        folder.mkdir(parents=True, mode=0o700)
+        replace_file(folder / "settings.yaml", yaml.safe_dump(_seen_from_anywhere(settings, raw)),
+                     mode=0o600)
     except OSError as error:
         raise SettingsError(explain(
             f"write {folder}", expected="a folder that can be written", got=str(error),
             consequence="Nothing was submitted", fix="Choose another with `runs:`")) from error
-    with reach(settings.cluster) as client:
-        seen = client.run(_sees, str(folder / "settings.yaml"))
-        able = [worker for worker, sees in seen.items() if sees]
-        if not able:
-            raise SettingsError(explain(
-                f"submit run to {client.scheduler.address}",
-                expected=f"a worker that sees {folder}", got=f"none of {len(seen)}",
-                consequence="Nothing was submitted",
-                fix="Put the folder of runs on a disk that workers and you share"))
-        note(runs, Status(run, State.queued, scheduler=client.scheduler.address,
-                          began=time.time()))
-        future = client.submit(
-            drive, str(runs), run, client.scheduler.address, recompute, key=f"lrh-driver-{run}",
-            pure=False, workers=able, allow_other_workers=True, priority=1)
-        fire_and_forget(future)
-        status = _wait_for_a_sign(runs, run, future)
-    return status
+    try:
+        with reach(settings.cluster) as client:
+            return _handed_over(client, runs, run, recompute=recompute)
+    except BaseException:
+        if not (folder / "status.json").exists():  # nothing was submitted
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _seen_from_anywhere(settings: NightlySettings, raw: dict[str, Any]) -> dict[str, Any]:
+    """The same settings with paths that do not depend on the folder one is in."""
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).absolute())
+
+    found = {**raw, "store": absolute(settings.store), "runs": absolute(settings.runs)}
+    cluster = dict(raw.get("cluster") or {})
+    if tls := cluster.get("tls"):
+        cluster["tls"] = {name: absolute(str(path)) for name, path in tls.items()}
+    return {**found, "cluster": cluster} if cluster else found
+
+
+def _handed_over(client: Any, runs: Path, run: str, *, recompute: bool) -> Status:
+    from distributed import fire_and_forget
+
+    folder = jobs_folder(runs) / run
+    seen = client.run(_sees, str(folder / "settings.yaml"))
+    able = [worker for worker, sees in seen.items() if sees]
+    if not able:
+        raise SettingsError(explain(
+            f"submit run to {client.scheduler.address}",
+            expected=f"a worker that sees {folder}", got=f"none of {len(seen)}",
+            consequence="Nothing was submitted",
+            fix="Put the folder of runs on a disk that workers and you share"))
+    note(runs, Status(run, State.queued, scheduler=client.scheduler.address, began=time.time()))
+    future = client.submit(
+        drive, str(runs), run, client.scheduler.address, recompute, key=f"lrh-driver-{run}",
+        pure=False, workers=able, allow_other_workers=True, priority=1)
+    fire_and_forget(future)
+    return _wait_for_a_sign(runs, run, future)
 
 
 def _sees(path: str) -> bool:
@@ -92,6 +111,8 @@ def _wait_for_a_sign(runs: Path, run: str, future: Any) -> Status:
         time.sleep(0.1)
         status = status_of(runs, run)
     if future.status == "error":
+        note(runs, replace(status, state=State.failed, exit_code=RunFailed.exit_code,
+                           error=str(future.exception())))
         raise RunFailed(explain(
             f"run {run}", expected="a driver on the cluster", got=str(future.exception()),
             consequence="Nothing was published", fix="See the log of the workers"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lrh_dask import process, progress
-from lrh_dask.basis import Basis, captured
+from lrh_dask.basis import SHORT_OF, Basis, Outlook, captured, worth_reading
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.exact_pairs import common_basis
 from lrh_dask.fitting import Fit, fit_exact, fit_symmetric, rotating_folds
@@ -29,6 +29,8 @@ __all__ = ["Short", "Solved", "solve_buckets", "solve_stored", "solve_whole", "u
 
 SURPRISE = 1.1
 """The energy beside a basis may be so many times what its sample had promised ..."""
+LEAST_JUDGED = 50
+"""Fewer new held-out pairs do not judge a stored basis."""
 STANDS_OUT, NEGLIGIBLE = (5.0, 4.0), 1e-4
 """... and that of one bucket exceed the others' by so many times the spread of normal noise and the
 spread that they have, unless that is a negligible share of what the basis captures."""
@@ -50,10 +52,16 @@ class Missed:
 
 @dataclass(frozen=True)
 class Short:
-    """The basis of a sample does not do for all pairs; ``stats`` is what it cost to find out."""
+    """The basis of a sample does not do for all pairs.
 
-    missed: Missed
+    Attributes:
+        missed: what it misses; None where it was found in too few pairs, which ``outlook`` tells.
+        stats: what it cost to find out.
+    """
+
+    missed: Missed | None
     stats: ReadStats
+    outlook: Outlook | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,7 @@ class Solved:
         eigenvectors: (D, r); ``offset``: b (D,), or None.
         times: times of day at which stages ended.
         missed: what even the basis of all pairs leaves out of a bucket.
+        outlook: of a stored basis: what it was found in, and what is called for by now.
     """
 
     fit: Fit
@@ -76,6 +85,7 @@ class Solved:
     times: dict[str, float]
     notices: tuple[str, ...] = ()
     missed: Missed | None = None
+    outlook: Outlook | None = None
 
     def __sizeof__(self) -> int:
         return 200 + self.eigenvectors.nbytes + self.fit.vectors.nbytes
@@ -119,17 +129,26 @@ def solve_stored(partial: Partial, basis: Basis, spec: Spec) -> Solved:
     return solved
 
 
-def unless_short(solved: Solved, basis: Basis, found: Basis, newest: Partial) -> Solved | Short:
-    """What was solved over a basis of earlier pairs, where that captures the newest as well.
+def unless_short(solved: Solved, basis: Basis, found: Basis, newest: Partial,
+                 n_pairs: int) -> Solved | Short:
+    """What was solved over a basis of earlier pairs, where that still does for all.
+
+    It does not where a direction of the newest pairs stands out of it, or where it was found in
+    so few pairs that one of all reduced pairs by now, which are twice as many, is called for.
 
     Args:
-        found: the basis that the newest call for; ``newest``: their reduced pairs.
+        found: the basis that all reduced pairs call for; ``newest``: those of tonight.
+        n_pairs: pairs of the fit.
     """
     judged = newest.states.get(HELD_OUT)
-    if judged is None or not judged.n_pairs or found.outlook.enough:
-        return solved
-    outside = 1.0 - captured(basis.q, judged) / judged.energy
-    return Short(Missed(outside, basis.outside, None), solved.fit_stats)
+    if judged is not None and judged.n_pairs >= LEAST_JUDGED and not found.outlook.enough:
+        outside = 1.0 - captured(basis.q, judged) / judged.energy
+        return Short(Missed(outside, basis.outside, None), solved.fit_stats)
+    n_read, n_by_now = basis.outlook.stats.n_pairs, found.outlook.stats.n_pairs
+    wanted = replace(found.outlook, stats=basis.outlook.stats)
+    if SHORT_OF * n_read < min(worth_reading(found.outlook, n_pairs), n_by_now + 1):
+        return Short(None, solved.fit_stats, wanted)
+    return replace(solved, outlook=wanted)
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:

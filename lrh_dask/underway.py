@@ -31,7 +31,7 @@ from lrh_dask.writing import replace_file
 
 __all__ = ["Journal", "State", "Status", "jobs_folder", "note", "status_of", "statuses"]
 
-HEARTBEAT, LOST_AFTER = 2.0, 30.0
+HEARTBEAT, LOST_AFTER, STOP_AGAIN = 2.0, 30.0, 10.0
 PARENT = "LRH_PARENT"
 """In the environment of a driver: the worker's process, without which it is not to go on."""
 LEAST_SECONDS = 0.25
@@ -150,7 +150,8 @@ class Journal:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep the status while the block runs; it ends as ``failed`` where that raises."""
-        self._was_submitted = self.folder.exists()
+        was_submitted = self.folder.exists()
+        self._stoppable = threading.current_thread() is threading.main_thread()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write()
         over = threading.Event()
@@ -159,11 +160,13 @@ class Journal:
         try:
             yield
         except BaseException as error:
-            if self._is_cancelled():
+            code = error.exit_code if isinstance(error, LrhError) else (
+                130 if isinstance(error, KeyboardInterrupt) else 4)
+            if self._status.state.is_final:
+                pass  # it was published before that
+            elif self._is_cancelled():
                 self.end(State.cancelled, 130, error="cancelled by `lrh cancel`")
             else:
-                code = error.exit_code if isinstance(error, LrhError) else (
-                    130 if isinstance(error, KeyboardInterrupt) else 4)
                 said = "stopped by the user" if code == 130 else str(error)
                 self.end(State.failed, code, error=said)
                 self._note(f"error: {said}")
@@ -171,8 +174,10 @@ class Journal:
         finally:
             over.set()
             heart.join()
-        if self._status.state is State.nothing_new and not self._was_submitted:
-            shutil.rmtree(self.folder, ignore_errors=True)  # nobody waits to be told
+            came_to_nothing = (self._status.state is State.nothing_new
+                               or self._status.exit_code == os.EX_TEMPFAIL)
+            if came_to_nothing and not was_submitted:  # nobody waits to be told
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def end(self, state: State, exit_code: int, *, result: str | None = None,
             error: str = "") -> None:
@@ -225,7 +230,7 @@ class Journal:
 
     def _beat(self, over: threading.Event) -> None:
         """Renew the status, and stop this process where it was cancelled."""
-        stopping, parent = False, os.environ.get(PARENT)
+        stopped, parent = 0.0, os.environ.get(PARENT)
         while not over.wait(HEARTBEAT / 2):
             if parent is not None and os.getppid() != int(parent):
                 # The cluster begins the run again elsewhere: two drivers would tell two counts.
@@ -236,7 +241,10 @@ class Journal:
                 os.kill(os.getpid(), signal.SIGKILL)
             if time.time() - self._written > HEARTBEAT:
                 self._write()
-            if not stopping and self._is_cancelled():
-                stopping = True
-                self._note("cancelled")
-                os.kill(os.getpid(), signal.SIGINT)
+            # Again and again: while a cluster is started Ctrl-C is not heard.
+            if self._is_cancelled() and time.time() - stopped > STOP_AGAIN:
+                stopped = time.time()
+                self._note("cancelled" if self._stoppable else
+                           "cannot be cancelled: it runs in a thread of another program")
+                if self._stoppable:
+                    os.kill(os.getpid(), signal.SIGINT)

@@ -9,12 +9,15 @@ a store without batches counts as one batch a night, recorded when it was first 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
-__all__ = ["Segment", "Window"]
+__all__ = ["STEPS_A_WINDOW", "Segment", "Window", "uncovered"]
+
+STEPS_A_WINDOW = 10
+"""A window of so many pairs slides in steps of about a tenth."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Segment:
     Attributes:
         first, last: when the earliest and the latest of them were recorded (ISO 8601, UTC).
         labels: of the training runs that they are from, sorted.
+        buckets: that its rows are counted in, by turns; none as long as they are not laid out.
+        block_rows: rows that are read at once, which the edges of buckets follow.
     """
 
     start: int
@@ -31,6 +36,8 @@ class Segment:
     first: str
     last: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[int, ...] = ()
+    block_rows: int = 0
 
     @property
     def n_pairs(self) -> int:
@@ -42,6 +49,13 @@ class Segment:
         """Those of batches with ``start``, ``stop``, ``recorded`` and ``label``."""
         return [Segment(b.start, b.stop, b.recorded, b.recorded,
                         () if b.label is None else (b.label,)) for b in batches]
+
+    @staticmethod
+    def known(fields: Mapping[str, Any]) -> Segment:
+        """From its fields as JSON has them."""
+        known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                 for name, value in fields.items()}
+        return Segment(**known)
 
     def join(self, other: Segment) -> Segment:
         """This one and the one that begins where it ends."""
@@ -86,17 +100,19 @@ class Window:
         raise ValueError(message)
 
     def choose(self, stored: Sequence[Segment],
-               fresh: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
-        """Those of stored segments, and of rows that are in none, that the window is about.
+               batches: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
+        """Those of stored segments that lie in the window, and all other rows that do.
+
+        A stored segment that lies in it in part only is not used: its rows in the window are to be
+        read again. (Of a window of so many pairs the last tenth may be left out instead.)
 
         Args:
-            stored: disjoint segments whose states are there, each taken whole or not at all.
-            fresh: rows in none of them, batch by batch. (There must be some rows.)
+            stored: disjoint segments whose states are there; ``batches``: all rows, some at least.
         """
         if self.n_pairs is not None:
-            return self._newest(stored, fresh)
-        newest = max([*stored, *fresh], key=_age)
-        label = newest.labels[-1:] if self.latest else () if self.label is None else (self.label,)
+            return self._newest(stored, batches)
+        newest = max(batches, key=_age)
+        label = newest.labels if self.latest else () if self.label is None else (self.label,)
 
         def inside(segment: Segment) -> bool:
             if self.days is not None:
@@ -104,22 +120,40 @@ class Window:
                 return segment.first[:10] >= oldest.isoformat()
             return not (self.latest or self.label) or segment.labels == label
 
-        return list(filter(inside, stored)), list(filter(inside, fresh))
+        kept = [segment for segment in stored if inside(segment)]
+        return kept, [rows for rows in uncovered(batches, kept) if inside(rows)]
 
     def _newest(self, stored: Sequence[Segment],
-                fresh: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
-        left = self.n_pairs or 0
-        taken: tuple[list[Segment], list[Segment]] = [], []
-        kept = set(stored)
-        for segment in sorted([*stored, *fresh], key=_age, reverse=True):
-            if segment in kept and segment.n_pairs > left:
-                break
-            part = replace(segment, start=max(segment.start, segment.stop - left))
-            taken[segment not in kept].append(part)
+                batches: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
+        wanted = self.n_pairs or 0
+        kept: list[Segment] = []
+        fresh: list[Segment] = []
+        left, known = wanted, set(stored)
+        for segment in sorted([*stored, *uncovered(batches, stored)], key=_age, reverse=True):
+            if segment in known and left < segment.n_pairs <= -(-wanted // STEPS_A_WINDOW):
+                break  # a step
+            whole = segment in known and segment.n_pairs <= left
+            part = segment if whole else replace(
+                segment, start=max(segment.start, segment.stop - left), buckets=(), block_rows=0)
+            (kept if whole else fresh).append(part)
             left -= part.n_pairs
-            if not left or part != segment:
+            if not left:
                 break
-        return sorted(taken[0], key=_start), sorted(taken[1], key=_start)
+        return sorted(kept, key=_start), sorted(fresh, key=_start)
+
+
+def uncovered(batches: Iterable[Segment], stored: Iterable[Segment]) -> list[Segment]:
+    """What lies of batches in no stored segment."""
+    left = list(batches)
+    for taken in stored:
+        parts = []
+        for segment in left:
+            before = replace(segment, stop=min(segment.stop, max(taken.start, segment.start)))
+            after = replace(segment, start=max(segment.start, min(taken.stop, segment.stop)))
+            apart = segment.stop <= taken.start or taken.stop <= segment.start
+            parts += [segment] if apart else [s for s in (before, after) if s.n_pairs > 0]
+        left = parts
+    return sorted(left, key=_start)
 
 
 def _start(segment: Segment) -> int:

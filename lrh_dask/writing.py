@@ -183,12 +183,14 @@ def refuse_unwritable(path: Path, fix: str = "Choose another place with --out") 
             consequence="Nothing was computed", fix=fix)) from error
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Give a file this text, whole or not at all."""
+def replace_file(path: Path, text: str, mode: int = 0o666) -> None:
+    """Give a file this text, whole or not at all; ``mode`` is subject to the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w",
+                  encoding="utf-8") as file:
+            file.write(text)
         _sync(aside)
         os.replace(aside, path)
         _sync(path.parent)

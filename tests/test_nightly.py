@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -212,6 +213,77 @@ def test_a_window_slides_without_reading_what_was_read(nights):
     assert wider.document["n_pairs"] == 800
 
 
+@pytest.mark.parametrize(("window", "n", "first_row"), [
+    ("last 3 days", 650, 400), ("label b", 200, 200), ("last label", 50, 1000),
+    ("last 500 pairs", 500, 550)])
+def test_a_window_over_pairs_that_were_counted_as_a_whole_counts_all_of_its_own(
+        nights, window, n, first_row):
+    for day, label in enumerate("abcde"):
+        nights.append(200, day=day, label=label)
+    nights.night()
+    nights.append(50, day=4, label="f")
+    found = nights.night(window=window)
+    assert found.document["n_pairs"] == n
+    assert found.document["ledger"]["rows"][0][0] == first_row
+    assert nights.night().document["n_pairs"] == 1050  # and of all again, each once
+
+
+def test_latest_is_the_run_of_the_settings_that_were_called_with(nights):
+    nights.append(300)
+    first = nights.night()
+    nights.night(weighting="step")
+    again = nights.night()
+    assert not again.is_new
+    assert nights.latest() == again.path.name == first.path.name
+
+
+def test_a_store_by_another_name_is_the_same_store(nights, monkeypatch, tmp_path):
+    nights.append(300)
+    nights.night()
+    monkeypatch.chdir(tmp_path)
+    nights.append(40)
+    found = nights.night(store="pairs.zarr")
+    assert found.document["new_pairs"] == 40
+    assert list(found.document["drift"])[0].startswith("the last run")
+    assert found.document["explained"]["excess"] < 4
+
+
+def test_reading_everything_again_explains_no_pairs_that_the_last_run_has_seen(nights):
+    nights.append(300)
+    nights.night()
+    assert nights.night(recompute=True).document["explained"] is None
+    assert nights.night(weighting="step").document["explained"] is None
+
+
+def test_a_window_that_moves_on_keeps_what_was_counted(nights):
+    for day, label in enumerate("abc"):
+        nights.append(200, day=day, label=label)
+        found = nights.night(window="last label")
+        assert (found.document["n_pairs"], n_read(found)) == (200, 200)
+    assert n_read(nights.night(window="label a")) == 0
+    assert n_read(nights.night()) == 0
+
+
+def test_metadata_of_states_that_was_changed_is_not_believed(nights):
+    nights.append(300)
+    nights.night()
+    [group] = nights.runs.glob("states/*/0*/000001.zarr")
+    metadata = json.loads((group / "zarr.json").read_text())
+    next(iter(metadata["attributes"]["parts"][0]["states"].values()))["energy"] *= 10
+    (group / "zarr.json").write_text(json.dumps(metadata))
+    nights.append(20)
+    found = nights.night()
+    assert any("cannot be read" in said for said in found.document["notices"])
+    assert found.document["residual"] == pytest.approx(
+        fit(open_pairs(nights.store)).certificates.residual, rel=1e-6)
+
+
+def test_no_secret_of_a_stores_address_is_told(nights):
+    settings = nights.settings(store="https://me:secret@host/p.zarr?X-Signature=secret")
+    assert "secret" not in json.dumps(settings.model_dump())
+    assert "secret" in settings.store
+
+
 def test_a_window_without_pairs_is_an_error(nights):
     nights.append(100, label="a")
     with pytest.raises(SettingsError, match="window 'label b'.*some pairs in it, got none"):
@@ -288,6 +360,22 @@ def test_an_icechunk_store_is_read_at_the_snapshot_that_is_recorded(
     assert found.document["snapshot"] != first.document["snapshot"]
     assert (found.document["new_pairs"], found.document["n_pairs"]) == (150, 450)
     assert found.document["bytes"]["verify"] == 0  # the chunks before were full
+
+
+def test_a_snapshot_that_changed_rows_outside_of_the_window_is_found(
+        tmp_path, scheduler_file, make_pairs):
+    icechunk = pytest.importorskip("icechunk")
+    nights = Nights(tmp_path, scheduler_file, make_pairs, "pairs.icechunk")
+    for day in range(4):
+        nights.append(100, day=day, chunk_rows=100)
+    nights.night(window="last 4 days")
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(nights.store)))
+    session = repository.writable_session("main")
+    zarr.open_group(session.store)["y"][20:30] += 1.0
+    session.commit("other numbers")
+    for window in ("last 2 days", "last 4 days"):
+        with pytest.raises(BadPairs, match="other numbers"):
+            nights.night(window=window)
 
 
 def test_a_store_in_a_bucket_tells_of_changed_chunks_by_their_tags(tmp_path, make_pairs):
@@ -412,6 +500,21 @@ def test_a_full_disk_publishes_nothing_and_the_next_run_goes_on(nights, small_di
     nights.runs = tmp_path / "roomy"
     shutil.copytree(small_disk / "runs", nights.runs)
     assert nights.night().document["n_pairs"] == 600
+
+
+def test_a_run_can_be_cancelled_while_its_cluster_starts(tmp_path):
+    write_known(tmp_path / "pairs.zarr", 400_000, Known.indefinite(256, 8), chunks=(2048, 256))
+    (tmp_path / "night.yaml").write_text("store: pairs.zarr\nruns: runs\nbasis: 256\n")
+    started = subprocess.Popen([sys.executable, "-m", "lrh_dask", "nightly", "night.yaml"],
+                               cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (found := list(tmp_path.glob("runs/jobs/*/status.json"))):
+        assert started.poll() is None
+        time.sleep(0.05)
+    (found[0].parent / "cancel").touch()
+    started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert json.loads(found[0].read_text())["state"] == "cancelled"
+    assert not list(tmp_path.glob("runs/2*"))
 
 
 def lrh(*args, **kwargs):

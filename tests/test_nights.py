@@ -1,7 +1,5 @@
 """A night adds what is new, and gives what a run of all pairs would give."""
 
-import json
-from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -9,14 +7,12 @@ import pytest
 
 from lrh_dask import Pairs, fit, nights
 from lrh_dask.asked import Asked
-from lrh_dask.graph import Stages
 from lrh_dask.ledger import chunk_tokens, digest_leaf, suspects
 from lrh_dask.nights import Known, fit_night
 from lrh_dask.opening import open_pairs
 from lrh_dask.pipeline import new_run_id
-from lrh_dask.segments import lay_out
+from lrh_dask.segments import lay_out, with_buckets
 from lrh_dask.states import StoredStates
-from lrh_dask.tasks import Missed, Short
 from lrh_dask.tree import Partial
 from lrh_dask.windows import Segment
 from lrh_dask.writing import write_pairs
@@ -46,6 +42,10 @@ def through_disk(folder, *found):
         states = StoredStates(folder, {"a": 1})
         states.add(one.added, one.basis, afresh=one.read_all, has_states=one.has_states)
     return known_of(StoredStates(folder, {"a": 1}))
+
+
+def edges_of(night):
+    return [(segment.start, segment.stop) for segment, _ in night.added]
 
 
 def same(one, other):
@@ -80,7 +80,7 @@ def test_a_second_night_reads_what_is_new_and_tells_of_all(pairs, tmp_path):
     second = night(pairs, segments(n, pairs.n_pairs), through_disk(tmp_path, first), basis=basis,
                    n_before=1)
     assert not second.read_all
-    assert [s for s, _ in second.added] == segments(n, pairs.n_pairs)
+    assert edges_of(second) == [(n, pairs.n_pairs)]
     row_bytes = 2 * pairs.n_features * pairs.dtype.itemsize
     assert sum(second.hessian.provenance["bytes"].values()) == row_bytes * (pairs.n_pairs - n)
     whole = fit(pairs, basis="auto" if basis is None else basis)
@@ -150,11 +150,13 @@ def test_nothing_new_but_another_rank_is_solved_without_reading(pairs, tmp_path)
     same(third.hessian, first.hessian)
 
 
-@pytest.mark.parametrize("looked_at", [nights.LOOKED_AT, 200])
+@pytest.mark.parametrize(("looked_at", "many"), [
+    (nights.LOOKED_AT, nights.MANY_PAIRS), (300, nights.MANY_PAIRS), (nights.LOOKED_AT, 1000)])
 @pytest.mark.parametrize("strength", [0.0, 2.0])
 def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
-        make_pairs, tmp_path, monkeypatch, strength, looked_at):
+        make_pairs, tmp_path, monkeypatch, strength, looked_at, many):
     monkeypatch.setattr(nights, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(nights, "MANY_PAIRS", many)
     made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
     x, y = np.array(made.x), np.array(made.y)
     new = np.random.default_rng(0).standard_normal(80)
@@ -169,13 +171,58 @@ def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
         assert second.read_all
         assert captured > 0.98
         assert "all pairs were read again" in notices
-        assert [s for s, _ in second.added] == segments(0, 5500, 6000)
+        assert edges_of(second) == [(0, 5500), (5500, 6000)]
         assert sum(p.stats.n_pairs for _, p in second.added) == 6000
     else:
         assert not second.read_all
         assert "read again" not in notices
         assert second.basis[1].stats.n_pairs - first.basis[1].stats.n_pairs == min(looked_at, 500)
         np.testing.assert_array_equal(second.basis[0].q, first.basis[0].q)
+
+
+def test_a_basis_found_in_few_noisy_pairs_is_found_anew_as_more_come(make_pairs, tmp_path):
+    made = make_pairs(30, 6000, 120, [3.0, 2.5, 1.0], noise=3.0)
+    pairs = Pairs(made.x, made.y)
+    found, n_again = [night(pairs, segments(0, 500), basis=40)], 0
+    for i in range(1, 12):
+        edges = (500 * i, 500 * i + 500)
+        found.append(night(pairs, segments(*edges), through_disk(tmp_path / str(i), *found),
+                           basis=40, n_before=i))
+        n_again += found[-1].read_all
+    assert 1 <= n_again <= 5  # as pairs double
+    whole = fit(pairs, basis=40)
+    last = found[-1].hessian
+    assert abs(last.eigenvalues[0] - 3.0) < max(4 * last.standard_errors[0],
+                                                1.5 * abs(whole.eigenvalues[0] - 3.0))
+
+
+def test_a_few_new_pairs_do_not_judge_a_basis(make_pairs, tmp_path):
+    made = make_pairs(3, 6200, 80, [3.0, 2.5, 2.0], noise=0.3)
+    x, y = np.array(made.x), np.array(made.y)
+    new = np.ones(80) / np.sqrt(80)
+    y[6000:] += np.outer(x[6000:] @ new, new)
+    pairs = Pairs(x, y)
+    found = [night(pairs, segments(0, 6000), basis=24)]
+    for i in range(1, 11):
+        found.append(night(pairs, segments(5980 + 20 * i, 6000 + 20 * i),
+                           through_disk(tmp_path / str(i), *found), basis=24, n_before=i))
+    assert not any(one.read_all for one in found[1:])
+
+
+def test_held_out_rows_stay_held_out_where_all_pairs_are_read_again(make_pairs, tmp_path):
+    made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
+    pairs = Pairs(made.x, made.y)
+    found = [night(pairs, segments(0, 3000), basis=24)]
+    found.append(night(pairs, segments(3000, 4000), through_disk(tmp_path, *found), basis=24,
+                       n_before=1))
+    before = {(s.start, s.stop): (s.buckets, s.block_rows) for one in found for s, _ in one.added}
+    known = through_disk(tmp_path / "b", *found)
+    laid = [run.pieces for run in lay_out(known.segments, 1280).runs]
+    again = night(pairs, segments(4000, 6000), known, basis=24, n_before=2)
+    after = {(s.start, s.stop): (s.buckets, s.block_rows) for s in known.segments}
+    assert before == after
+    assert laid == [run.pieces for run in lay_out(known.segments, 1280).runs]
+    assert again.hessian.n_pairs == 6000
 
 
 def test_noise_alone_seldom_has_all_pairs_read_again(make_pairs, tmp_path):
@@ -202,33 +249,6 @@ def test_few_pairs_are_read_as_a_whole_every_night(make_pairs, tmp_path):
     same(night(pairs, segments(0, 60)).hessian, fit(pairs))
 
 
-def test_a_basis_that_misses_more_than_its_sample_had_promised_is_found_in_all_pairs(
-        make_pairs, tmp_path, monkeypatch):
-    made = make_pairs(5, 3000, 60, [3.0, 2.0], noise=0.1)
-    pairs = Pairs(made.x, made.y)
-    first = night(pairs, segments(0, 2800), basis=24)
-    short = Short(Missed(0.5, 0.1, None), first.added[0][1].stats)
-    solve, n_solved = Stages.solve, []
-
-    def short_once(self, split, spec, basis, stored=None):
-        outcome = solve(self, split, spec, basis, stored)
-        n_solved.append(1)
-        return short if len(n_solved) == 1 else outcome
-
-    def always_short(self, *args):
-        *_, basis, reduced = args
-        self.basis = reduced, basis
-        return short
-
-    monkeypatch.setattr(Stages, "solve", short_once)
-    monkeypatch.setattr(Stages, "solve_more", always_short)
-    second = night(pairs, segments(2800, 3000), through_disk(tmp_path, first), basis=24,
-                   n_before=1)
-    assert second.read_all
-    assert second.basis[0].complete
-    assert second.hessian.n_pairs == 3000
-
-
 def test_states_that_cannot_be_read_are_left_out_and_named(make_pairs, tmp_path):
     made = make_pairs(6, 600, 8, [2.0], noise=0.05)
     pairs = Pairs(made.x, made.y)
@@ -238,7 +258,7 @@ def test_states_that_cannot_be_read_are_left_out_and_named(make_pairs, tmp_path)
     [second] = tmp_path.glob("*/*/000002.zarr")
     (second / "zarr.json").write_text("{}")
     stored, said = states.segments()
-    assert [s.segment for s in stored] == segments(0, 300)
+    assert [s.segment.stop for s in stored] == [300]
     assert "000002.zarr cannot be read" in said[0]
     states.add(night(pairs, segments(300, 600)).added, None, afresh=False)
     assert [s.segment.stop for s in states.segments()[0]] == [300, 600]
@@ -257,7 +277,7 @@ def test_states_of_overlapping_segments_are_never_counted_together(make_pairs, t
     states = StoredStates(tmp_path, {"a": 1})
     for new in (segments(0, 300), segments(200, 600)):
         states.add(night(pairs, new).added, None, afresh=False)
-    assert [s.segment for s in states.segments()[0]] == segments(200, 600)
+    assert [(s.segment.start, s.segment.stop) for s in states.segments()[0]] == [(200, 600)]
 
 
 def test_what_is_counted_afresh_replaces_all_that_was_stored(make_pairs, tmp_path):
@@ -266,7 +286,7 @@ def test_what_is_counted_afresh_replaces_all_that_was_stored(make_pairs, tmp_pat
     states = StoredStates(tmp_path, {"a": 1})
     states.add(night(pairs, segments(0, 300, 600)).added, None, afresh=True)
     states.add(night(pairs, segments(0, 100)).added, None, afresh=True)
-    assert [s.segment for s in StoredStates(tmp_path, {"a": 1}).segments()[0]] == segments(0, 100)
+    assert [s.segment.stop for s in StoredStates(tmp_path, {"a": 1}).segments()[0]] == [100]
     assert StoredStates(tmp_path, {"a": 2}).segments() == ([], [])  # another lineage
     assert len(list(tmp_path.glob("*/0*"))) == 1
 
@@ -276,7 +296,7 @@ def stored(make_pairs, tmp_path):
     made = make_pairs(8, 250, 6, [2.0], noise=0.05)
     write_pairs(tmp_path / "pairs.zarr", made.x, made.y, chunk_rows=100)
     pairs = open_pairs(tmp_path / "pairs.zarr")
-    digests = sorted(d for run in lay_out(segments(0, 250), 250, 100, 96).runs
+    digests = sorted(d for run in lay_out(with_buckets(segments(0, 250), 250, 100), 96).runs
                      for d in digest_leaf(pairs, run, "")[0])
     return pairs, digests, chunk_tokens(pairs, segments(0, 250)), tmp_path / "pairs.zarr"
 
@@ -321,11 +341,10 @@ def test_digests_are_of_rows_whatever_the_chunks_that_hold_them(make_pairs, tmp_
     found = []
     for rows in (40, 120, 7):
         path = write_pairs(tmp_path / f"{rows}.zarr", made.x, made.y, chunk_rows=rows)
-        [run] = lay_out(segments(0, 40), 40, 40, 80).runs
+        [run] = lay_out(with_buckets(segments(0, 40), 40, 40), 80).runs
         found.append(digest_leaf(open_pairs(path), run, "")[0])
     assert found[0] == found[1] == found[2]
     changed = np.array(made.y)
     changed[3, 2] = np.nextafter(changed[3, 2], 10)
     other = write_pairs(tmp_path / "other.zarr", made.x, changed, chunk_rows=40)
     assert digest_leaf(open_pairs(other), run, "")[0] != found[0]
-    json.dumps([replace(d).digest for d in found[0]])

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrh_dask.segments import cut_into_segments, lay_out, uncovered
+from lrh_dask.segments import cut_into_segments, lay_out, with_buckets
 from lrh_dask.shards import HELD_OUT_EVERY, N_BUCKETS, partition
 from lrh_dask.spec import HELD_OUT, group_of
-from lrh_dask.windows import Segment, Window
+from lrh_dask.windows import STEPS_A_WINDOW, Segment, Window, uncovered
 
 DAYS = [f"2026-11-{day:02}T12:00:00Z" for day in range(1, 29)]
 
@@ -28,9 +28,15 @@ def histories(draw):
         draw(st.lists(st.sampled_from([(), ("one",), ("two",)]), min_size=8, max_size=8)),
         strict=False)]
     cuts = sorted(draw(st.sets(st.integers(0, edges[-1]), max_size=8)))
-    stored = [Segment(a, b, draw(st.sampled_from(DAYS)), DAYS[-1])
-              for a, b in pairwise(cuts) if draw(st.booleans())]
+    stored = [of_rows(batches, a, b) for a, b in pairwise(cuts) if draw(st.booleans())]
     return batches, stored
+
+
+def of_rows(batches, start, stop):
+    """The segment of rows ``start`` to ``stop``, as batches know them."""
+    inside = [b for b in batches if b.start < stop and b.stop > start]
+    return Segment(start, stop, min(b.first for b in inside), max(b.last for b in inside),
+                   tuple(sorted({label for b in inside for label in b.labels})))
 
 
 windows = st.one_of(
@@ -49,17 +55,30 @@ def test_what_is_uncovered_is_what_no_stored_segment_has(history):
                    and b.labels == part.labels for b in batches)
 
 
+def wanted_rows(batches, window):
+    """Rows of a window by days or label, batch by batch."""
+    newest = max(batches, key=lambda b: (b.last, b.stop))
+    if window.days is not None:
+        days = [day[:10] for day in DAYS]
+        oldest = max(0, days.index(newest.last[:10]) - window.days + 1)
+        return rows_of(b for b in batches if days.index(b.first[:10]) >= oldest)
+    label = newest.labels if window.latest else (window.label,)
+    return rows_of(b for b in batches if window == Window() or b.labels == label)
+
+
 @given(histories(), windows)
-def test_rows_are_chosen_once_and_cut_into_segments_that_have_each_once(history, window):
+def test_every_row_of_the_window_is_counted_once_and_no_other(history, window):
     batches, stored = history
-    kept, fresh = window.choose(stored, uncovered(batches, stored))
+    kept, fresh = window.choose(stored, batches)
     assert set(kept) <= set(stored)
-    new = cut_into_segments(fresh, window)
-    assert rows_of(new) == rows_of(fresh)
-    counted = rows_of([*kept, *new])
-    assert len(counted) == len(set(counted))
-    if window.n_pairs is not None:
-        assert len(counted) <= window.n_pairs or len(kept) + len(new) == 0
+    assert rows_of(cut_into_segments(fresh, window)) == rows_of(fresh)
+    counted = rows_of([*kept, *fresh])
+    if window.n_pairs is None:
+        assert sorted(counted) == wanted_rows(batches, window)
+        return
+    n = min(window.n_pairs, len(rows_of(batches)))
+    assert len(counted) == len(set(counted)) <= n
+    assert len(counted) >= n - -(-window.n_pairs // STEPS_A_WINDOW)
 
 
 def test_days_are_counted_back_from_the_newest_pair_not_from_today():
@@ -78,7 +97,7 @@ def test_the_newest_pairs_are_exact_at_first_and_whole_segments_later():
     first = cut_into_segments(fresh, window)
     assert [s.n_pairs for s in first] == [10] * 10
     batches.append(Segment(1000, 1005, DAYS[1], DAYS[1]))
-    kept, fresh = window.choose(first, uncovered(batches, first))
+    kept, fresh = window.choose(first, batches)
     assert [(s.start, s.stop) for s in fresh] == [(1000, 1005)]
     assert kept == first[1:]  # 95 pairs: the tenth segment would make 105
 
@@ -105,9 +124,8 @@ def test_other_words_are_refused(text):
 @given(histories(), st.integers(1, 40), st.sampled_from([8, 2**12, 2**20]), st.integers(0, 5))
 def test_every_row_of_segments_is_in_one_piece_and_one_block(history, chunk_rows, row_bytes,
                                                              n_before):
-    segments = uncovered(*history)
-    split = lay_out(segments, sum(s.n_pairs for s in segments), chunk_rows, row_bytes,
-                    n_before=n_before)
+    segments = with_buckets(uncovered(*history), 100, chunk_rows, n_before=n_before)
+    split = lay_out(segments, row_bytes)
     assert len({run.index for run in split.runs}) == len(split.runs)
     of_segments = list(split.segments)
     assert len(of_segments) == len(segments)
@@ -120,12 +138,21 @@ def test_every_row_of_segments_is_in_one_piece_and_one_block(history, chunk_rows
 
 
 def test_one_segment_of_all_pairs_is_laid_out_as_a_run_without_segments():
-    assert lay_out([Segment(0, 5000, "", "")], 5000, 100, 2**16).runs == partition(
-        5000, 100, 2**16).runs
+    [whole] = with_buckets([Segment(0, 5000, "", "")], 5000, 100)
+    assert lay_out([whole], 2**16).runs == partition(5000, 100, 2**16).runs
+
+
+@given(histories(), st.integers(1, 40))
+def test_a_segment_is_laid_out_the_same_beside_any_others(history, chunk_rows):
+    segments = with_buckets(uncovered(*history), 100, chunk_rows)
+    together = list(lay_out(segments, 8).segments)
+    for segment, runs in zip(segments, together, strict=True):
+        assert [run.pieces for run in runs] == [run.pieces for run in lay_out([segment], 8).runs]
 
 
 def test_a_small_segment_has_few_buckets_and_one_of_them_is_held_out():
-    split = lay_out([Segment(0, 100, "", ""), Segment(100, 200, "", "")], 20_000, 10, 8)
+    split = lay_out(with_buckets([Segment(0, 100, "", ""), Segment(100, 200, "", "")], 20_000, 10),
+                    8)
     first, second = ({p.bucket for run in runs for p in run.pieces} for runs in split.segments)
     assert len(first) == len(second) == HELD_OUT_EVERY
     assert not first & second
@@ -134,7 +161,7 @@ def test_a_small_segment_has_few_buckets_and_one_of_them_is_held_out():
 
 def test_many_small_segments_fill_all_buckets_evenly():
     segments = [Segment(100 * i, 100 * i + 100, "", "") for i in range(40)]
-    split = lay_out(segments, 4000, 10, 8)
+    split = lay_out(with_buckets(segments, 4000, 10), 8)
     sizes = dict.fromkeys(range(N_BUCKETS), 0)
     for run in split.runs:
         for piece in run.pieces:
