@@ -28,8 +28,8 @@ class Agenda:
 
     Attributes:
         stored: segments in the window whose states are there; ``new``: those to be counted.
-        new_pairs: in the window, of which the run before has none; ``late_pairs``: of these, how
-            many were recorded before the newest that are stored.
+        new_pairs: in the window, that no run has counted; ``late_pairs``: of these, how many were
+            appended after rows that were recorded later and that a run has counted.
     """
 
     stored: Sequence[Stored]
@@ -53,7 +53,7 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
     """Which rows the window is about, and which of them are to be read.
 
     Args:
-        stored: all segments whose states are there; ``before``: rows of the run before.
+        stored: all segments whose states are there; ``before``: those that runs were about.
         now: when rows were recorded of which nobody kept count (ISO 8601, UTC).
     Raises:
         BadPairs: the store has fewer rows than were counted.
@@ -75,12 +75,13 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
             f"window {settings.window!r} of {pairs.name}", expected="some pairs in it",
             got="none", consequence="There is nothing to count",
             fix="Check the label; `lrh inspect` lists those of the store"))
-    newest = max((item.segment.last for item in stored), default="")
+    newest = max((segment.last for segment in before), default="")
+    seen_to = max((segment.stop for segment in before), default=0)
     unseen = uncovered([*kept, *fresh], before)
     return Agenda([by_segment[segment] for segment in kept], cut_into_segments(fresh, window),
                   new_pairs=sum(part.n_pairs for part in unseen),
                   late_pairs=sum(part.n_pairs for part in unseen
-                                 if part.last < newest) if before else 0)
+                                 if part.start >= seen_to and part.last < newest))
 
 
 def lineage_of(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:

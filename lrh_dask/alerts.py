@@ -56,7 +56,7 @@ class AlertsRaised(LrhError):
 
     def __str__(self) -> str:
         n = len(self.alerts)
-        return f"{n} alert{'s'[:n > 1]}: {' '.join(map(str, self.alerts))} The result was written."
+        return f"{n} alert{'s'[:n > 1]}: {' '.join(map(str, self.alerts))} The run itself is done."
 
 
 def judge(settings: AlertSettings, hessian: LowRankHessian, *,

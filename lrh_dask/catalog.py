@@ -44,6 +44,7 @@ class Listed:
         sequence: 1, 2, ...: the order of runs, whatever clocks say.
         created: time of day (ISO 8601, UTC).
         lineage, key: what its states, and what the whole result depends on (digests).
+        window: which pairs it is about.
         eigenvalues, standard_errors: of the leading ones; errors may be None.
         n_alerts: alerts it raised.
     """
@@ -53,6 +54,7 @@ class Listed:
     created: str
     store: str
     lineage: str
+    window: str
     key: str
     n_pairs: int
     new_pairs: int
@@ -112,7 +114,8 @@ class Catalog:
         Raises:
             SettingsError: the folder cannot be made or written.
         """
-        refuse_unwritable(self.folder / "run", fix="Choose another with `runs:`")
+        refuse_unwritable(self.folder / "run", fix="Choose another with `runs:`",
+                          name=str(self.folder))
 
     def runs(self) -> list[Listed]:
         """All published runs, in their order; the index is made anew where it is not right."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -81,7 +82,8 @@ def submit(config: Config, scheduler: Scheduler = None, recompute: Recompute = F
         return
     typer.echo(status.run)
     screen = Screen()
-    screen.say(f"{status.state.value}. Next: lrh wait {status.run} --runs {settings.runs}")
+    screen.say(f"{status.state.value}. Next: lrh wait {status.run} --runs "
+               f"{shlex.quote(settings.runs)}")
 
 
 @commands.command(rich_help_panel="Every night")

@@ -101,6 +101,8 @@ def nightly(settings: NightlySettings | str | Path, watcher: Watcher | None = No
         settings = settings_of(NightlySettings, str(settings), {}, {})
     catalog = Catalog(settings.runs)
     catalog.refuse_unwritable()
+    if not catalog.folder.exists():  # of a store that is not there, no folder is left behind
+        open_pairs(settings.store, x=settings.x, y=settings.y)
     journal = Journal(catalog.folder, run_id or new_run_id(), watcher or _Log())
     with journal.kept(), catalog.held(wait=wait, say=journal.say):
         return _Call(settings, journal, catalog).carry_out(recompute=recompute)
@@ -133,14 +135,18 @@ class _Call:
         self.pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
         self.states = StoredStates(catalog.folder / "states", lineage_of(settings, self.pairs))
         self.runs = catalog.runs()
-        ours = [run for run in self.runs if run.lineage == self.states.name]
-        self.before: Listed | None = ours[-1] if ours else None
+        self.ours = [run for run in self.runs if run.lineage == self.states.name]
+        self.before: Listed | None = self.ours[-1] if self.ours else None
 
     def carry_out(self, *, recompute: bool) -> Outcome:
         self._tell_what_is_unusual()
         stored, unreadable = ([], []) if recompute else self.states.segments()
         self.notices += unreadable
         agenda = agenda_of(self.settings, self.pairs, stored, self._rows_before(), self.now)
+        n_pairs, window = sum(s.n_pairs for s in agenda.rows), Window.parse(self.settings.window)
+        if n_pairs < min(window.n_pairs or 0, self.pairs.n_pairs):
+            self.notices.append(f"the window holds {n_pairs:,} pairs: it slides in steps of about "
+                                "a tenth")
         tokens = chunk_tokens(self.pairs, agenda.rows)  # before reading: a later change shows
         # A snapshot stands for all rows: those outside of the window are to be the same, too.
         counted = agenda.digests if self.pairs.snapshot is None else [
@@ -187,11 +193,10 @@ class _Call:
         self.journal.say(f"Notice: {text}.")
 
     def _rows_before(self) -> list[Segment]:
-        """Those that the run before is about."""
-        if self.before is None:
-            return []
-        return [Segment(start, stop, "", "")
-                for start, stop in self.catalog.document(self.before.run)["ledger"]["rows"]]
+        """Segments that runs of this lineage were about, whatever their windows."""
+        found = {(s["start"], s["stop"], s["first"], s["last"]) for run in self.ours
+                 for s in self.catalog.document(run.run)["ledger"]["segments"]}
+        return [Segment(*fields) for fields in sorted(found)]
 
     def _is_done(self, agenda: Agenda) -> bool:
         """Whether the last run is what this one would be."""
@@ -293,6 +298,7 @@ class _Call:
             "seconds": {**dict.fromkeys(document["seconds"], 0.0),
                         "total": time.time() - self.started},
             "bytes": dict.fromkeys(document["bytes"], 0), "new_pairs": 0, "late_pairs": 0,
+            "read_all": False, "notices": self.notices,
             "alerts": [asdict(alert) for alert in alerts]}
         self._end(State.nothing_new, document, alerts)
         return Outcome(document, path, is_new=False, alerts=alerts)

@@ -72,7 +72,8 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
     """
     all_runs = catalog.runs()
     store = str(tonight.lineage[1]["store"])
-    runs = [run for run in all_runs if run.store == store]
+    runs = [run for run in all_runs
+            if (run.store, run.window) == (store, tonight.settings.window)]
     notices, drifts = list(tonight.notices), {}
     for name, run in _to_compare_with(runs).items():
         try:

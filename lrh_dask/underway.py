@@ -135,16 +135,16 @@ class Journal:
         other: who is told as well (:class:`lrh_dask.every_night.Watcher`).
     """
 
-    def __init__(self, runs: Path, run: str, other: Any, *, scheduler: str = "") -> None:
+    def __init__(self, runs: Path, run: str, other: Any) -> None:
         self.run, self.folder, self._runs = run, jobs_folder(runs) / run, runs
         self._other, self._lock = other, threading.RLock()
-        try:
-            attempt = status_of(runs, run).attempt + 1
-        except SettingsError:
-            attempt = 1
         now = time.time()
-        self._status = Status(run, State.running, platform.node(), scheduler, now, now,
-                              attempt=attempt)
+        try:
+            before = status_of(runs, run)
+        except SettingsError:
+            before = Status(run, State.queued)
+        self._status = Status(run, State.running, platform.node(), before.scheduler, now, now,
+                              attempt=before.attempt + 1)
         self._written = 0.0
 
     @contextlib.contextmanager

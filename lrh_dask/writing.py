@@ -165,7 +165,8 @@ def refuse_existing(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bo
             fix="Choose another path, or remove it yourself"))
 
 
-def refuse_unwritable(path: Path, fix: str = "Choose another place with --out") -> None:
+def refuse_unwritable(path: Path, fix: str = "Choose another place with --out",
+                      name: str = "") -> None:
     """Raise where nothing can be written, before hours go into what would go there.
 
     Raises:
@@ -179,7 +180,7 @@ def refuse_unwritable(path: Path, fix: str = "Choose another place with --out") 
             pass
     except OSError as error:
         raise SettingsError(explain(
-            f"write {path}", expected="a folder that can be written", got=str(error),
+            f"write {name or path}", expected="a folder that can be written", got=str(error),
             consequence="Nothing was computed", fix=fix)) from error
 
 

@@ -133,7 +133,7 @@ def test_raised_alerts_end_a_run_with_exit_code_5():
     error = AlertsRaised(ONE)
     assert error.exit_code == 5
     assert str(error) == ("1 alert: the residual is 0.5 (residual_above: 0.3). Look. "
-                          "The result was written.")
+                          "The run itself is done.")
 
 
 @pytest.fixture
