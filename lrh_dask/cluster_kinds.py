@@ -90,6 +90,8 @@ def _submit(cluster: Any, n_workers: int | None) -> None:
     """Submit all jobs and have the queue's refusal raised, which would only be logged."""
     n_jobs = math.ceil((n_workers or 1) / cluster._dummy_job.worker_processes)
 
+    from distributed.core import Status
+
     async def submit() -> None:  # as `scale` would have it done later, unseen
         while len(cluster.worker_spec) < n_jobs:
             cluster.worker_spec.update(cluster.new_worker_spec())
@@ -100,6 +102,7 @@ def _submit(cluster: Any, n_workers: int | None) -> None:
     except Exception:
         with contextlib.suppress(AssertionError):  # Dask's, of jobs that never were
             cluster.close()
+        cluster.status = Status.closed  # whatever its closing has left undone
         raise
 
 

@@ -34,6 +34,8 @@ __all__ = ["Journal", "State", "Status", "jobs_folder", "note", "status_of", "st
 HEARTBEAT, LOST_AFTER, STOP_AGAIN = 2.0, 30.0, 10.0
 PARENT = "LRH_PARENT"
 """In the environment of a driver: the worker's process, without which it is not to go on."""
+KEPT = 100
+"""Runs that are over and still told of."""
 LEAST_SECONDS = 0.25
 """Between two notes of how far a stage is."""
 
@@ -150,7 +152,6 @@ class Journal:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep the status while the block runs; it ends as ``failed`` where that raises."""
-        was_submitted = self.folder.exists()
         self._stoppable = threading.current_thread() is threading.main_thread()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write()
@@ -174,10 +175,9 @@ class Journal:
         finally:
             over.set()
             heart.join()
-            came_to_nothing = (self._status.state is State.nothing_new
-                               or self._status.exit_code == os.EX_TEMPFAIL)
-            if came_to_nothing and not was_submitted:  # nobody waits to be told
-                shutil.rmtree(self.folder, ignore_errors=True)
+            over_long_ago = [one for one in statuses(self._runs) if one.state.is_final][:-KEPT]
+            for one in over_long_ago:
+                shutil.rmtree(jobs_folder(self._runs) / one.run, ignore_errors=True)
 
     def end(self, state: State, exit_code: int, *, result: str | None = None,
             error: str = "") -> None:
@@ -188,9 +188,15 @@ class Journal:
             self._write()
 
     def say(self, text: str) -> None:
-        """One line."""
+        """One line.
+
+        Raises:
+            KeyboardInterrupt: it was cancelled, which was not heard while a cluster was started.
+        """
         self._note(text)
         self._other.say(text)
+        if self._is_cancelled() and not self._status.state.is_final:
+            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def stages(self, n_pairs: int) -> Iterator[Journal]:

@@ -263,6 +263,17 @@ def test_a_secret_of_the_settings_is_kept_from_others(config, scheduler_file, tm
     assert "alerts were not sent" in lrh("logs", run, cwd=tmp_path).stdout
 
 
+def test_only_the_last_runs_that_are_over_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(underway, "KEPT", 2)
+    for i in range(5):
+        with underway.Journal(tmp_path, f"run-{i}", None).kept() as _:
+            time.sleep(0.01)
+        underway.note(tmp_path, Status(f"run-{i}", State.done, began=float(i)))
+    with underway.Journal(tmp_path, "last", None).kept():
+        pass
+    assert [one.run for one in statuses(tmp_path) if one.state.is_final] == ["run-3", "run-4"]
+
+
 def test_statuses_are_listed_in_the_order_they_began(tmp_path):
     for name, began in (("b", 1.0), ("a", 2.0)):
         folder = jobs_folder(tmp_path) / name
