@@ -151,9 +151,13 @@ class _Call:
         # A snapshot stands for all rows: those outside of the window are to be the same, too.
         counted = agenda.digests if self.pairs.snapshot is None else [
             d for item in stored for d in item.digests]
-        doubtful = suspects(self.pairs, tokens, self.states.tokens(), counted)
-        may_differ = tokens != self.states.tokens() and not all(
-            item.digests for item in agenda.stored)  # nothing is known that rows be compared with
+        before = self.states.tokens()
+        doubtful = suspects(self.pairs, tokens, before, counted)
+        may_differ = not all(item.digests for item in agenda.stored) and any(
+            before.get(key) != token for key, token in tokens.items())
+        if may_differ:
+            self.notices.append("chunks were written since the last run, and whether rows that it "
+                                "counted have changed cannot be told: all are read again")
         if not doubtful and not may_differ and self._is_done(agenda):
             return self._nothing_new()
         self.journal.say(
@@ -166,7 +170,7 @@ class _Call:
                     self.journal.run), guarded():
                 checked = self._checked(client, doubtful) if doubtful else Checked()
                 if not may_differ and self._is_done(agenda):
-                    self.states.keep_tokens({**self.states.tokens(), **tokens})
+                    self.states.keep_tokens({**before, **tokens})
                     return self._nothing_new()
                 night = self._fit(agenda, n_before=len(stored))
         self._keep_states(night, tokens)

@@ -431,6 +431,7 @@ def test_pairs_that_are_read_feature_by_feature_are_read_again_where_a_chunk_has
     rewrite(nights.store, row=20)  # no digest of whole rows is known that it could be held against
     second = nights.night()
     assert second.is_new
+    assert any("cannot be told" in said for said in second.document["notices"])
     assert second.document["residual"] > 10 * first.document["residual"]
     assert not nights.night().is_new
 
