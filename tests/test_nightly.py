@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 
+import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -349,7 +350,6 @@ def test_a_store_without_a_manifest_counts_as_a_batch_a_night(nights):
 
 def test_an_icechunk_store_is_read_at_the_snapshot_that_is_recorded(
         tmp_path, scheduler_file, make_pairs):
-    pytest.importorskip("icechunk")
     nights = Nights(tmp_path, scheduler_file, make_pairs, "pairs.icechunk")
     nights.append(300, chunk_rows=100)
     first = nights.night()
@@ -364,7 +364,6 @@ def test_an_icechunk_store_is_read_at_the_snapshot_that_is_recorded(
 
 def test_a_snapshot_that_changed_rows_outside_of_the_window_is_found(
         tmp_path, scheduler_file, make_pairs):
-    icechunk = pytest.importorskip("icechunk")
     nights = Nights(tmp_path, scheduler_file, make_pairs, "pairs.icechunk")
     for day in range(4):
         nights.append(100, day=day, chunk_rows=100)
@@ -379,7 +378,6 @@ def test_a_snapshot_that_changed_rows_outside_of_the_window_is_found(
 
 
 def test_a_store_in_a_bucket_tells_of_changed_chunks_by_their_tags(tmp_path, make_pairs):
-    pytest.importorskip("obstore")
     nights = Nights(tmp_path, None, make_pairs)
     nights.append(300, chunk_rows=100)
     with moto(tmp_path / "moto.log") as server, pytest.MonkeyPatch.context() as patch:

@@ -213,12 +213,12 @@ def test_held_out_rows_stay_held_out_where_all_pairs_are_read_again(make_pairs, 
     made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
     x, y = np.array(made.x), np.array(made.y)
     new = np.ones(80) / np.sqrt(80)
-    y[4000:] += 2.0 * np.outer(x[4000:] @ new, new)
+    y[2000:] += 2.0 * np.outer(x[2000:] @ new, new)
     pairs = Pairs(x, y)
-    found = [night(pairs, segments(0, 3000), basis=24)]
-    found.append(night(pairs, segments(3000, 4000), through_disk(tmp_path, *found), basis=24,
+    found = [night(pairs, segments(0, 1000), basis=24)]
+    found.append(night(pairs, segments(1000, 2000), through_disk(tmp_path, *found), basis=24,
                        n_before=1))
-    again = night(pairs, segments(4000, 6000), through_disk(tmp_path / "b", *found), basis=24,
+    again = night(pairs, segments(2000, 6000), through_disk(tmp_path / "b", *found), basis=24,
                   n_before=2)
     assert again.read_all
     laid = [{(s.start, s.stop): (s.buckets, s.block_rows) for s, _ in one.added}
