@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
 import logging
 import ssl
@@ -106,11 +107,13 @@ def _client(address: str, security: Any) -> Iterator[Any]:
     from distributed.versions import VersionMismatchWarning
 
     secure = {} if security is None else {"security": security}
+    before = _latest_client()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # versions are compared anyway
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=True, **secure)
     except (ValueError, TypeError, RuntimeError) as error:
+        _close_but(before)
         about_tls = address.startswith("tls://")
         raise SettingsError(explain(
             f"scheduler {address!r}", expected="certificates for TLS" if about_tls else
@@ -120,6 +123,7 @@ def _client(address: str, security: Any) -> Iterator[Any]:
                 "settings (DASK_DISTRIBUTED__COMM__TLS__CA_FILE and others)" if about_tls else
                 "Copy the address that `dask scheduler` prints")) from error
     except (OSError, TimeoutError) as error:
+        _close_but(before)
         distrust = _of_tls(error)
         raise RunFailed(explain(
             f"connect to scheduler {address}",
@@ -134,6 +138,25 @@ def _client(address: str, security: Any) -> Iterator[Any]:
             "cluster")) from error
     with client:
         yield client
+
+
+def _latest_client() -> Any:
+    from distributed import Client
+
+    with contextlib.suppress(ValueError):
+        return contextvars.Context().run(Client.current)  # not that of a `with` around us
+    return None
+
+
+def _close_but(before: Any) -> None:
+    """Close a client that could not start.
+
+    Left to the garbage collector it would close in whatever thread that runs in: in one that
+    another client is starting just then, both would wait for each other.
+    """
+    failed = _latest_client()
+    if failed not in (None, before):
+        failed.close()
 
 
 def _of_tls(error: BaseException) -> ssl.SSLError | None:

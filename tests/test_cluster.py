@@ -1,5 +1,6 @@
 """Clusters of separate processes are reached, trusted and left as they were, or it is said why."""
 
+import gc
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cluster_processes import address_in, cluster, fresh_environment, process, scheduler, worker
-from distributed import Security
+from distributed import Client, Security
 
 import lrh_dask
 from lrh_dask import RunFailed, SettingsError
@@ -213,6 +214,24 @@ def test_a_plain_client_of_a_tls_scheduler_is_told_of_tls(encrypted):
     with pytest.raises(RunFailed, match="whether it speaks TLS"), \
             connect(ClusterSettings(kind="address", address=plain)):
         raise AssertionError
+
+
+def clients():
+    return [thing for thing in gc.get_objects() if type(thing) is Client]
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "nonsense://h:1"])
+def test_a_client_that_could_not_start_is_closed_and_the_others_are_not(two_processes, address):
+    """One that the garbage collector closes has stopped a client that was just starting."""
+    with connect(at(two_processes)) as mine:
+        before = clients()
+        with pytest.raises((RunFailed, SettingsError)) as caught, \
+                connect(ClusterSettings(kind="address", address=address)):
+            raise AssertionError
+        (failed,) = (client for client in clients() if client not in before)
+        assert failed.status == "closed", caught.value  # which keeps it
+        assert mine.status == "running"
+        assert Client.current() is mine
 
 
 @pytest.mark.parametrize(("change", "said"), [

@@ -85,7 +85,7 @@ def test_counts_only_grow_and_end_at_the_pairs_that_were_read(store, tmp_path, b
     assert bool(killed) == (victim != "nobody")
     assert_counts(seen)
     assert seen[-1].attempt == 1 + (victim == "the worker of the driver")
-    assert len({now.done.get("fit") for now in seen}) > 3  # it was seen to grow
+    assert any(0 < now.done.get("fit", 0) < N for now in seen)  # it was seen to grow
     read = json.loads((runs / run / "run.json").read_text())["bytes"]
     assert seen[-1].done == {stage: read[stage] // ROW_BYTES for stage in (
         ("basis", "fit") if basis < D else ("fit",))} | {"solve": 0}
