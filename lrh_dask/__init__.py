@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lrh_dask import source as _loaded  # noqa: F401 - before what is on disk can change
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -53,20 +53,15 @@ def _sent_whole() -> Any:
 
 
 def library() -> dict[str, str | None]:
-    """The lrh_dask that tasks would import here: version, digest of its source, what failed."""
-    import hashlib
+    """The lrh_dask that tasks use here: version, digest of its source, what failed."""
     from importlib import import_module
-    from pathlib import Path
 
     found: dict[str, str | None] = {"version": None, "source": None, "failed": None}
     try:
         package = import_module("lrh_dask")
         found["version"] = str(getattr(package, "__version__", "unknown"))
-        digest = hashlib.sha256()
-        for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-        found["source"] = digest.hexdigest()[:8]
         import_module("lrh_dask.tasks")  # with all that it needs
+        found["source"] = import_module("lrh_dask.source").SOURCE
     except Exception as error:
         found["failed"] = f"{type(error).__name__}: {error}"
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import lrh_dask
 
 LAYERS = [
-    {"errors"}, {"remote", "locks"},
+    {"errors", "source"}, {"remote", "locks"},
     {"asked", "arrays", "process", "progress", "metering", "signs"},
     {"reduced_pairs", "triangle", "duplicates", "row_gram"}, {"solve", "gathering"}, {"moments"},
     {"evidence", "interpolation", "psd", "low_rank", "biases"}, {"held_out", "scree", "sampling"},

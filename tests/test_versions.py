@@ -1,10 +1,13 @@
 """Other software on scheduler or workers is told before a run, by name, with the fix."""
 
 import contextlib
+import shutil
+from pathlib import Path
 
 import pytest
 from cluster_processes import other_software, scheduler, worker
 
+import lrh_dask
 from lrh_dask import RunFailed, __version__
 from lrh_dask.cluster import connect, reach
 from lrh_dask.cluster_settings import ClusterSettings
@@ -59,14 +62,26 @@ def test_the_scheduler_needs_lrh_dask_too(tmp_path):
             raise AssertionError
 
 
-def test_another_checkout_of_the_same_version_is_told(tmp_path):
-    source = f'__version__ = "{__version__}"'
-    other = other_software(tmp_path / "other", source)
-    (tmp_path / "other" / "lrh_dask" / "tasks.py").write_text("")
-    with one_worker(tmp_path, on_worker=other) as path:
-        found = agreements(path)["lrh-dask"]
-    assert found.agreement is Agreement.apart
-    assert "other source" in str(found)
+def another_checkout(folder):
+    """A copy of this package that differs in a line, and the file that has it."""
+    copy = folder / "lrh_dask"
+    shutil.copytree(Path(lrh_dask.__file__).parent, copy,
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "tasks.py").open("a") as changed:
+        changed.write("# another line\n")
+    return copy / "tasks.py"
+
+
+def test_the_source_that_a_worker_has_loaded_is_compared(tmp_path):
+    """Not the one on its disk by now, as after `git pull` under a running cluster."""
+    changed = another_checkout(tmp_path / "other")
+    with one_worker(tmp_path, on_worker={"PYTHONPATH": str(tmp_path / "other")}) as path:
+        before = agreements(path)["lrh-dask"]
+        shutil.copy(Path(lrh_dask.__file__).parent / "tasks.py", changed)
+        after = agreements(path)["lrh-dask"]
+    assert before == after
+    assert before.agreement is Agreement.apart
+    assert "other source" in str(before)
 
 
 def test_what_a_run_survives_is_a_notice_and_what_it_does_not_an_error(tmp_path):
