@@ -16,29 +16,31 @@ from lrh_dask import source as _loaded  # noqa: F401 - before what is on disk ca
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lrh_dask.appending import append_pairs
-    from lrh_dask.certificates import Certificates
     from lrh_dask.errors import BadPairs, LrhError, RunFailed, SettingsError
-    from lrh_dask.every_night import nightly
-    from lrh_dask.hessian import LowRankHessian
-    from lrh_dask.opening import open_pairs
-    from lrh_dask.pair_writer import PairWriter
-    from lrh_dask.pairs import Pairs
-    from lrh_dask.pipeline import fit
-    from lrh_dask.report import write_report
-    from lrh_dask.verdicts import Verdict
-    from lrh_dask.writing import write_pairs
+    from lrh_dask.nights.every_night import nightly
+    from lrh_dask.reports.report import write_report
+    from lrh_dask.runs.pipeline import fit
+    from lrh_dask.statistics.certificates import Certificates
+    from lrh_dask.statistics.hessian import LowRankHessian
+    from lrh_dask.statistics.verdicts import Verdict
+    from lrh_dask.stores.appending import append_pairs
+    from lrh_dask.stores.opening import open_pairs
+    from lrh_dask.stores.pair_writer import PairWriter
+    from lrh_dask.stores.pairs import Pairs
+    from lrh_dask.stores.writing import write_pairs
 
 __all__ = ["BadPairs", "Certificates", "LowRankHessian", "LrhError", "PairWriter", "Pairs",
            "RunFailed", "SettingsError", "Verdict", "append_pairs", "fit", "nightly",
            "open_pairs", "write_pairs", "write_report"]
 
 _HOME = {
-    "BadPairs": "errors", "Certificates": "certificates", "LowRankHessian": "hessian",
-    "LrhError": "errors", "Pairs": "pairs", "RunFailed": "errors", "SettingsError": "errors",
-    "Verdict": "verdicts", "fit": "pipeline", "open_pairs": "opening", "write_pairs": "writing",
-    "write_report": "report", "append_pairs": "appending", "PairWriter": "pair_writer",
-    "nightly": "every_night",
+    "BadPairs": "errors", "Certificates": "statistics.certificates",
+    "LowRankHessian": "statistics.hessian", "LrhError": "errors",
+    "PairWriter": "stores.pair_writer", "Pairs": "stores.pairs", "RunFailed": "errors",
+    "SettingsError": "errors", "Verdict": "statistics.verdicts",
+    "append_pairs": "stores.appending", "fit": "runs.pipeline", "nightly": "nights.every_night",
+    "open_pairs": "stores.opening", "write_pairs": "stores.writing",
+    "write_report": "reports.report",
 }
 
 

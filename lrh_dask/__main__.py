@@ -1,5 +1,5 @@
 """``python -m lrh_dask`` is ``lrh``."""
 
-from lrh_dask.cli import main
+from lrh_dask.cli.app import main
 
 main()

@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 
 from lrh_dask import BadPairs, append_pairs, open_pairs
-from lrh_dask.stored_chunks import digests
+from lrh_dask.stores.stored_chunks import digests
 
 D = 4
 BEFORE, AFTER, MORE = 57, 78, 5

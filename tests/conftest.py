@@ -13,9 +13,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from lrh_dask.arrays import Device, pick_device
 from lrh_dask.errors import SettingsError
-from lrh_dask.gathering import reduce_to_triangle
+from lrh_dask.linalg.arrays import Device, pick_device
+from lrh_dask.linalg.gathering import reduce_to_triangle
 
 settings.register_profile("same-every-time", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("same-every-time")

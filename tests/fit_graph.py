@@ -33,15 +33,15 @@ import zarr
 from dask.sizeof import sizeof
 from dask.utils import key_split
 
-from lrh_dask.asked import Asked
-from lrh_dask.budget import Route
-from lrh_dask.duplicates import KEPT, LEAST_KEYS, RowHashes
-from lrh_dask.graph import Stages
-from lrh_dask.pairs import Pairs
-from lrh_dask.shards import RUN_BYTES, Run, partition
-from lrh_dask.spec import Spec
-from lrh_dask.tree import FAN_IN, Key, Partial, ReadStats
-from lrh_dask.triangle import Triangle
+from lrh_dask.linalg.duplicates import KEPT, LEAST_KEYS, RowHashes
+from lrh_dask.linalg.triangle import Triangle
+from lrh_dask.runs.budget import Route
+from lrh_dask.runs.graph import Stages
+from lrh_dask.runs.shards import RUN_BYTES, Run, partition
+from lrh_dask.runs.spec import Spec
+from lrh_dask.runs.tree import FAN_IN, Key, Partial, ReadStats
+from lrh_dask.statistics.asked import Asked
+from lrh_dask.stores.pairs import Pairs
 
 BASIS = ("lrh-orth-of-the-stage-before",)
 

@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 import lrh_dask
-from lrh_dask.catalog import Catalog
-from lrh_dask.underway import State, statuses
+from lrh_dask.nights.underway import State, statuses
+from lrh_dask.stores.catalog import Catalog
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -2,7 +2,8 @@
 
 The scheduler is ``distributed.Scheduler`` itself, with its state machine, its queue of root
 tasks, work stealing and active memory manager, as configured by default; it is never started, so
-that it opens no socket. The graph is what :meth:`lrh_dask.graph.Stages.solve` hands to a client.
+that it opens no socket. The graph is what :meth:`lrh_dask.runs.graph.Stages.solve` hands to a
+client.
 Workers are simulated: they read what the scheduler sends, fetch what they do not hold, run one
 task at a time in order of priority, and report back. Nothing is computed.
 """

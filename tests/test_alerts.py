@@ -12,11 +12,11 @@ import pytest
 from pydantic import ValidationError
 from test_drift import NAN, hessian_of, turned
 
-from lrh_dask.alert_settings import AlertSettings
-from lrh_dask.alerts import Alert, AlertsRaised, judge, unjudged
-from lrh_dask.drift import compare
-from lrh_dask.explained import Explained
-from lrh_dask.webhook import notify
+from lrh_dask.drift.alerts import Alert, AlertsRaised, judge, unjudged
+from lrh_dask.drift.drift import compare
+from lrh_dask.drift.explained import Explained
+from lrh_dask.nights.webhook import notify
+from lrh_dask.settings.alert_settings import AlertSettings
 
 QUIET = hessian_of([5.0, -2.0])
 MOVED = hessian_of([5.0, -2.9])

@@ -15,10 +15,10 @@ from appenders import by_another_program, files_of, holds, raw_group
 from zarr.codecs import BloscCodec
 
 from lrh_dask import BadPairs, SettingsError, append_pairs, fit, open_pairs, write_pairs
-from lrh_dask.appending import append
-from lrh_dask.incoming import incoming_from
-from lrh_dask.inspection import inspect_pairs
-from lrh_dask.manifest import Stamp
+from lrh_dask.stores.appending import append
+from lrh_dask.stores.incoming import incoming_from
+from lrh_dask.stores.inspection import inspect_pairs
+from lrh_dask.stores.manifest import Stamp
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((2, 57, 5))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask.arrays import CPU, Device, device_of, like, namespace, pick_device, to_host
 from lrh_dask.errors import SettingsError
+from lrh_dask.linalg.arrays import CPU, Device, device_of, like, namespace, pick_device, to_host
 
 
 def no_gpu():

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lrh_dask
-from lrh_dask.cli import app
+from lrh_dask.cli.app import app
 from lrh_dask.errors import SettingsError
 
 SIX = [5.0, -4.0, 3.0, 2.0, -1.0, 0.5]

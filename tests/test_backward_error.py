@@ -9,13 +9,9 @@ import pytest
 import scipy.linalg
 
 from lrh_dask import BadPairs, Pairs, fit
-from lrh_dask.asked import Asked
-from lrh_dask.exact_pairs import common_basis
-from lrh_dask.fitting import fit_symmetric, rotating_folds
-from lrh_dask.gathering import reduce_to_triangle
-from lrh_dask.interpolation import beside
-from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.solve import (
+from lrh_dask.linalg.gathering import reduce_to_triangle
+from lrh_dask.linalg.reduced_pairs import reduce_pairs
+from lrh_dask.linalg.solve import (
     Rows,
     center_rows,
     leading_directions,
@@ -23,7 +19,11 @@ from lrh_dask.solve import (
     rounding_of,
     symmetric_fit,
 )
-from lrh_dask.triangle import merge_all
+from lrh_dask.linalg.triangle import merge_all
+from lrh_dask.statistics.asked import Asked
+from lrh_dask.statistics.exact_pairs import common_basis
+from lrh_dask.statistics.fitting import fit_symmetric, rotating_folds
+from lrh_dask.statistics.interpolation import beside
 
 EPS = float(np.finfo(np.float64).eps)
 FLOAT64 = np.dtype("float64")

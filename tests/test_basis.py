@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from lrh_dask.asked import Asked
-from lrh_dask.basis import find_basis
-from lrh_dask.budget import Route
-from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.spec import HELD_OUT, TRAIN, Spec
-from lrh_dask.tree import Partial, ReadStats
+from lrh_dask.linalg.reduced_pairs import reduce_pairs
+from lrh_dask.runs.basis import find_basis
+from lrh_dask.runs.budget import Route
+from lrh_dask.runs.spec import HELD_OUT, TRAIN, Spec
+from lrh_dask.runs.tree import Partial, ReadStats
+from lrh_dask.statistics.asked import Asked
 
 
 def test_tail_bounds_what_the_cut_basis_leaves_of_its_own_pairs():

@@ -7,9 +7,10 @@ import json
 import numpy as np
 from typer.testing import CliRunner
 
-from lrh_dask import open_pairs, rivals
-from lrh_dask.cli import app
-from lrh_dask.synthetic import Known, write_known
+from lrh_dask import open_pairs
+from lrh_dask.cli.app import app
+from lrh_dask.reports import rivals
+from lrh_dask.stores.synthetic import Known, write_known
 
 
 def test_a_store_holds_pairs_of_its_hessian_however_it_is_chunked(tmp_path):

@@ -64,7 +64,7 @@ def test_one_two_or_five_workers_change_no_byte(stored):
 def test_tasks_of_one_bucket_each_give_the_same_bytes_over_all_features(stored, monkeypatch):
     """Those of a large store; in a small one several are joined."""
     pairs, expected = stored["all_features"]
-    monkeypatch.setattr("lrh_dask.shards.JOINED_BYTES", 0)
+    monkeypatch.setattr("lrh_dask.runs.shards.JOINED_BYTES", 0)
     with start(2, 1) as cluster, Client(cluster):
         apart = fit(pairs)
     assert apart.provenance["n_tasks"] > 40, "not the case to try"

@@ -3,9 +3,9 @@
 import pytest
 
 from lrh_dask import SettingsError
-from lrh_dask.budget import Route, plan_run
-from lrh_dask.memory import Shape
-from lrh_dask.shards import partition
+from lrh_dask.runs.budget import Route, plan_run
+from lrh_dask.runs.memory import Shape
+from lrh_dask.runs.shards import partition
 
 GIB = 2**30
 

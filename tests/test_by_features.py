@@ -9,8 +9,10 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster
 
-from lrh_dask import BadPairs, blocks, budget, fit, memory, open_pairs
-from lrh_dask.pipeline import price
+from lrh_dask import BadPairs, fit, open_pairs
+from lrh_dask.runs import budget, memory
+from lrh_dask.runs.pipeline import price
+from lrh_dask.stores import blocks
 
 N, D = 60, 3000
 

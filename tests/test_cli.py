@@ -15,9 +15,9 @@ import xarray as xr
 import zarr
 
 from lrh_dask import LowRankHessian, __version__, write_pairs
-from lrh_dask.cluster import connect
-from lrh_dask.cluster_settings import ClusterSettings
+from lrh_dask.clusters.cluster import connect
 from lrh_dask.errors import RunFailed
+from lrh_dask.settings.cluster_settings import ClusterSettings
 
 LRH = Path(sys.executable).with_name("lrh")
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 from appenders import holds, raw_group
 
 from lrh_dask import BadPairs, open_pairs, write_pairs
-from lrh_dask.incoming import incoming_from
+from lrh_dask.stores.incoming import incoming_from
 
 LRH = Path(sys.executable).with_name("lrh")
 X, Y = np.random.default_rng(0).standard_normal((2, 57, 5))
@@ -52,8 +52,9 @@ def test_a_source_may_be_larger_than_memory(tmp_path, kind):
     """160 MB, whose chunks take 2 MiB each."""
     x = np.random.default_rng(0).standard_normal((40_000, 256))
     write_pairs(tmp_path / "source.zarr", x, x, chunk_rows=1_000)
-    code = ("import resource, sys; from lrh_dask.appending import append\n"
-            "from lrh_dask.incoming import incoming_from; from lrh_dask.manifest import Stamp\n"
+    code = ("import resource, sys; from lrh_dask.stores.appending import append\n"
+            "from lrh_dask.stores.incoming import incoming_from\n"
+            "from lrh_dask.stores.manifest import Stamp\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "append('small-' + sys.argv[1], incoming_from('small.npz'), Stamp()); before = peak()\n"
             "append(sys.argv[1], incoming_from('source.zarr'), Stamp(), chunk_rows=1_000)\n"

@@ -16,9 +16,9 @@ from distributed import Client, Security
 
 import lrh_dask
 from lrh_dask import RunFailed, SettingsError
-from lrh_dask.cluster import connect
-from lrh_dask.cluster_settings import ClusterSettings, cluster_at
-from lrh_dask.lost_workers import watch_workers
+from lrh_dask.clusters.cluster import connect
+from lrh_dask.clusters.lost_workers import watch_workers
+from lrh_dask.settings.cluster_settings import ClusterSettings, cluster_at
 
 LRH = Path(sys.executable).with_name("lrh")
 
@@ -252,8 +252,8 @@ def test_files_of_tls_are_looked_at_before_anything_starts(certificates, tmp_pat
 def test_workers_are_fast_where_another_cluster_of_this_process_has_left_its_settings():
     """Nannies write them into the environment of the process they are in."""
     code = ("from distributed import LocalCluster\n"
-            "from lrh_dask.cluster import connect\n"
-            "from lrh_dask.cluster_settings import ClusterSettings\n"
+            "from lrh_dask.clusters.cluster import connect\n"
+            "from lrh_dask.settings.cluster_settings import ClusterSettings\n"
             "if __name__ == '__main__':\n"
             "    with LocalCluster(n_workers=1, dashboard_address='127.0.0.1:0'): pass\n"
             "    with connect(ClusterSettings(workers=1)) as client:\n"
@@ -265,8 +265,8 @@ def test_workers_are_fast_where_another_cluster_of_this_process_has_left_its_set
 
 def test_one_process_can_connect_again_and_again(two_processes):
     """Also where nothing else has imported distributed: its settings stay."""
-    code = ("from lrh_dask.cluster import connect\n"
-            "from lrh_dask.cluster_settings import ClusterSettings\n"
+    code = ("from lrh_dask.clusters.cluster import connect\n"
+            "from lrh_dask.settings.cluster_settings import ClusterSettings\n"
             f"s = ClusterSettings(kind='scheduler_file', scheduler_file='{two_processes}')\n"
             "for _ in range(2):\n    with connect(s): pass\n")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

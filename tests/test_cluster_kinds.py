@@ -13,9 +13,9 @@ from cluster_processes import process, until
 
 import lrh_dask
 from lrh_dask import RunFailed, SettingsError
-from lrh_dask.cluster import connect
-from lrh_dask.cluster_kinds import KINDS, start_cluster, worker_variables
-from lrh_dask.cluster_settings import QUEUES, ClusterSettings
+from lrh_dask.clusters.cluster import connect
+from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_variables
+from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 
 ROOT = Path(__file__).parent.parent
 JOB = {"cores": 2, "memory": "4GiB", "walltime": "00:10:00", "scheduler_options":

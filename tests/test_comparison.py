@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from test_drift import NAN, hessian_of
 
-from lrh_dask.comparison import StoredRun, compare_runs
-from lrh_dask.drift import compare
-from lrh_dask.drift_screen import show_comparison
-from lrh_dask.drift_words import headline, with_error
+from lrh_dask.drift.drift import compare
+from lrh_dask.drift.drift_words import headline, with_error
 from lrh_dask.errors import BadPairs, SettingsError
-from lrh_dask.screen import Screen
+from lrh_dask.reports.comparison import StoredRun, compare_runs
+from lrh_dask.reports.drift_screen import show_comparison
+from lrh_dask.reports.screen import Screen
 
 
 def stored(folder, hessian, *, rows=None, store="pairs.zarr", fingerprint=None, settings=None):
@@ -130,7 +130,7 @@ def test_the_command_prints_one_json_document(tmp_path):
     for name, hessian in (("a", QUIET), ("b", MOVED)):
         stored(tmp_path / name, hessian, rows=[[0, 1000]])
     done = subprocess.run(
-        [sys.executable, "-c", "from lrh_dask.cli import main; main()", "diff",
+        [sys.executable, "-c", "from lrh_dask.cli.app import main; main()", "diff",
          str(tmp_path / "a"), str(tmp_path / "b"), "--json", "--shared", "0"],
         capture_output=True, text=True, check=True, timeout=120)
     document = json.loads(done.stdout)

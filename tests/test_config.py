@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lrh_dask import SettingsError
-from lrh_dask.config import (
+from lrh_dask.settings.config import (
     NightlySettings,
     RunSettings,
     load_config,
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(("name", "kind"), [
     ("config.schema.json", RunSettings), ("nightly.schema.json", NightlySettings)])
 def test_the_shipped_schemas_are_those_of_the_settings(name, kind):
-    shipped = json.loads((ROOT / "lrh_dask" / name).read_text())
+    shipped = json.loads((ROOT / "lrh_dask" / "settings" / name).read_text())
     assert shipped == kind.model_json_schema()
 
 

@@ -16,12 +16,13 @@ from cluster_processes import cluster, process, until
 from distributed import Client, LocalCluster
 from rich.console import Console
 
-from lrh_dask import Pairs, budget, fit, open_pairs, write_pairs
-from lrh_dask.budget import Route
-from lrh_dask.dashboard import dashboard_of, performance_report
-from lrh_dask.metering import Reading
-from lrh_dask.screen import Screen
-from lrh_dask.writing import pairs_group
+from lrh_dask import Pairs, fit, open_pairs, write_pairs
+from lrh_dask.reports.screen import Screen
+from lrh_dask.runs import budget
+from lrh_dask.runs.budget import Route
+from lrh_dask.runs.dashboard import dashboard_of, performance_report
+from lrh_dask.runs.metering import Reading
+from lrh_dask.stores.writing import pairs_group
 
 LRH = Path(sys.executable).with_name("lrh")
 ROUTES = {  # shape, chunk, names of tasks, stages

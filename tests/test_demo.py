@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lrh_dask import LowRankHessian
-from lrh_dask.demo import DigitsModel
+from lrh_dask.reports.demo import DigitsModel
 
 
 @pytest.fixture(scope="module")

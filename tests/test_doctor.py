@@ -14,12 +14,12 @@ from cluster_processes import HOST, address_in, other_software, scheduler, worke
 from test_cluster import certificates, encrypted  # noqa: F401 - fixtures
 
 import lrh_dask
-from lrh_dask.cluster import worker_environment
-from lrh_dask.config import RunSettings, settings_from
-from lrh_dask.doctor import examine
-from lrh_dask.findings import Health
-from lrh_dask.port_checks import check_certificates
-from lrh_dask.worker_checks import check_disk, check_gpus, check_memory
+from lrh_dask.clusters.cluster import worker_environment
+from lrh_dask.clusters.doctor import examine
+from lrh_dask.clusters.findings import Health
+from lrh_dask.clusters.port_checks import check_certificates
+from lrh_dask.clusters.worker_checks import check_disk, check_gpus, check_memory
+from lrh_dask.settings.config import RunSettings, settings_from
 
 LRH = Path(sys.executable).with_name("lrh")
 X = np.random.default_rng(0).standard_normal((100, 5))
@@ -244,7 +244,7 @@ def test_gpus_are_judged_by_what_is_asked_for(told, wanted, health):
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_poor(healthy):
     from lrh_dask import SettingsError
-    from lrh_dask.arrays import pick_device
+    from lrh_dask.linalg.arrays import pick_device
 
     with contextlib.suppress(SettingsError):
         pick_device("gpu")

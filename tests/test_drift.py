@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 import lrh_dask
-from lrh_dask.certificates import Certificates
-from lrh_dask.drift import compare, correlation, false_alarms
+from lrh_dask.drift.drift import compare, correlation, false_alarms
 from lrh_dask.errors import SettingsError
-from lrh_dask.hessian import LowRankHessian
-from lrh_dask.verdicts import Verdict
+from lrh_dask.statistics.certificates import Certificates
+from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.statistics.verdicts import Verdict
 
 NAN = float("nan")
 SPECTRUM = (4.0, -2.5, 2.0, 1.5, 1.0, -0.6)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrh_dask import duplicates
-from lrh_dask.arrays import row_squares
-from lrh_dask.duplicates import RowHashes
+from lrh_dask.linalg import duplicates
+from lrh_dask.linalg.arrays import row_squares
+from lrh_dask.linalg.duplicates import RowHashes
 
 
 def rows(seed, n, n_features=5, dtype="float64"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask import evidence
-from lrh_dask.evidence import likely_ridge
+from lrh_dask.statistics import evidence
+from lrh_dask.statistics.evidence import likely_ridge
 
 
 def log_likelihood(x, y, relative_ridge):

@@ -7,13 +7,13 @@ import pytest
 from reference import don_closed_form, least_norm_fit, nystrom, seed_hessian
 
 from lrh_dask.errors import BadPairs
-from lrh_dask.exact_pairs import (
+from lrh_dask.linalg.solve import Rows, rounding_of
+from lrh_dask.statistics.exact_pairs import (
     common_basis,
     least_norm_eigenpairs,
     refuse_inconsistent,
     seed_eigenpairs,
 )
-from lrh_dask.solve import Rows, rounding_of
 
 RANK_TEN = np.array([5.0, -4.0, 3.0, 2.5, -2.0, 1.8, 1.5, -1.2, 1.1, 1.0])
 SPECTRA = {"indefinite": RANK_TEN[:5], "positive": np.abs(RANK_TEN[:5]), "one": RANK_TEN[:1]}

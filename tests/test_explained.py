@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import lrh_dask
+from lrh_dask.drift.explained import explained, residual_of_others
 from lrh_dask.errors import SettingsError
-from lrh_dask.explained import explained, residual_of_others
-from lrh_dask.gathering import reduce_to_triangle
+from lrh_dask.linalg.gathering import reduce_to_triangle
 
 SPECTRUM = (4.0, -2.5, 2.0, 1.5)
 

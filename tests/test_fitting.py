@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import reference
 
-from lrh_dask.asked import Asked
 from lrh_dask.errors import BadPairs
-from lrh_dask.fitting import fit_exact, fit_symmetric, rotating_folds
-from lrh_dask.gathering import reduce_to_triangle
-from lrh_dask.interpolation import asymmetry
-from lrh_dask.moments import Moments
-from lrh_dask.sampling import jackknife_errors
-from lrh_dask.selection import Choice
-from lrh_dask.signs import curvature_sentence
-from lrh_dask.solve import Rows
-from lrh_dask.verdicts import Grounds, Verdict, decide_verdict
+from lrh_dask.linalg.gathering import reduce_to_triangle
+from lrh_dask.linalg.moments import Moments
+from lrh_dask.linalg.signs import curvature_sentence
+from lrh_dask.linalg.solve import Rows
+from lrh_dask.statistics.asked import Asked
+from lrh_dask.statistics.fitting import fit_exact, fit_symmetric, rotating_folds
+from lrh_dask.statistics.interpolation import asymmetry
+from lrh_dask.statistics.sampling import jackknife_errors
+from lrh_dask.statistics.selection import Choice
+from lrh_dask.statistics.verdicts import Grounds, Verdict, decide_verdict
 
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 

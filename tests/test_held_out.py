@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask.fitting import rotating_folds
-from lrh_dask.held_out import NO_RIDGE, Candidate, Split, by_bucket, score, view_of
-from lrh_dask.moments import moments_of
-from lrh_dask.solve import Rows, center_rows
+from lrh_dask.linalg.moments import moments_of
+from lrh_dask.linalg.solve import Rows, center_rows
+from lrh_dask.statistics.fitting import rotating_folds
+from lrh_dask.statistics.held_out import NO_RIDGE, Candidate, Split, by_bucket, score, view_of
 
 RIDGES = (0.0, 1e-6, 1e-3, 1e-2, 0.1, 1.0)
 

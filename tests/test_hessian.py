@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import cg, eigsh
 
-from lrh_dask.certificates import Certificates
 from lrh_dask.errors import SettingsError
-from lrh_dask.hessian import LowRankHessian
-from lrh_dask.verdicts import Verdict
+from lrh_dask.statistics.certificates import Certificates
+from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.statistics.verdicts import Verdict
 
 SPECTRUM = np.array([4.0, -2.0, 1.0, 0.5])
 

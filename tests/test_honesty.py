@@ -9,12 +9,12 @@ from regimes import Cell, error_of, make, spectrum_of
 from test_regimes import krylov
 
 from lrh_dask import BadPairs, Pairs, Verdict, fit
-from lrh_dask.chance import antisymmetric_share
-from lrh_dask.fitting import rotating_folds
-from lrh_dask.gathering import reduce_to_triangle
-from lrh_dask.held_out import Split, score, view_of
-from lrh_dask.moments import moments_of
-from lrh_dask.solve import symmetric_fit
+from lrh_dask.linalg.gathering import reduce_to_triangle
+from lrh_dask.linalg.moments import moments_of
+from lrh_dask.linalg.solve import symmetric_fit
+from lrh_dask.statistics.chance import antisymmetric_share
+from lrh_dask.statistics.fitting import rotating_folds
+from lrh_dask.statistics.held_out import Split, score, view_of
 
 SURE = {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
 

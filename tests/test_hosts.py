@@ -16,8 +16,8 @@ import lrh_dask
 LRH = Path(sys.executable).with_name("lrh")
 FIT = """
 import sys, lrh_dask
-from lrh_dask.cluster import connect
-from lrh_dask.cluster_settings import ClusterSettings, cluster_at
+from lrh_dask.clusters.cluster import connect
+from lrh_dask.settings.cluster_settings import ClusterSettings, cluster_at
 with connect(ClusterSettings(**cluster_at(sys.argv[1])), print) as client:
     hosts = {w["host"] for w in client.scheduler_info(n_workers=-1)["workers"].values()}
     lrh_dask.fit(lrh_dask.open_pairs(sys.argv[2])).save(sys.argv[3])

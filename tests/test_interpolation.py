@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import lrh_dask
-from lrh_dask.interpolation import (
+from lrh_dask.linalg.solve import Rows, rounding_of, symmetric_fit
+from lrh_dask.statistics.interpolation import (
     beside,
     interpolation,
     n_beside,
     n_borne_out,
     spanning_directions,
 )
-from lrh_dask.solve import Rows, rounding_of, symmetric_fit
 
 FLOAT64 = np.dtype("float64")
 

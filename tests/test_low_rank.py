@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import reference
 
-from lrh_dask.low_rank import (
+from lrh_dask.linalg.low_rank import (
     Estimate,
     gained_by_eigenpairs,
     gained_by_terms,
     noise_variance,
     terms_of,
 )
-from lrh_dask.moments import Products
-from lrh_dask.solve import Rows, symmetric_fit
+from lrh_dask.linalg.moments import Products
+from lrh_dask.linalg.solve import Rows, symmetric_fit
 
 K = 12
 

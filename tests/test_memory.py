@@ -12,10 +12,10 @@ import zarr
 from distributed import Client, LocalCluster
 
 from lrh_dask import SettingsError, fit, open_pairs
-from lrh_dask.cluster import worker_environment
-from lrh_dask.pipeline import price
-from lrh_dask.process import peak_bytes
-from lrh_dask.synthetic import Known, write_known
+from lrh_dask.clusters.cluster import worker_environment
+from lrh_dask.runs.pipeline import price
+from lrh_dask.runs.process import peak_bytes
+from lrh_dask.stores.synthetic import Known, write_known
 
 SHAPES = {  # n, D, what else; the route that it takes
     "all_features": (60_000, 256, {}, {}),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask.gathering import reduce_to_triangle
-from lrh_dask.moments import Moments, moments_of, pooled
-from lrh_dask.solve import Rows, center_rows
-from lrh_dask.triangle import merge_all
+from lrh_dask.linalg.gathering import reduce_to_triangle
+from lrh_dask.linalg.moments import Moments, moments_of, pooled
+from lrh_dask.linalg.solve import Rows, center_rows
+from lrh_dask.linalg.triangle import merge_all
 
 K = 7
 

@@ -13,13 +13,13 @@ import pytest
 from test_drift import NAN, hessian_of
 from test_report import EVIL, _Page
 
-from lrh_dask import night_report, report
-from lrh_dask.alerts import Alert
-from lrh_dask.drift import compare
-from lrh_dask.explained import Explained
-from lrh_dask.night_figure import nights_figure
-from lrh_dask.night_page import DataLedger, NightPage, PastRun, usual
-from lrh_dask.night_report import write_night_report
+from lrh_dask.drift.alerts import Alert
+from lrh_dask.drift.drift import compare
+from lrh_dask.drift.explained import Explained
+from lrh_dask.reports import night_report, report
+from lrh_dask.reports.night_figure import nights_figure
+from lrh_dask.reports.night_page import DataLedger, NightPage, PastRun, usual
+from lrh_dask.reports.night_report import write_night_report
 
 TONIGHT, BEFORE = hessian_of([5.0, -2.9, 1.0]), hessian_of([5.0, -2.0, 1.0])
 DATA = DataLedger(900, 12, 3, 12_345, "last 30 days", "2026-10-03T01:00:00Z", None)

@@ -15,15 +15,17 @@ import zarr
 from cluster_processes import cluster
 from object_storage import make_bucket, moto, put
 
-from lrh_dask import LowRankHessian, blocks, budget, fit, open_pairs, remote
-from lrh_dask.appending import append_pairs
-from lrh_dask.catalog import Catalog
-from lrh_dask.config import NightlySettings, settings_from
+from lrh_dask import LowRankHessian, fit, open_pairs
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError
-from lrh_dask.every_night import nightly
-from lrh_dask.results import summary
-from lrh_dask.screen import Screen
-from lrh_dask.synthetic import Known, write_known
+from lrh_dask.nights.every_night import nightly
+from lrh_dask.reports.screen import Screen
+from lrh_dask.runs import budget
+from lrh_dask.settings.config import NightlySettings, settings_from
+from lrh_dask.stores import blocks, remote
+from lrh_dask.stores.appending import append_pairs
+from lrh_dask.stores.catalog import Catalog
+from lrh_dask.stores.results import summary
+from lrh_dask.stores.synthetic import Known, write_known
 
 D = 12
 EIGENVALUES = [3.0, -2.0, 1.0]

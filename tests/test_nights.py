@@ -5,17 +5,18 @@ from functools import reduce
 import numpy as np
 import pytest
 
-from lrh_dask import Pairs, fit, nights
-from lrh_dask.asked import Asked
-from lrh_dask.ledger import chunk_tokens, digest_leaf, suspects
-from lrh_dask.nights import Known, fit_night
-from lrh_dask.opening import open_pairs
-from lrh_dask.pipeline import new_run_id
-from lrh_dask.segments import lay_out, with_buckets
-from lrh_dask.states import StoredStates
-from lrh_dask.tree import Partial
-from lrh_dask.windows import Segment
-from lrh_dask.writing import write_pairs
+from lrh_dask import Pairs, fit
+from lrh_dask.nights import night as going_on
+from lrh_dask.nights.ledger import chunk_tokens, digest_leaf, suspects
+from lrh_dask.nights.night import Known, fit_night
+from lrh_dask.nights.states import StoredStates
+from lrh_dask.runs.pipeline import new_run_id
+from lrh_dask.runs.segments import lay_out, with_buckets
+from lrh_dask.runs.tree import Partial
+from lrh_dask.statistics.asked import Asked
+from lrh_dask.stores.opening import open_pairs
+from lrh_dask.stores.windows import Segment
+from lrh_dask.stores.writing import write_pairs
 
 DAY = "2026-11-20T00:00:00Z"
 
@@ -151,12 +152,13 @@ def test_nothing_new_but_another_rank_is_solved_without_reading(pairs, tmp_path)
 
 
 @pytest.mark.parametrize(("looked_at", "many"), [
-    (nights.LOOKED_AT, nights.MANY_PAIRS), (300, nights.MANY_PAIRS), (nights.LOOKED_AT, 1000)])
+    (going_on.LOOKED_AT, going_on.MANY_PAIRS), (300, going_on.MANY_PAIRS),
+    (going_on.LOOKED_AT, 1000)])
 @pytest.mark.parametrize("strength", [0.0, 2.0])
 def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
         make_pairs, tmp_path, monkeypatch, strength, looked_at, many):
-    monkeypatch.setattr(nights, "LOOKED_AT", looked_at)
-    monkeypatch.setattr(nights, "MANY_PAIRS", many)
+    monkeypatch.setattr(going_on, "LOOKED_AT", looked_at)
+    monkeypatch.setattr(going_on, "MANY_PAIRS", many)
     made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
     x, y = np.array(made.x), np.array(made.y)
     new = np.random.default_rng(0).standard_normal(80)

@@ -12,8 +12,8 @@ from distributed import Client, LocalCluster
 
 import lrh_dask
 from lrh_dask import BadPairs, Pairs, SettingsError, fit, open_pairs, write_pairs
-from lrh_dask.budget import Route
-from lrh_dask.pipeline import price
+from lrh_dask.runs.budget import Route
+from lrh_dask.runs.pipeline import price
 
 POST_X = np.array([[-2.20796738, -0.30411266], [-1.40391911, -0.54950598],
                    [-0.42806159, 0.83258512]]).T
@@ -357,7 +357,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_read(wrong):
 
 
 def test_gpu_without_a_gpu_is_a_clear_error():
-    if lrh_dask.arrays.pick_device("auto").name == "gpu":
+    if lrh_dask.linalg.arrays.pick_device("auto").name == "gpu":
         pytest.skip("this machine has a usable GPU")
     x, y, _, _ = known(300, 20)
     with pytest.raises(SettingsError, match="--device cpu"):

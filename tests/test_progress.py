@@ -15,9 +15,9 @@ from cluster_processes import address_in, cluster
 from distributed import Client
 
 from lrh_dask import fit, open_pairs
-from lrh_dask.progress import BEGINS
-from lrh_dask.synthetic import Known, write_known
-from lrh_dask.underway import State, status_of
+from lrh_dask.nights.underway import State, status_of
+from lrh_dask.runs.progress import BEGINS
+from lrh_dask.stores.synthetic import Known, write_known
 
 LRH = [sys.executable, "-m", "lrh_dask"]
 N, D, ROW_BYTES = 300_000, 256, 2 * 256 * 4

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import lrh_dask
-from lrh_dask import psd
-from lrh_dask.psd import semidefinite_solve
-from lrh_dask.solve import symmetric_fit
+from lrh_dask.linalg import psd
+from lrh_dask.linalg.psd import semidefinite_solve
+from lrh_dask.linalg.solve import symmetric_fit
 
 
 def rows(seed, n, k, noise, condition=1.0):

@@ -9,9 +9,9 @@ import pytest
 from conftest import shards
 from hypothesis import given
 
-from lrh_dask.arrays import device_of, to_host
 from lrh_dask.errors import BadPairs
-from lrh_dask.reduced_pairs import EXACT_ROWS, ReducedPairs, Reducing, reduce_pairs
+from lrh_dask.linalg.arrays import device_of, to_host
+from lrh_dask.linalg.reduced_pairs import EXACT_ROWS, ReducedPairs, Reducing, reduce_pairs
 
 SKETCH, EXACT = (300, 40, 6), (20, 40, 6)  # n_pairs, n_features, max_rank
 

@@ -13,8 +13,8 @@ import zarr
 from object_storage import ask, make_bucket, moto, proxy, put, remove
 
 from lrh_dask import BadPairs, SettingsError, fit, open_pairs, write_pairs
-from lrh_dask.inspection import inspect_pairs
-from lrh_dask.leaves import read_ahead
+from lrh_dask.runs.leaves import read_ahead
+from lrh_dask.stores.inspection import inspect_pairs
 
 SECRET = "not-to-be-repeated"
 RNG = np.random.default_rng(0)

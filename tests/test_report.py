@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrh_dask import report
-from lrh_dask.certificates import Certificates, outlying_buckets
 from lrh_dask.errors import SettingsError
-from lrh_dask.figures import (
+from lrh_dask.reports import report
+from lrh_dask.reports.figures import (
     bucket_figure,
     held_out_figure,
     spectrum_figure,
 )
-from lrh_dask.hessian import LowRankHessian
-from lrh_dask.report import grades, write_report
-from lrh_dask.verdicts import Verdict
+from lrh_dask.reports.report import grades, write_report
+from lrh_dask.statistics.certificates import Certificates, outlying_buckets
+from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.statistics.verdicts import Verdict
 
 EVIL = "<script>alert('x')</script>\"&"
 NOTE = "jackknife over 20 buckets, conditional on the basis"
@@ -302,7 +302,7 @@ def test_the_caller_keeps_their_matplotlib_settings(tmp_path):
 
 
 def test_importing_the_report_does_not_import_matplotlib_nor_does_writing_import_pyplot(tmp_path):
-    code = ("import sys, runpy; import lrh_dask.report, lrh_dask.figures as r\n"
+    code = ("import sys, runpy; import lrh_dask.reports.report, lrh_dask.reports.figures as r\n"
             "slow = {'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules)\n"
             "assert not slow, slow\n"
             "from matplotlib import style\n"

@@ -8,7 +8,7 @@ import xarray as xr
 import zarr
 
 from lrh_dask import BadPairs, LowRankHessian, Pairs, SettingsError, fit
-from lrh_dask.results import DIMENSIONS
+from lrh_dask.stores.results import DIMENSIONS
 
 
 @pytest.fixture(scope="module")

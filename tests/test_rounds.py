@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask import Pairs, basis, blocks, budget, fit, open_pairs, write_pairs
-from lrh_dask.pipeline import price
-from lrh_dask.shards import gathered, partition
-from lrh_dask.spec import HELD_OUT, group_of
+from lrh_dask import Pairs, fit, open_pairs, write_pairs
+from lrh_dask.runs import basis, budget
+from lrh_dask.runs.pipeline import price
+from lrh_dask.runs.shards import gathered, partition
+from lrh_dask.runs.spec import HELD_OUT, group_of
+from lrh_dask.stores import blocks
 
 D, RANK = 48, 6
 

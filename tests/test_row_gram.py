@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lrh_dask.row_gram import RowGram, Summing, lifting_coefficients
+from lrh_dask.linalg.row_gram import RowGram, Summing, lifting_coefficients
 
 
 def rows(seed, n=12, d=90, dtype="float64"):

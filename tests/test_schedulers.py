@@ -23,9 +23,9 @@ import yaml
 from cluster_processes import process, until
 from home_of_nights import ROOT, at_home, counted, n_ended, waiting_for_a_person, write
 
-from lrh_dask.catalog import Catalog
-from lrh_dask.locks import exclusive
-from lrh_dask.underway import State, statuses
+from lrh_dask.nights.underway import State, statuses
+from lrh_dask.stores.catalog import Catalog
+from lrh_dask.stores.locks import exclusive
 
 pytestmark = [pytest.mark.workflows, pytest.mark.skipif(
     sys.platform != "linux", reason="namespaces, Slurm and systemd are Linux's")]

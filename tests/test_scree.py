@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrh_dask.reduced_pairs import reduce_pairs
-from lrh_dask.scree import scree
+from lrh_dask.linalg.reduced_pairs import reduce_pairs
+from lrh_dask.statistics.scree import scree
 
 
 def stage(spectrum, noise, kept=60, n=600, d=300, dtype="float64"):

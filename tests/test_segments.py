@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrh_dask.segments import cut_into_segments, lay_out, with_buckets
-from lrh_dask.shards import HELD_OUT_EVERY, N_BUCKETS, partition
-from lrh_dask.spec import HELD_OUT, group_of
-from lrh_dask.windows import STEPS_A_WINDOW, Segment, Window, uncovered
+from lrh_dask.runs.segments import cut_into_segments, lay_out, with_buckets
+from lrh_dask.runs.shards import HELD_OUT_EVERY, N_BUCKETS, partition
+from lrh_dask.runs.spec import HELD_OUT, group_of
+from lrh_dask.stores.windows import STEPS_A_WINDOW, Segment, Window, uncovered
 
 DAYS = [f"2026-11-{day:02}T12:00:00Z" for day in range(1, 29)]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from reference import cut_by_rank, ridge_fit
 
-from lrh_dask import held_out
-from lrh_dask.asked import Asked
-from lrh_dask.fitting import rotating_folds
-from lrh_dask.held_out import Fold
-from lrh_dask.moments import moments_of
-from lrh_dask.selection import choose
-from lrh_dask.solve import leading_directions
+from lrh_dask.linalg.moments import moments_of
+from lrh_dask.linalg.solve import leading_directions
+from lrh_dask.statistics import held_out
+from lrh_dask.statistics.asked import Asked
+from lrh_dask.statistics.fitting import rotating_folds
+from lrh_dask.statistics.held_out import Fold
+from lrh_dask.statistics.selection import choose
 
 FIVE = [5.0, -4.0, 3.0, 2.5, -2.0]
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrh_dask import shards
-from lrh_dask.shards import FEWEST_RUNS, JOINED_BYTES, N_BUCKETS, partition
+from lrh_dask.runs import shards
+from lrh_dask.runs.shards import FEWEST_RUNS, JOINED_BYTES, N_BUCKETS, partition
 
 SHAPES = {"n_pairs": st.integers(1, 5000), "chunk_rows": st.integers(1, 700),
           "row_bytes": st.sampled_from([8, 2**12, 2**20])}

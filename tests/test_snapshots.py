@@ -9,7 +9,7 @@ from appenders import by_another_program
 from zarr.core.sync import sync
 
 from lrh_dask import BadPairs, SettingsError, append_pairs, open_pairs, write_pairs
-from lrh_dask.snapshots import changed_chunks
+from lrh_dask.stores.snapshots import changed_chunks
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((2, 57, 5))
@@ -81,7 +81,8 @@ def test_a_full_disk_leaves_the_snapshot_that_was_there(tmp_path):
 def test_without_the_extra_it_is_named(tmp_path):
     append_pairs(tmp_path / "a.icechunk", X, Y)
     (tmp_path / "icechunk.py").write_text("raise ImportError('not installed')")
-    done = subprocess.run([sys.executable, "-c", "from lrh_dask.cli import main; main()", "inspect",
-                           "a.icechunk"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", "from lrh_dask.cli.app import main; main()",
+                           "inspect", "a.icechunk"], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 2
     assert "pip install 'lrh-dask[icechunk]'" in done.stderr

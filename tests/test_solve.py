@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import kronecker_fit, least_norm_fit, ridge_fit
 
-from lrh_dask.gathering import reduce_to_triangle
-from lrh_dask.solve import (
+from lrh_dask.linalg.gathering import reduce_to_triangle
+from lrh_dask.linalg.solve import (
     Rows,
     center_rows,
     fit_from_moments,

@@ -14,15 +14,15 @@ from test_bits import bytes_of
 from zarr.codecs import Crc32cCodec
 
 from lrh_dask import BadPairs, Pairs, fit, open_pairs
-from lrh_dask.asked import Asked
-from lrh_dask.budget import Route
-from lrh_dask.chunks import read_rows
-from lrh_dask.leaves import fit_leaf
-from lrh_dask.memory import CACHED_BYTES
-from lrh_dask.pipeline import price
-from lrh_dask.spec import Spec
-from lrh_dask.streaming import Stream, can_stream
-from lrh_dask.synthetic import Known, write_known
+from lrh_dask.runs.budget import Route
+from lrh_dask.runs.leaves import fit_leaf
+from lrh_dask.runs.memory import CACHED_BYTES
+from lrh_dask.runs.pipeline import price
+from lrh_dask.runs.spec import Spec
+from lrh_dask.statistics.asked import Asked
+from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.streaming import Stream, can_stream
+from lrh_dask.stores.synthetic import Known, write_known
 
 N, D, CHUNK_ROWS = 57, 5, 10
 needs_a_failing_file = pytest.mark.skipif(
@@ -132,7 +132,7 @@ def test_an_error_that_has_gone_by_the_second_look_is_told_too(tmp_path, monkeyp
         path.write_bytes(content)
         return read_rows(*args)
 
-    monkeypatch.setattr("lrh_dask.streaming.read_rows", mended)
+    monkeypatch.setattr("lrh_dask.stores.streaming.read_rows", mended)
     with pytest.raises(BadPairs, match=r"\[Errno 5\].* a moment later no error") as caught:
         read_all(array)
     assert isinstance(caught.value.__cause__, OSError)
@@ -161,8 +161,8 @@ def store(tmp_path):
 def test_a_run_from_files_gives_the_bits_of_one_from_blocks(store, monkeypatch, at_once):
     """Slabs of pieces as a whole (up to 300 rows), and of a hundred rows."""
     group = zarr.open_group(store)
-    monkeypatch.setattr("lrh_dask.leaves.CACHED_BYTES", at_once)
-    monkeypatch.setattr("lrh_dask.leaves.MERGED_AT_ONCE", 2)
+    monkeypatch.setattr("lrh_dask.runs.leaves.CACHED_BYTES", at_once)
+    monkeypatch.setattr("lrh_dask.runs.leaves.MERGED_AT_ONCE", 2)
     for label in "xy":
         group[label][5000:5300] = group[label][:300]
     weight = 1.0 + np.arange(12_000) % 3

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from cluster_processes import HOST, address_in, cluster, scheduler, worker
 
-from lrh_dask import fit, open_pairs, underway
-from lrh_dask.synthetic import Known, write_known
-from lrh_dask.underway import State, Status, jobs_folder, status_of, statuses
+from lrh_dask import fit, open_pairs
+from lrh_dask.nights import underway
+from lrh_dask.nights.underway import State, Status, jobs_folder, status_of, statuses
+from lrh_dask.stores.synthetic import Known, write_known
 
 LRH = [sys.executable, "-m", "lrh_dask"]
 SECONDS = 90
@@ -174,8 +175,9 @@ def driver_of(pid):
 
 def test_a_run_whose_process_died_is_told_as_lost(tmp_path, monkeypatch):
     runs = tmp_path / "runs"
-    code = ("import sys, time; from pathlib import Path; from lrh_dask.screen import Screen\n"
-            "from lrh_dask.underway import Journal\n"
+    code = ("import sys, time; from pathlib import Path\n"
+            "from lrh_dask.reports.screen import Screen\n"
+            "from lrh_dask.nights.underway import Journal\n"
             "with Journal(Path(sys.argv[1]), 'a-run', Screen()).kept(): time.sleep(60)")
     started = subprocess.Popen([sys.executable, "-c", code, runs])
     while not (jobs_folder(runs) / "a-run" / "status.json").exists():

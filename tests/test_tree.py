@@ -4,7 +4,7 @@ from dask.local import get_sync
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrh_dask.tree import Partial, ReadStats, producer, tree_reduce
+from lrh_dask.runs.tree import Partial, ReadStats, producer, tree_reduce
 
 
 def joined(*parts):

@@ -10,11 +10,11 @@ import pytest
 from conftest import shards
 from hypothesis import given
 
-from lrh_dask.arrays import device_of
 from lrh_dask.errors import BadPairs
-from lrh_dask.gathering import Gathering, padded, reduce_to_triangle
-from lrh_dask.solve import Rows
-from lrh_dask.triangle import Triangle
+from lrh_dask.linalg.arrays import device_of
+from lrh_dask.linalg.gathering import Gathering, padded, reduce_to_triangle
+from lrh_dask.linalg.solve import Rows
+from lrh_dask.linalg.triangle import Triangle
 
 
 def gram(triangle):

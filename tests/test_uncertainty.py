@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lrh_dask import Pairs, Verdict, fit
-from lrh_dask.biases import noise_bias
-from lrh_dask.moments import Moments
-from lrh_dask.sampling import jackknife_errors, scatter_of, unevenness
-from lrh_dask.solve import Rows, symmetric_fit
-from lrh_dask.uncertainty import errors_of_cut
+from lrh_dask.linalg.moments import Moments
+from lrh_dask.linalg.solve import Rows, symmetric_fit
+from lrh_dask.statistics.biases import noise_bias
+from lrh_dask.statistics.sampling import jackknife_errors, scatter_of, unevenness
+from lrh_dask.statistics.uncertainty import errors_of_cut
 
 
 def variances_one_entry_at_a_time(x, vectors, ridge, noise):

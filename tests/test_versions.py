@@ -9,9 +9,15 @@ from cluster_processes import other_software, scheduler, worker
 
 import lrh_dask
 from lrh_dask import RunFailed, __version__
-from lrh_dask.cluster import connect, reach
-from lrh_dask.cluster_settings import ClusterSettings
-from lrh_dask.versions import Agreement, Package, compare_versions, refuse_mismatched, survived
+from lrh_dask.clusters.cluster import connect, reach
+from lrh_dask.clusters.versions import (
+    Agreement,
+    Package,
+    compare_versions,
+    refuse_mismatched,
+    survived,
+)
+from lrh_dask.settings.cluster_settings import ClusterSettings
 
 GONE = 'raise ModuleNotFoundError("No module named \'lrh_dask\'")'
 
@@ -44,7 +50,7 @@ def test_the_same_environment_agrees_in_everything(tmp_path):
     (GONE, "none on tcp://127.0.0.1"),
     ('__version__ = "0.0.9"', "0.0.9 failed"),
     (f'__version__ = "{__version__}"', "failed (ModuleNotFoundError: No module named "
-                                       "'lrh_dask.tasks')"),
+                                       "'lrh_dask.runs.tasks')"),
 ], ids=["missing", "older", "broken"])
 def test_a_worker_without_this_lrh_dask_is_refused(tmp_path, module, said):
     with one_worker(tmp_path, on_worker=other_software(tmp_path / "other", module)) as path:

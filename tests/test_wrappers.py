@@ -16,11 +16,11 @@ import yaml
 from cluster_processes import process, until
 from home_of_nights import BIN, ROOT, at_home, counted, waiting_for_a_person
 
-from lrh_dask.alerts import AlertsRaised
-from lrh_dask.catalog import Busy
-from lrh_dask.config import NightlySettings
+from lrh_dask.drift.alerts import AlertsRaised
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError
-from lrh_dask.locks import exclusive
+from lrh_dask.settings.config import NightlySettings
+from lrh_dask.stores.catalog import Busy
+from lrh_dask.stores.locks import exclusive
 
 WORKFLOWS = ROOT / "workflows"
 KUBERNETES = WORKFLOWS / "kubernetes"

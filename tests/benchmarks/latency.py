@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from object_storage import make_bucket, moto, proxy, put
 
 from lrh_dask import fit, open_pairs
-from lrh_dask.blocks import Blocks
-from lrh_dask.leaves import read_ahead
-from lrh_dask.synthetic import Known, write_known
+from lrh_dask.runs.leaves import read_ahead
+from lrh_dask.stores.blocks import Blocks
+from lrh_dask.stores.synthetic import Known, write_known
 
 SECONDS = 0.05
 ROUNDS = 5

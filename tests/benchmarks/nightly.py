@@ -21,9 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lrh_dask.appending import append_pairs
-from lrh_dask.opening import open_pairs
-from lrh_dask.synthetic import Known, write_known
+from lrh_dask.stores.appending import append_pairs
+from lrh_dask.stores.opening import open_pairs
+from lrh_dask.stores.synthetic import Known, write_known
 
 N_FEATURES, RANK = 1024, 16
 SIZES = {1_000_000: 0.05, 150_000: 0.25}

@@ -29,20 +29,21 @@ import numpy as np
 import zarr
 from dask.utils import key_split
 
-from lrh_dask import fit, open_pairs, rivals
-from lrh_dask.bench import FLOOR, OURS, compare, drop_pages, programs
-from lrh_dask.blocks import Block
-from lrh_dask.cluster import connect
-from lrh_dask.cluster_settings import ClusterSettings
-from lrh_dask.gathering import Gathering, padded
-from lrh_dask.leaves import hashes_of, streamed
-from lrh_dask.memory import CACHED_BYTES
-from lrh_dask.pairs import Pairs
-from lrh_dask.pipeline import price
-from lrh_dask.process import peak_bytes
-from lrh_dask.shards import Piece, Run
-from lrh_dask.synthetic import Known, write_known
-from lrh_dask.writing import pairs_group
+from lrh_dask import fit, open_pairs
+from lrh_dask.cli.bench import FLOOR, OURS, compare, drop_pages, programs
+from lrh_dask.clusters.cluster import connect
+from lrh_dask.linalg.gathering import Gathering, padded
+from lrh_dask.reports import rivals
+from lrh_dask.runs.leaves import hashes_of, streamed
+from lrh_dask.runs.memory import CACHED_BYTES
+from lrh_dask.runs.pipeline import price
+from lrh_dask.runs.process import peak_bytes
+from lrh_dask.runs.shards import Piece, Run
+from lrh_dask.settings.cluster_settings import ClusterSettings
+from lrh_dask.stores.blocks import Block
+from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.synthetic import Known, write_known
+from lrh_dask.stores.writing import pairs_group
 
 PAGE = Path(__file__).with_suffix(".md")
 PLOT = Path(__file__).with_suffix(".svg")
@@ -71,7 +72,7 @@ def cluster() -> Iterator[Any]:
 
 
 def _imported() -> None:
-    import_module("lrh_dask.tasks")
+    import_module("lrh_dask.runs.tasks")
 
 
 def in_turn(what: dict[str, Callable[[], Any]], d: int, rounds: int = ROUNDS,
@@ -342,7 +343,7 @@ def in_small_chunks(path: str, height: int) -> str:
     if not Path(small).exists():
         old = rivals.open_group(path)
         n, d = old["x"].shape
-        with patch("lrh_dask.writing._sync_tree", lambda _: None), pairs_group(
+        with patch("lrh_dask.stores.writing._sync_tree", lambda _: None), pairs_group(
                 small, (n, d), old["x"].dtype, chunks=(height, d)) as group:
             for row in range(0, n, 1000 * height):
                 for name in ("x", "y"):

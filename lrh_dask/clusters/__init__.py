@@ -1,0 +1,1 @@
+"""Where a run is carried out, and whether that place is fit for it."""

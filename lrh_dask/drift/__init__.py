@@ -1,0 +1,1 @@
+"""How two Hessians differ, and when somebody is to be told."""

@@ -1,0 +1,1 @@
+"""Curvature every night: what is new is counted, and published as a run."""

@@ -1,0 +1,160 @@
+"""Few pairs of very many features: products summed, and eigenvectors made, block by block.
+
+The solve in between knows the pairs by their products alone (:mod:`lrh_dask.linalg.row_gram`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lrh_dask.linalg.arrays import to_host
+from lrh_dask.linalg.reduced_pairs import reduce_pairs
+from lrh_dask.linalg.row_gram import RowGram, Summing, lifting_coefficients
+from lrh_dask.runs import process, progress
+from lrh_dask.runs.graph import Stages
+from lrh_dask.runs.leaves import device_of_run, read_ahead, weights_of
+from lrh_dask.runs.memory import LIFTED_BYTES
+from lrh_dask.runs.shards import RUN_BYTES, Partition, Piece, Run
+from lrh_dask.runs.spec import Spec
+from lrh_dask.runs.tasks import Solved, solve_whole
+from lrh_dask.runs.tree import Partial, ReadStats
+from lrh_dask.stores.pairs import Pairs
+
+__all__ = ["fit_by_features"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lift:
+    """How a solution in the coordinates of the pairs' span becomes one over all features.
+
+    Attributes:
+        solved: with eigenvectors (2n + 1, r) in those coordinates.
+        coefficients: (2n, r) or, with an offset, (2n, r + 1): what of each row of x and of y.
+    """
+
+    solved: Solved
+    coefficients: np.ndarray
+
+
+def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
+    """Sum the products of pairs over features, solve, and lift the eigenvectors."""
+    runs = _runs(pairs, RUN_BYTES // (2 * pairs.n_pairs * pairs.dtype.itemsize))
+    def told(run: Run) -> int:
+        return _share(pairs, run)
+
+    lift: Lift = stages.reduce("basis", products_leaf, runs, (spec,), solve_products, pairs, split,
+                               spec, n_told=told)
+    solved, n_vectors = lift.solved, lift.coefficients.shape[1]
+    lifted = np.empty((pairs.n_features, n_vectors), pairs.dtype)
+    stats = solved.basis_stats
+    runs = _runs(pairs, LIFTED_BYTES // (n_vectors * pairs.dtype.itemsize))
+    coefficients = stages.share("coefficients", lift.coefficients)
+    for run, (part, read) in stages.each("vectors", lift_leaf, runs, coefficients, spec,
+                                         n_told=told):
+        lifted[run.blocks[0][0]:run.blocks[-1][1]] = part
+        stats = stats.merge(read)
+    r = solved.eigenvectors.shape[1]
+    return replace(solved, eigenvectors=lifted[:, :r], basis_stats=stats,
+                   offset=None if solved.offset is None else lifted[:, r].astype(np.float64),
+                   times={**solved.times, "solve": time.time()})
+
+
+def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
+    """Products of all rows over a run of blocks of features."""
+    device = device_of_run(spec)
+    summing, stats = Summing(), ReadStats()
+    n = pairs.n_pairs
+    rooms = _rooms(pairs, run)
+    parts = [(0, n, columns, room) for columns, room in zip(run.blocks, rooms, strict=True)]
+    for block, room in zip(read_ahead(pairs.read, parts, pairs.blocks.n_ahead), rooms, strict=True):
+        summing.add(device.put(room))
+        stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
+                                      peak_worker_bytes=process.peak_bytes()))
+    n_told = _tell(pairs, run, spec, "basis", stats)
+    return Partial({0: summing.state().to_host()}, replace(stats, n_pairs=n_told))
+
+
+def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec) -> Lift:
+    """The fit of pairs that are known by their products."""
+    gram: RowGram = partial.states[0]
+    x, y = gram.rows()
+    x_squares, y_squares = np.split(np.diagonal(gram.products), 2)
+    weight = weights_of(pairs.read_weight(0, pairs.n_pairs), x_squares, spec)
+    counts = np.ones(len(x), dtype=bool) if weight is None else weight > 0
+    states = {}
+    for bucket in split.buckets:
+        rows = np.concatenate([np.arange(first, last + 1) for first, last in split.rows_of(bucket)])
+        rows = rows[counts[rows]]
+        states[bucket] = reduce_pairs(x[rows], y[rows], None if weight is None else weight[rows],
+                                      max_rank=spec.n_pairs)
+    stats = replace(
+        partial.stats, zero_x_rows=int(np.count_nonzero(x_squares == 0)),
+        zero_y_rows=int(np.count_nonzero(y_squares == 0)),
+        zero_weight_rows=int(np.count_nonzero(~counts)), n_repeated=gram.n_repeated())
+    solved = solve_whole(Partial(states, stats), spec)
+    vectors = solved.eigenvectors
+    if solved.offset is not None:
+        vectors = np.concatenate([vectors, solved.offset[:, None]], axis=1)
+    return Lift(solved, lifting_coefficients(x, y, vectors))
+
+
+def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
+              spec: Spec) -> tuple[np.ndarray, ReadStats]:
+    """Vectors (w, r) over a run of blocks of features; x is read only where they need it."""
+    device = device_of_run(spec)
+    n, stats = pairs.n_pairs, ReadStats()
+    needed = slice(0 if coefficients[:n].any() else n, 2 * n)
+    used = device.put(coefficients[needed].astype(pairs.dtype))
+    first, last = run.blocks[0][0], run.blocks[-1][1]
+    lifted = np.empty((last - first, coefficients.shape[1]), pairs.dtype)
+
+    def read(columns: tuple[int, int], room: np.ndarray) -> ReadStats:
+        begin, n_bytes = time.perf_counter(), 0
+        for label, rows in (("x", room[:n]), ("y", room[n:]))[needed.start // n:]:
+            pairs.read_columns(label, columns, rows)
+            n_bytes += rows.size * getattr(pairs, label).dtype.itemsize
+        return ReadStats(0, n_bytes, time.perf_counter() - begin)
+
+    rooms = _rooms(pairs, run)
+    reads = read_ahead(read, list(zip(run.blocks, rooms, strict=True)), pairs.blocks.n_ahead)
+    for (start, stop), one, room in zip(run.blocks, reads, rooms, strict=True):
+        lifted[start - first:stop - first] = to_host(device.put(room[needed]).T @ used)
+        stats = stats.merge(replace(one, peak_worker_bytes=process.peak_bytes()))
+    _tell(pairs, run, spec, "vectors", stats)
+    return lifted, stats
+
+
+def _tell(pairs: Pairs, run: Run, spec: Spec, stage: str, stats: ReadStats) -> int:
+    n_told = _share(pairs, run)
+    if spec.watched:
+        progress.emit(spec.run_id, progress.Event(stage, run.index, n_told, stats.n_bytes))
+    return n_told
+
+
+def _share(pairs: Pairs, run: Run) -> int:
+    """As many pairs as the run's share of the features makes up: over all runs they are n."""
+    n, n_features = pairs.n_pairs, pairs.n_features
+    return n * run.blocks[-1][1] // n_features - n * run.blocks[0][0] // n_features
+
+
+def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
+    """Where each block of features of a run is read to: Z (2n, w), as few as are used in turn.
+
+    One is computed on while others are read to, so that memory is asked for once a run.
+    """
+    width = max(last - first for first, last in run.blocks)
+    rooms = [np.empty((2 * pairs.n_pairs, width), pairs.dtype)
+             for _ in range(min(pairs.blocks.n_ahead + 1, len(run.blocks)))]
+    return [rooms[i % len(rooms)][:, :last - first] for i, (first, last) in enumerate(run.blocks)]
+
+
+def _runs(pairs: Pairs, n_columns: int) -> tuple[Run, ...]:
+    """Blocks of features, in runs of about so many columns; every run holds all pairs."""
+    width, n_features = pairs.blocks.columns, pairs.n_features
+    blocks = [(first, min(first + width, n_features)) for first in range(0, n_features, width)]
+    at_once = max(1, n_columns // width)
+    return tuple(Run(i, tuple(blocks[first:first + at_once]), (Piece(0, pairs.n_pairs, 0),))
+                 for i, first in enumerate(range(0, len(blocks), at_once)))

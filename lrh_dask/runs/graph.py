@@ -1,0 +1,382 @@
+"""The Dask graphs of a run: which task reads what, and which waits for which."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
+
+from lrh_dask.runs import progress
+from lrh_dask.runs.basis import Outlook, find_basis, outlook
+from lrh_dask.runs.leaves import (
+    basis_leaf,
+    fit_leaf,
+    merge_partials,
+    night_leaf,
+    reduced_of,
+    triangles_of,
+)
+from lrh_dask.runs.memory import AHEAD_OF_FETCHING
+from lrh_dask.runs.shards import Partition, Run
+from lrh_dask.runs.spec import Spec
+from lrh_dask.runs.tasks import (
+    Short,
+    Solved,
+    solve_buckets,
+    solve_stored,
+    solve_whole,
+    unless_short,
+)
+from lrh_dask.runs.tree import Key, Partial, ReadStats, producer, tree_reduce
+from lrh_dask.stores.blocks import is_dask
+from lrh_dask.stores.pairs import Pairs, slice_in_memory
+
+__all__ = ["Stages"]
+
+N_PAIRS = attrgetter("n_pairs")
+
+
+class Stages:
+    """The stages of one run, each a graph that is carried out before the next is made.
+
+    What a stage leaves on the cluster is named by its key and goes into later graphs by it.
+    Dask's dashboard knows tasks by the first words of their keys: ``lrh-basis``, ``lrh-fit``,
+    ``lrh-merge``, ``lrh-solve``; and stages as spans within that of the run.
+
+    Args:
+        client: a Dask client; None carries the stages out in this process.
+        run_id: of the run that they are of; whoever watches it is told how far they are.
+
+    Attributes:
+        basis: keys of the reduced pairs and of the basis that were found last, if any.
+        fitted_over: key of the basis of the last fit; None is all of R^D.
+        states: keys of the triangles of each segment of the last fit, where they are kept.
+    """
+
+    def __init__(self, pairs: Pairs, client: Any, run_id: str) -> None:
+        self._pairs, self._client, self._run_id = pairs, client, run_id
+        self._name = f"{run_id}-{uuid.uuid4().hex[:8]}"
+        self._n_stages = self.n_tasks = 0
+        self._n_passes: Counter[str] = Counter()
+        self._finding = ""  # the pass that finds the basis
+        self._kept: dict[Key, Any] = {}  # by key: a future, or here in this process the value
+        self.basis: tuple[Key, Key] | None = None
+        self.fitted_over: Key | None = None
+        self.states: tuple[Key, ...] = ()
+        self._parts: dict[tuple[int, int], Any] = {}
+
+    def find_basis(self, runs: Sequence[Run], spec: Spec, before: tuple[Key, Key] | None, *,
+                   complete: bool, spent: ReadStats) -> tuple[tuple[Key, Key], Outlook]:
+        """Reduce more runs; the keys of all reduced pairs so far and of their basis.
+
+        Args:
+            before: those keys of the rounds before; None for the first round.
+            complete, spent: see :func:`lrh_dask.runs.basis.find_basis`.
+        """
+        if before is None:
+            self._finding = self._begin("basis", spec.n_pairs)
+        spec = replace(spec, stage=self._finding)
+        graph, newest = self._tree("basis", basis_leaf, runs, spec)
+        found, seen = self._key("orth"), self._key("orth", "outlook")
+        reduced, basis = newest, None
+        if before is not None:
+            reduced, basis = self._key("merge", "rounds"), TaskRef(before[1])
+            graph[reduced] = Task(reduced, merge_partials, TaskRef(before[0]), TaskRef(newest))
+        graph[found] = Task(found, find_basis, TaskRef(reduced), TaskRef(newest), basis, spec,
+                            complete=complete, spent=spent)
+        graph[seen] = Task(seen, outlook, TaskRef(found))
+        known: Outlook = self._carry_out("basis", graph, seen, keep=(reduced, found))
+        self._end(self._finding, runs)
+        if before is not None:
+            self.forget(before)
+        self.basis = reduced, found
+        return self.basis, known
+
+    def solve(self, split: Partition, spec: Spec, basis: Key | None,
+              stored: Key | None = None) -> Solved | Short:
+        """Fit over a basis (its key), or over all of R^D, and solve.
+
+        Args:
+            stored: key of the state of pairs that were counted before, over the same basis.
+        """
+        self.fitted_over = basis
+        held = None if basis is None else TaskRef(basis)
+        stage = self._begin("fit", split.n_pairs)
+        graph, root = self._fit(split, replace(spec, stage=stage), held, stored)
+        last = self._key("solve")
+        graph[last] = Task(last, solve_buckets, TaskRef(root), held, spec)
+        solved: Solved | Short = self._carry_out("fit", graph, last, keep=self.states)
+        self._end(stage, split.runs)
+        return solved
+
+    def solve_more(self, split: Partition, spec: Spec, share: float, stored: Key | None,
+                   basis: Key, reduced: Key) -> Solved | Short:
+        """Count more pairs over a basis that is known, unless they show that it does not do.
+
+        Args:
+            share: of these pairs, so many tell whether it does.
+            stored, basis, reduced: keys of the state (if there is one), the basis and the reduced
+                pairs of those that were counted before.
+        """
+        self.fitted_over = basis
+        stage = self._begin("fit", split.n_pairs)
+        graph, roots = self._trees(night_leaf, split, replace(spec, stage=stage), TaskRef(basis),
+                                   share)
+        self.states = tuple(self._picked(graph, triangles_of, roots))
+        whole = self._united(graph, [*([] if stored is None else [stored]), *self.states])
+        newest = self._united(graph, self._picked(graph, reduced_of, roots))
+        merged, found = self._key("merge", "rounds"), self._key("orth")
+        solving, last = self._key("solve"), self._key("solve", "unless-short")
+        graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
+        graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(newest), TaskRef(basis),
+                            spec, complete=False, spent=ReadStats())
+        graph[solving] = Task(solving, solve_stored, TaskRef(whole), TaskRef(basis), spec)
+        graph[last] = Task(last, unless_short, TaskRef(solving), TaskRef(basis), TaskRef(found),
+                           TaskRef(newest), spec.n_pairs)
+        self.basis = merged, found
+        solved: Solved | Short = self._carry_out("fit", graph, last,
+                                                 keep=(*self.states, *self.basis))
+        self._end(stage, split.runs)
+        return solved
+
+    def _fit(self, split: Partition, spec: Spec, basis: TaskRef | None,
+             stored: Key | None) -> tuple[dict[Any, Any], Key]:
+        """A tree over each segment, and one above these and what is stored; its root."""
+        graph, roots = self._trees(fit_leaf, split, spec, basis)
+        self.states = tuple(roots) if spec.digested else ()
+        return graph, self._united(graph, [*([] if stored is None else [stored]), *roots])
+
+    def _trees(self, leaf: Callable[..., Partial], split: Partition, spec: Spec,
+               *extra: Any) -> tuple[dict[Any, Any], list[Key]]:
+        """A tree over each segment; their roots."""
+        self.forget(self.states)
+        graph: dict[Any, Any] = {}
+        roots = []
+        for runs in split.segments:
+            tree, root = self._tree("fit", leaf, runs, spec, *extra)
+            graph.update(tree)
+            roots.append(root)
+        return graph, roots
+
+    def _picked(self, graph: dict[Any, Any], part: Callable[[Partial], Partial],
+                keys: Sequence[Key]) -> list[Key]:
+        """Some of the states of partial states; the keys of these."""
+        picked = {self._key("merge", part.__name__, i): key for i, key in enumerate(keys)}
+        graph.update({mine: Task(mine, part, TaskRef(key)) for mine, key in picked.items()})
+        return list(picked)
+
+    def _united(self, graph: dict[Any, Any], keys: list[Key]) -> Key:
+        """The root of a tree above partial states."""
+        self._n_stages += 1
+        merges, root = tree_reduce(keys, merge_partials, self._key("merge", "segments"))
+        graph.update(merges)
+        return root
+
+    def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
+        """Bring all pairs to one worker and solve there."""
+        solved: Solved = self.reduce("basis", basis_leaf, runs, (replace(spec, stage="basis"),),
+                                     solve_whole, spec)
+        return solved
+
+    def reduce(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
+               leaf_args: Sequence[Any], solve: Callable[..., Any], *solve_args: Any,
+               n_told: Callable[[Run], int] = N_PAIRS) -> Any:
+        """Leaves over runs, the tree above them, and a last task on what they make together.
+
+        Args:
+            n_told: pairs that the leaf over a run says it has read.
+        """
+        stage = self._begin(kind, sum(map(n_told, runs)))
+        graph, root = self._tree(kind, leaf, runs, *leaf_args)
+        last = self._key("solve")
+        graph[last] = Task(last, solve, TaskRef(root), *solve_args)
+        found = self._carry_out(kind, graph, last)
+        self._end(stage, runs, n_told)
+        return found
+
+    def put(self, kind: str, value: Any) -> Key:
+        """The key under which the cluster now holds a value."""
+        self._n_stages += 1
+        key = self._key(kind)
+        self._kept[key] = self._scatter({key: value})[key]
+        return key
+
+    def fetch(self, key: Key) -> Any:
+        """What a stage left on the cluster."""
+        kept = self._kept[key]
+        return kept if self._client is None else kept.result()
+
+    def share(self, kind: str, value: Any) -> Any:
+        """What many tasks are given: on a cluster it travels once a worker, not once a task."""
+        self._n_stages += 1
+        key = self._key(kind)
+        return self._scatter({key: value})[key]
+
+    def _scatter(self, values: dict[Key, Any]) -> dict[Key, Any]:
+        """Values that the cluster now holds under these keys; here in this process themselves."""
+        if self._client is None:
+            return values
+        futures: dict[Key, Any] = self._client.scatter(values, hash=False)
+        return futures
+
+    def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[Run], *extra: Any,
+             n_told: Callable[[Run], int] = N_PAIRS) -> Iterator[tuple[Run, Any]]:
+        """What leaves over runs return, run by run, each as soon as it is there.
+
+        Args:
+            n_told: pairs that the leaf over a run says it has read.
+        """
+        self._n_stages += 1
+        stage = self._begin(kind, sum(map(n_told, runs)))
+        source = self._sources(runs, {})
+        by_key = {self._key(kind, run.index): run for run in runs}
+        tasks = {key: producer(key, leaf, source[run.index], run, *extra)
+                 for key, run in by_key.items()}
+        self.n_tasks += len(tasks)
+        if self._client is None:
+            from dask.local import get_sync
+            from threadpoolctl import threadpool_limits
+
+            for key, run in by_key.items():
+                with threadpool_limits(1, user_api="blas"):
+                    found = get_sync(tasks, key)
+                self._end(stage, [run], n_told)
+                yield run, found
+            return
+        from distributed import as_completed
+
+        waiting = iter(tasks.items())
+        at_once = AHEAD_OF_FETCHING * sum(self._client.nthreads().values())
+        futures = as_completed(self._start(kind, islice(waiting, at_once)))
+        for future in futures:
+            run, found = by_key[future.key], future.result()
+            self._end(stage, [run], n_told)
+            yield run, found
+            future.release()
+            futures.update(self._start(kind, islice(waiting, 1)))
+
+    def _start(self, stage: str, tasks: Iterable[tuple[Key, Any]]) -> list[Any]:
+        """Futures of tasks that need no others."""
+        graph = dict(tasks)
+        return self._submit(stage, graph, list(graph)) if graph else []
+
+    def _begin(self, kind: str, n_pairs: int) -> str:
+        """The name of a stage that is going to read so many pairs, at most."""
+        self._n_passes[kind] += 1
+        n = self._n_passes[kind]
+        stage = kind if n == 1 else f"{kind} again" if n == 2 else f"{kind}, pass {n}"
+        progress.tell(self._run_id, progress.Event(stage, progress.BEGINS, 0, 0, n_pairs))
+        return stage
+
+    def _end(self, stage: str, runs: Iterable[Run],
+             n_told: Callable[[Run], int] = N_PAIRS) -> None:
+        """What these leaves return is there: were a word of theirs lost, it counts by now."""
+        for run in runs:
+            progress.tell(self._run_id, progress.Event(stage, run.index, n_told(run), 0))
+
+    def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
+              *extra: Any) -> tuple[dict[Any, Any], Key]:
+        """Leaves over runs and the merges above them; the key of the root."""
+        self._n_stages += 1
+        graph: dict[Any, Any] = {}
+        source = self._sources(runs, graph)
+        # Runs of one bucket are neighbours in the tree, so that they merge early; the order, and
+        # with it the bits, depends on the partition alone.
+        keys = []
+        for run in sorted(runs, key=lambda run: (run.pieces[0].bucket, run.index)):
+            key = self._key(kind, run.index)
+            graph[key] = producer(key, leaf, source[run.index], run, *extra)
+            keys.append(key)
+        merges, root = tree_reduce(keys, merge_partials, self._key("merge"))
+        graph.update(merges)
+        return graph, root
+
+    def _key(self, kind: str, *which: str | int) -> Key:
+        """A key of this stage; the number goes before the run, which may be called anything."""
+        return self._own(f"lrh-{kind}"), *which
+
+    def _own(self, key: Any) -> Any:
+        """A key of this stage for what goes by another one elsewhere."""
+        if isinstance(key, tuple):
+            return (self._own(key[0]), *key[1:])
+        return f"{key}-{self._n_stages}-{self._name}"
+
+    def _carry_out(self, stage: str, graph: dict[Any, Any], key: Key,
+                   keep: tuple[Key, ...] = ()) -> Any:
+        """Compute a graph; the value of one key, while those to keep stay where they are."""
+        self.n_tasks += len(graph)
+        wanted = [key, *keep]
+        if self._client is None:
+            from dask.local import get_sync
+            from threadpoolctl import threadpool_limits
+
+            graph.update({k: DataNode(k, value) for k, value in self._kept.items()})
+            with threadpool_limits(1, user_api="blas"):
+                found = get_sync(graph, wanted)
+            self._kept.update(zip(keep, found[1:], strict=True))
+            return found[0]
+        last, *futures = self._submit(stage, graph, wanted)
+        try:
+            found = last.result()
+        finally:
+            last.release()
+        self._kept.update(zip(keep, futures, strict=True))
+        return found
+
+    def _submit(self, stage: str, graph: dict[Any, Any], keys: list[Key]) -> list[Any]:
+        """Futures of some keys of a graph, whose tasks are a span of the run's."""
+        from dask.highlevelgraph import HighLevelGraph
+        from distributed import span
+
+        with span(stage):  # tasks of one name are in the span that their first one is in
+            # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
+            layers = HighLevelGraph.from_collections(str(keys[0][0]), graph)
+            futures: list[Any] = self._client.get(layers, keys, sync=False)
+        return futures
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Let the cluster drop what no later stage needs."""
+        for key in keys:
+            self._kept.pop(key)
+
+    def _sources(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
+        """What each run is given to read from: the store's address, or its rows."""
+        if is_dask(self._pairs.x):
+            return self._dask_blocks(runs, graph)
+        spans = {run.index: (run.blocks[0][0], run.blocks[-1][1]) for run in runs}
+        missing = [span for span in spans.values() if span not in self._parts]
+        parts = {self._key("rows", *span): self._pairs.part(*span) for span in missing}
+        if parts and self._pairs.in_memory:
+            parts = self._scatter(parts)
+        self._parts.update(zip(missing, parts.values(), strict=True))
+        return {index: self._parts[span] for index, span in spans.items()}
+
+    def _dask_blocks(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
+        """Blocks of dask arrays, under keys of their own for each stage.
+
+        A second pass computes them again: kept from the first, they would fill the workers.
+        """
+        pairs = self._pairs
+        arrays = [a.rechunk({0: pairs.blocks.rows, 1: -1} if a.ndim == 2 else pairs.blocks.rows)
+                  for a in (pairs.x, pairs.y, pairs.weight) if a is not None]
+        keys = {run.index: [(a.name, run.blocks[0][0] // pairs.blocks.rows, *[0] * (a.ndim - 1))
+                            for a in arrays] for run in runs}
+        nodes: dict[Any, Any] = {}
+        for array, wanted in zip(arrays, zip(*keys.values(), strict=True), strict=True):
+            nodes.update(array.__dask_graph__().cull(set(wanted)).to_dict())
+        nodes = convert_legacy_graph(nodes)  # without what is on the cluster under its own key
+        names = {key: self._own(key) for key in nodes}
+        graph.update({name: nodes[key].substitute(names, key=name) for key, name in names.items()})
+        sources = {}
+        for run in runs:
+            key = self._key("rows", run.index)
+            graph[key] = Task(key, slice_in_memory, pairs.name, run.blocks[0][0],
+                              *(TaskRef(names.get(k, k)) for k in keys[run.index]))
+            sources[run.index] = TaskRef(key)
+        return sources

@@ -1,0 +1,98 @@
+"""Partial states as JSON and a few long arrays, bit for bit.
+
+Arrays are put one after another into one array a dtype; of symmetric and of triangular matrices
+half is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from lrh_dask.linalg.duplicates import RowHashes
+from lrh_dask.linalg.reduced_pairs import ReducedPairs
+from lrh_dask.linalg.triangle import Triangle
+from lrh_dask.runs.tree import Partial, ReadStats
+from lrh_dask.stores.digests import RowDigest
+
+__all__ = ["Packed", "described", "partial_of"]
+
+KINDS = {"triangle": Triangle, "reduced": ReducedPairs}
+
+
+class Packed:
+    """Where arrays are put.
+
+    Attributes:
+        parts: by dtype, flat arrays that are to be put together.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self._ends: dict[str, int] = {}
+
+    def add(self, array: np.ndarray) -> list[Any]:
+        """Where it is now: dtype, first number, shape, and what half is left out."""
+        half = ""
+        if array.ndim == 2 and array.shape[0] == array.shape[1] > 1:
+            if np.array_equal(array, array.T):
+                half = "symmetric"
+            elif not np.tril(array, -1).any():
+                half = "upper"
+        flat = array[np.triu_indices(len(array))] if half else array.ravel()
+        dtype = array.dtype.name
+        start = self._ends.get(dtype, 0)
+        self.parts.setdefault(dtype, []).append(flat)
+        self._ends[dtype] = start + flat.size
+        return [dtype, start, list(array.shape), half]
+
+
+def _unpacked(place: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    dtype, start, shape, half = place
+    n = shape[0] * (shape[0] + 1) // 2 if half else math.prod(shape)
+    flat = arrays[dtype][start:start + n]
+    if not half:
+        return flat.reshape(shape).copy()
+    square = np.zeros(shape, flat.dtype)
+    rows, columns = np.triu_indices(shape[0])
+    square[rows, columns] = flat
+    if half == "symmetric":
+        square[columns, rows] = flat
+    return square
+
+
+def described(partial: Partial, arrays: Packed) -> dict[str, Any]:
+    """A partial state as JSON, its arrays being put into others."""
+    def packed(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return {"at": arrays.add(value)}
+        return value.item() if isinstance(value, np.generic) else value
+
+    states = {}
+    for bucket, state in partial.states.items():
+        kind = next(name for name, cls in KINDS.items() if isinstance(state, cls))
+        states[str(bucket)] = {"kind": kind, **{
+            field.name: packed(getattr(state, field.name)) for field in fields(state)}}
+    s = partial.stats
+    return {"states": states, "digests": [list(asdict(d).values()) for d in s.digests],
+            "stats": {name: getattr(s, name) for name in (
+                "n_pairs", "zero_x_rows", "zero_y_rows", "zero_weight_rows")},
+            "hashes": {field.name: packed(getattr(s.hashes, field.name))
+                       for field in fields(s.hashes)}}
+
+
+def partial_of(part: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Partial:
+    """The partial state that was described so, from these arrays by dtype."""
+    def unpacked(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: _unpacked(value["at"], arrays) if isinstance(value, dict) else value
+                for name, value in values.items() if name != "kind"}
+
+    states = {int(bucket): KINDS[state["kind"]](**unpacked(state))
+              for bucket, state in part["states"].items()}
+    return Partial(states, ReadStats(
+        **part["stats"], hashes=RowHashes(**unpacked(part["hashes"])),
+        digests=tuple(RowDigest(*d) for d in part["digests"])))

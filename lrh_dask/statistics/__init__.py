@@ -1,0 +1,1 @@
+"""What the states tell, and how well: rank, errors, certificates, the Hessian itself."""

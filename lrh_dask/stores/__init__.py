@@ -1,0 +1,1 @@
+"""Pairs, results and runs as they are stored: Zarr, manifests, Icechunk, object storage."""

@@ -1,0 +1,214 @@
+"""The catalogue: a folder of runs, each a folder that is written once and never changed.
+
+    <folder>/<run id>/run.json      what `lrh nightly --json` prints, the ledger, the settings
+                     /result.zarr, report.html, ...
+            /latest                 the run that was published last (a symbolic link)
+            /index.json             a line a run; it can be deleted, and is made anew
+            /states/                what the next run goes on from (:mod:`lrh_dask.nights.states`)
+
+A run is written aside and renamed: what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
+from lrh_dask.stores.locks import exclusive
+from lrh_dask.stores.writing import refuse_unwritable, replace_file, written_aside
+
+__all__ = ["Busy", "Catalog", "Listed"]
+
+FORMAT_VERSION = 1
+N_LEADING = 10
+
+
+class Busy(LrhError):
+    """Another run holds the folder; the exit code is the one that schedulers try again after."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run as the index knows it.
+
+    Attributes:
+        sequence: 1, 2, ...: the order of runs, whatever clocks say.
+        created: time of day (ISO 8601, UTC).
+        lineage, key: what its states, and what the whole result depends on (digests).
+        window: which pairs it is about.
+        eigenvalues, standard_errors: of the leading ones; errors may be None.
+        n_alerts: alerts it raised.
+    """
+
+    run: str
+    sequence: int
+    created: str
+    store: str
+    lineage: str
+    window: str
+    key: str
+    n_pairs: int
+    new_pairs: int
+    late_pairs: int
+    rank: int
+    index: int
+    residual: float | None
+    held_out_residual: float | None
+    verdict: str
+    eigenvalues: tuple[float, ...]
+    standard_errors: tuple[float | None, ...]
+    n_alerts: int
+
+
+class Catalog:
+    """Runs in a folder.
+
+    Args:
+        folder: made where there is none.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+
+    @contextlib.contextmanager
+    def held(self, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+        """Keep other runs out of the folder.
+
+        Args:
+            wait: for another run to end, which ``say`` is told of.
+
+        Raises:
+            SettingsError: the folder cannot be made or written.
+            Busy: another run is in it, and it is not to be waited for.
+        """
+        self.refuse_unwritable()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.folder / ".lock", wait=False))
+                busy = None
+            except BlockingIOError:
+                busy = Busy(explain(
+                    f"run in {self.folder}", expected="no other run in this folder", got="one",
+                    consequence="Two at once would count pairs twice, so nothing was started",
+                    fix="Run again when it is done, or pass --wait"))
+            if busy is not None and not wait:
+                raise busy
+            if busy is not None:
+                say(f"Another run is in {self.folder}: waiting for its end")
+                stack.enter_context(exclusive(self.folder / ".lock"))
+            yield
+
+    def refuse_unwritable(self) -> None:
+        """Raise where nothing can be written, before hours go into what would go there.
+
+        Raises:
+            SettingsError: the folder cannot be made or written.
+        """
+        refuse_unwritable(self.folder / "run", fix="Choose another with `runs:`",
+                          name=str(self.folder))
+
+    def runs(self) -> list[Listed]:
+        """All published runs, in their order; the index is made anew where it is not right."""
+        try:
+            index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+            known = {str(row["run"]): _listed(row) for row in index["runs"]}
+        except (OSError, ValueError, TypeError, KeyError):
+            known = {}
+        rows: dict[str, Listed] = {}
+        for path in self.folder.glob("[!.]*/run.json"):
+            name = path.parent.name
+            if not path.parent.is_symlink():
+                with contextlib.suppress(BadPairs):  # somebody is deleting it
+                    rows[name] = known.get(name) or _row(self.document(name))
+        if rows != known:
+            with contextlib.suppress(OSError):  # who may only look need not keep it
+                replace_file(self.folder / "index.json", json.dumps(
+                    {"format": FORMAT_VERSION, "runs": [asdict(row) for row in rows.values()]},
+                    indent=1))
+        return sorted(rows.values(), key=lambda row: (row.sequence, row.created))
+
+    def document(self, run: str) -> dict[str, Any]:
+        """What a run has written about itself.
+
+        Raises:
+            BadPairs: it cannot be read.
+        """
+        path = self.folder / run / "run.json"
+        try:
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadPairs(explain(
+                f"read {path}", expected="what a run says of itself",
+                got=f"{type(error).__name__}: {error}", consequence="The run cannot be used",
+                fix=f"Remove {path.parent}; its pairs are counted in the states all the same",
+            )) from error
+        return document
+
+    def publish(self, run: str, document: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+        """Publish a run and move ``latest`` to it.
+
+        Args:
+            fill: writes everything else into a folder that is not published yet.
+        Raises:
+            RunFailed: the disk is full, or what else may fail in writing.
+        """
+        path = self.folder / run
+        try:
+            with written_aside(path, overwrite=False, is_ours=lambda _: False) as aside:
+                fill(aside)
+                (aside / "run.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise RunFailed(explain(
+                f"write {path}", expected="room and leave to write", got=str(error),
+                consequence="The run was not published; `latest` is the one before",
+                fix="Make room and run again: what was counted is not read again")) from error
+        self.point_at(run)
+        self.runs()
+        return path
+
+    def point_at(self, run: str) -> None:
+        """Have ``latest`` be this run.
+
+        Raises:
+            RunFailed: it cannot be moved.
+        """
+        latest, link = self.folder / "latest", self.folder / f".latest.{uuid.uuid4().hex[:12]}"
+        try:
+            if not latest.is_symlink() or os.readlink(latest) != run:
+                link.symlink_to(run)
+                os.replace(link, latest)
+        except OSError as error:
+            raise RunFailed(explain(
+                f"move {latest} to {run}", expected="room and leave to write", got=str(error),
+                consequence="The run is published, but `latest` is another one",
+                fix="Make room and run again: that only moves `latest`")) from error
+
+
+def _row(document: dict[str, Any]) -> Listed:
+    """A run as the index knows it, from what it has written about itself.
+
+    Raises:
+        BadPairs: something is missing there.
+    """
+    try:
+        return _listed({**document, "eigenvalues": document["eigenvalues"][:N_LEADING],
+                        "standard_errors": document["standard_errors"][:N_LEADING],
+                        "n_alerts": len(document["alerts"])})
+    except (KeyError, TypeError) as error:
+        raise BadPairs(f"{document.get('run')}: {error}") from error
+
+
+def _listed(row: dict[str, Any]) -> Listed:
+    found = Listed(**{field.name: row[field.name] for field in fields(Listed)})
+    return replace(found, eigenvalues=tuple(found.eigenvalues),
+                   standard_errors=tuple(found.standard_errors))

@@ -1,0 +1,229 @@
+"""Writing stores and results: aside, flushed, then renamed, so that what has its name is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrh_dask.errors import SettingsError, explain
+from lrh_dask.stores.blocks import CHUNK_BYTES
+from lrh_dask.stores.local_stores import adopt, publish
+from lrh_dask.stores.manifest import Manifest, Stamp
+from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.stored_chunks import RowsDigest, digests
+
+__all__ = ["attributes_of", "empty_group", "is_pairs", "pairs_group", "refuse_existing",
+           "refuse_unwritable", "replace_file",
+           "write_pairs", "written_aside"]
+
+
+def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
+                *, chunk_rows: int | None = None, overwrite: bool = False) -> Path:
+    """Write pairs as a Zarr group: uncompressed chunks of about 16 MiB with crc32c checksums.
+
+    The group is written aside and renamed, so that a killed writer leaves none.
+
+    Args:
+        x, y: (n, D) float arrays; ``weight`` (n,) or None.
+        chunk_rows: pairs a chunk.
+        overwrite: replace the pairs that an earlier call wrote to ``path``.
+    Raises:
+        SettingsError: ``path`` exists and ``overwrite`` is False.
+        BadPairs: the arrays are no pairs.
+    """
+    Pairs(x, y, weight)
+    rows = chunk_rows or max(1, CHUNK_BYTES // (x.shape[1] * x.dtype.itemsize))
+    arrays = {"x": x, "y": y} | ({} if weight is None else {"weight": weight})
+    with written_aside(path, overwrite=overwrite, is_ours=is_pairs) as aside:
+        group = _new_group(aside)
+        digest, stored, chunks = RowsDigest(), {}, {}
+        for label, array in arrays.items():
+            stored[label] = _new_array(group, label, array.shape, array.dtype,
+                                       (min(rows, array.shape[0]), *array.shape[1:]))
+            stored[label][...] = array
+            digest.begin()
+            digest.add(array)
+            chunks.update(digests(stored[label], 0, array.shape[0]))
+        batch = Stamp().batch(0, x.shape[0], digest.hex())
+        publish(aside, stored, Manifest(0, ()).with_batch(batch, chunks))
+    return Path(path)
+
+
+@contextlib.contextmanager
+def pairs_group(path: str | Path, shape: tuple[int, int], dtype: np.dtype, *,
+                chunks: tuple[int, int]) -> Iterator[Any]:
+    """A new group with arrays x and y of a shape, to be filled in the block by whole chunks.
+
+    Raises:
+        SettingsError: ``path`` exists, or cannot be written.
+    """
+    with written_aside(path, overwrite=False, is_ours=is_pairs) as aside:
+        group = _new_group(aside)
+        arrays = {label: _new_array(group, label, shape, dtype, chunks) for label in ("x", "y")}
+        yield group
+        adopt(aside, arrays)
+
+
+def empty_group(place: Any, n_features: int, dtypes: Mapping[str, np.dtype],
+                chunk_rows: int) -> dict[str, Any]:
+    """A new group in a folder or Zarr store: arrays without rows, x, y and what has a dtype."""
+    group = _new_group(place)
+    columns = {label: () if label == "weight" else (n_features,) for label in dtypes}
+    return {label: _new_array(group, label, (0, *columns[label]), dtype,
+                              (chunk_rows, *columns[label]))
+            for label, dtype in dtypes.items()}
+
+
+def _new_group(place: Any) -> Any:
+    import zarr
+
+    group = zarr.open_group(place, mode="w", zarr_format=3)
+    group.attrs["lrh_dask_pairs"] = 1
+    return group
+
+
+def _new_array(group: Any, label: str, shape: tuple[int, ...], dtype: np.dtype,
+               chunks: tuple[int, ...]) -> Any:
+    from zarr.codecs import Crc32cCodec
+
+    return group.create_array(
+        label, shape=shape, dtype=dtype, chunks=chunks,
+        compressors=(Crc32cCodec(),), config={"write_empty_chunks": True},
+        dimension_names=("pair", "feature")[:len(shape)])
+
+
+@contextlib.contextmanager
+def written_aside(path: str | Path, *, overwrite: bool,
+                  is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """A folder beside ``path`` to write into; it takes the name ``path`` at the end, or is gone.
+
+    Args:
+        is_ours: whether what lies at a path is of the kind that may be overwritten.
+    Raises:
+        SettingsError: ``path`` is taken (see :func:`refuse_existing`) or cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite=overwrite, is_ours=is_ours)
+    unique = uuid.uuid4().hex[:12]
+    aside, old = (path.with_name(f".{path.name}.{unique}.{end}") for end in ("tmp", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()
+    except OSError as error:
+        raise SettingsError(explain(
+            f"write {path}", expected="a folder that can be written", got=str(error),
+            consequence="Nothing was written", fix="Choose another place with --out")) from error
+    try:
+        yield aside
+        _sync_tree(aside)
+        refuse_existing(path, overwrite=overwrite, is_ours=is_ours)  # another run may be done
+        if overwrite and path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(aside, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            refuse_existing(path, overwrite=False, is_ours=is_ours)  # done just now
+            raise
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_existing(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Raise unless ``path`` is free, or may be overwritten.
+
+    Raises:
+        SettingsError: it exists and ``overwrite`` is False, it is not ours, or is no name.
+    """
+    if not path.name or path.name == "..":
+        raise SettingsError(explain(
+            f"write {path}", expected="the name of a new folder", got="no name",
+            consequence="Nothing was computed", fix="Give a name such as result.zarr"))
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise SettingsError(explain(
+            f"write {path}", expected="a new path", got="one that exists",
+            consequence="Nothing was computed, and it was left as it is",
+            fix="Choose another path or pass --overwrite (overwrite=True)"))
+    if path.is_symlink() or not is_ours(path):
+        raise SettingsError(explain(
+            f"overwrite {path}", expected="what an earlier call wrote there",
+            got="something else", consequence="Nothing was computed, and it was left as it is",
+            fix="Choose another path, or remove it yourself"))
+
+
+def refuse_unwritable(path: Path, fix: str = "Choose another place with --out",
+                      name: str = "") -> None:
+    """Raise where nothing can be written, before hours go into what would go there.
+
+    Raises:
+        SettingsError: the folder cannot be made or written.
+    """
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise SettingsError(explain(
+            f"write {name or path}", expected="a folder that can be written", got=str(error),
+            consequence="Nothing was computed", fix=fix)) from error
+
+
+def replace_file(path: Path, text: str, mode: int = 0o666) -> None:
+    """Give a file this text, whole or not at all; ``mode`` is subject to the umask."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w",
+                  encoding="utf-8") as file:
+            file.write(text)
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def attributes_of(path: Path) -> dict[str, Any]:
+    """Attributes of the Zarr group at a local path; empty where there is none."""
+    try:
+        found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        return dict(found.get("attributes", {}))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def is_pairs(path: Path) -> bool:
+    """Whether a store of pairs that we wrote lies at a path."""
+    return attributes_of(path).get("lrh_dask_pairs") == 1
+
+
+def _sync_tree(folder: Path) -> None:
+    """Flush a folder to disk, names included: Zarr's local store leaves that to the system."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
