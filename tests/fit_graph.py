@@ -37,7 +37,7 @@ from lrh_dask.linalg.duplicates import KEPT, LEAST_KEYS, RowHashes
 from lrh_dask.linalg.triangle import Triangle
 from lrh_dask.runs.budget import Route
 from lrh_dask.runs.graph import Stages
-from lrh_dask.runs.shards import RUN_BYTES, Run, partition
+from lrh_dask.runs.shards import RUN_BYTES, RunOfShards, partition
 from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.tree import FAN_IN, Key, Partial, ReadStats
 from lrh_dask.statistics.asked import Asked
@@ -143,7 +143,7 @@ class FitGraph:
     def prices(self) -> dict[Key, Price]:
         held = {}  # by key: leaves below it, buckets as bits
         for key, task in self.tasks.items():
-            runs = [a for a in task.args if isinstance(a, Run)]
+            runs = [a for a in task.args if isinstance(a, RunOfShards)]
             if runs:
                 held[key] = 1, sum(1 << b for b in {p.bucket for r in runs for p in r.pieces})
         for key in self.merges:

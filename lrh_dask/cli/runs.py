@@ -23,7 +23,7 @@ Config = Annotated[str, typer.Argument(
 Runs = Annotated[str, typer.Option(
     "--runs", metavar="FOLDER|CONFIG.yaml", envvar="LRH_RUNS",
     help="The folder of runs, or a file of settings that names it.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, as `lrh submit` printed it.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id, as `lrh submit` printed it.")]
 Recompute = Annotated[bool, typer.Option(
     "--recompute", help="Read all pairs again, whatever is stored of them.")]
 
@@ -119,7 +119,7 @@ def status(run: Annotated[str | None, typer.Argument(metavar="[RUN]", show_defau
 
 
 @commands.command(rich_help_panel="Every night")
-def wait(run: Run, folder: Runs = "runs",
+def wait(run: RunId, folder: Runs = "runs",
          timeout: Annotated[float | None, typer.Option(
              "--timeout", metavar="SECONDS", show_default="none",
              help="Give up after so long; the run goes on.")] = None,
@@ -152,7 +152,7 @@ def wait(run: Run, folder: Runs = "runs",
 
 
 @commands.command(rich_help_panel="Every night")
-def logs(run: Run, folder: Runs = "runs") -> None:
+def logs(run: RunId, folder: Runs = "runs") -> None:
     """Print what a run has said."""
     from lrh_dask.nights.underway import jobs_folder, status_of
 
@@ -165,7 +165,7 @@ def logs(run: Run, folder: Runs = "runs") -> None:
 
 
 @commands.command(rich_help_panel="Every night")
-def cancel(run: Run, folder: Runs = "runs") -> None:
+def cancel(run: RunId, folder: Runs = "runs") -> None:
     """End a run that is waiting or under way; nothing of it is published."""
     from lrh_dask.nights.underway import State, jobs_folder, note, status_of
 

@@ -18,7 +18,7 @@ from lrh_dask.errors import BadPairs, explain
 from lrh_dask.runs import progress
 from lrh_dask.runs.graph import Stages
 from lrh_dask.runs.metering import Reading
-from lrh_dask.runs.shards import SAMPLE_BYTES, Piece, Run, gathered
+from lrh_dask.runs.shards import SAMPLE_BYTES, Piece, RunOfShards, gathered
 from lrh_dask.runs.tree import ReadStats
 from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
 from lrh_dask.stores.digests import Digesting, RowDigest
@@ -87,7 +87,7 @@ def refuse_changed(stages: Stages, pairs: Pairs, digests: Sequence[RowDigest], r
         BadPairs: some are not what they were.
     """
     begin = time.time()
-    runs = gathered([Run(i, ((d.start, d.stop),), (Piece(d.start, d.stop, 0),))
+    runs = gathered([RunOfShards(i, ((d.start, d.stop),), (Piece(d.start, d.stop, 0),))
                      for i, d in enumerate(digests)], pairs.row_bytes, run_bytes=SAMPLE_BYTES)
     known = set(digests)
     n_bytes, changed = 0, []
@@ -105,7 +105,8 @@ def refuse_changed(stages: Stages, pairs: Pairs, digests: Sequence[RowDigest], r
     return Checked(sum(run.n_pairs for run in runs), n_bytes, time.time() - begin)
 
 
-def digest_leaf(pairs: Pairs, run: Run, run_id: str) -> tuple[tuple[RowDigest, ...], ReadStats]:
+def digest_leaf(pairs: Pairs, run: RunOfShards,
+                run_id: str) -> tuple[tuple[RowDigest, ...], ReadStats]:
     """Digests of the blocks of a run, as they are now."""
     stats, reading = ReadStats(), Reading()
     found: list[RowDigest] = []

@@ -17,7 +17,7 @@ from lrh_dask.runs import process, progress
 from lrh_dask.runs.graph import Stages
 from lrh_dask.runs.leaves import device_of_run, read_ahead, weights_of
 from lrh_dask.runs.memory import LIFTED_BYTES
-from lrh_dask.runs.shards import RUN_BYTES, Partition, Piece, Run
+from lrh_dask.runs.shards import RUN_BYTES, Partition, Piece, RunOfShards
 from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.tasks import Solved, solve_whole
 from lrh_dask.runs.tree import Partial, ReadStats
@@ -42,7 +42,7 @@ class Lift:
 def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) -> Solved:
     """Sum the products of pairs over features, solve, and lift the eigenvectors."""
     runs = _runs(pairs, RUN_BYTES // (2 * pairs.n_pairs * pairs.dtype.itemsize))
-    def told(run: Run) -> int:
+    def told(run: RunOfShards) -> int:
         return _share(pairs, run)
 
     lift: Lift = stages.reduce("basis", products_leaf, runs, (spec,), solve_products, pairs, split,
@@ -62,7 +62,7 @@ def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) 
                    times={**solved.times, "solve": time.time()})
 
 
-def products_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
+def products_leaf(pairs: Pairs, run: RunOfShards, spec: Spec) -> Partial:
     """Products of all rows over a run of blocks of features."""
     device = device_of_run(spec)
     summing, stats = Summing(), ReadStats()
@@ -101,7 +101,7 @@ def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec)
     return Lift(solved, lifting_coefficients(x, y, vectors))
 
 
-def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
+def lift_leaf(pairs: Pairs, run: RunOfShards, coefficients: np.ndarray,
               spec: Spec) -> tuple[np.ndarray, ReadStats]:
     """Vectors (w, r) over a run of blocks of features; x is read only where they need it."""
     device = device_of_run(spec)
@@ -127,20 +127,20 @@ def lift_leaf(pairs: Pairs, run: Run, coefficients: np.ndarray,
     return lifted, stats
 
 
-def _tell(pairs: Pairs, run: Run, spec: Spec, stage: str, stats: ReadStats) -> int:
+def _tell(pairs: Pairs, run: RunOfShards, spec: Spec, stage: str, stats: ReadStats) -> int:
     n_told = _share(pairs, run)
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(stage, run.index, n_told, stats.n_bytes))
     return n_told
 
 
-def _share(pairs: Pairs, run: Run) -> int:
+def _share(pairs: Pairs, run: RunOfShards) -> int:
     """As many pairs as the run's share of the features makes up: over all runs they are n."""
     n, n_features = pairs.n_pairs, pairs.n_features
     return n * run.blocks[-1][1] // n_features - n * run.blocks[0][0] // n_features
 
 
-def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
+def _rooms(pairs: Pairs, run: RunOfShards) -> list[np.ndarray]:
     """Where each block of features of a run is read to: Z (2n, w), as few as are used in turn.
 
     One is computed on while others are read to, so that memory is asked for once a run.
@@ -151,10 +151,10 @@ def _rooms(pairs: Pairs, run: Run) -> list[np.ndarray]:
     return [rooms[i % len(rooms)][:, :last - first] for i, (first, last) in enumerate(run.blocks)]
 
 
-def _runs(pairs: Pairs, n_columns: int) -> tuple[Run, ...]:
+def _runs(pairs: Pairs, n_columns: int) -> tuple[RunOfShards, ...]:
     """Blocks of features, in runs of about so many columns; every run holds all pairs."""
     width, n_features = pairs.blocks.columns, pairs.n_features
     blocks = [(first, min(first + width, n_features)) for first in range(0, n_features, width)]
     at_once = max(1, n_columns // width)
-    return tuple(Run(i, tuple(blocks[first:first + at_once]), (Piece(0, pairs.n_pairs, 0),))
+    return tuple(RunOfShards(i, tuple(blocks[first:first + at_once]), (Piece(0, pairs.n_pairs, 0),))
                  for i, first in enumerate(range(0, len(blocks), at_once)))

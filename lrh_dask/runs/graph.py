@@ -23,7 +23,7 @@ from lrh_dask.runs.leaves import (
     triangles_of,
 )
 from lrh_dask.runs.memory import AHEAD_OF_FETCHING
-from lrh_dask.runs.shards import Partition, Run
+from lrh_dask.runs.shards import Partition, RunOfShards
 from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.tasks import (
     Short,
@@ -71,7 +71,7 @@ class Stages:
         self.states: tuple[Key, ...] = ()
         self._parts: dict[tuple[int, int], Any] = {}
 
-    def find_basis(self, runs: Sequence[Run], spec: Spec, before: tuple[Key, Key] | None, *,
+    def find_basis(self, runs: Sequence[RunOfShards], spec: Spec, before: tuple[Key, Key] | None, *,
                    complete: bool, spent: ReadStats) -> tuple[tuple[Key, Key], Outlook]:
         """Reduce more runs; the keys of all reduced pairs so far and of their basis.
 
@@ -178,15 +178,15 @@ class Stages:
         graph.update(merges)
         return root
 
-    def solve_whole(self, runs: Sequence[Run], spec: Spec) -> Solved:
+    def solve_whole(self, runs: Sequence[RunOfShards], spec: Spec) -> Solved:
         """Bring all pairs to one worker and solve there."""
         solved: Solved = self.reduce("basis", basis_leaf, runs, (replace(spec, stage="basis"),),
                                      solve_whole, spec)
         return solved
 
-    def reduce(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
+    def reduce(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[RunOfShards],
                leaf_args: Sequence[Any], solve: Callable[..., Any], *solve_args: Any,
-               n_told: Callable[[Run], int] = N_PAIRS) -> Any:
+               n_told: Callable[[RunOfShards], int] = N_PAIRS) -> Any:
         """Leaves over runs, the tree above them, and a last task on what they make together.
 
         Args:
@@ -225,8 +225,8 @@ class Stages:
         futures: dict[Key, Any] = self._client.scatter(values, hash=False)
         return futures
 
-    def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[Run], *extra: Any,
-             n_told: Callable[[Run], int] = N_PAIRS) -> Iterator[tuple[Run, Any]]:
+    def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[RunOfShards], *extra: Any,
+             n_told: Callable[[RunOfShards], int] = N_PAIRS) -> Iterator[tuple[RunOfShards, Any]]:
         """What leaves over runs return, run by run, each as soon as it is there.
 
         Args:
@@ -274,13 +274,13 @@ class Stages:
         progress.tell(self._run_id, progress.Event(stage, progress.BEGINS, 0, 0, n_pairs))
         return stage
 
-    def _end(self, stage: str, runs: Iterable[Run],
-             n_told: Callable[[Run], int] = N_PAIRS) -> None:
+    def _end(self, stage: str, runs: Iterable[RunOfShards],
+             n_told: Callable[[RunOfShards], int] = N_PAIRS) -> None:
         """What these leaves return is there: were a word of theirs lost, it counts by now."""
         for run in runs:
             progress.tell(self._run_id, progress.Event(stage, run.index, n_told(run), 0))
 
-    def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[Run],
+    def _tree(self, kind: str, leaf: Callable[..., Partial], runs: Sequence[RunOfShards],
               *extra: Any) -> tuple[dict[Any, Any], Key]:
         """Leaves over runs and the merges above them; the key of the root."""
         self._n_stages += 1
@@ -345,7 +345,7 @@ class Stages:
         for key in keys:
             self._kept.pop(key)
 
-    def _sources(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
+    def _sources(self, runs: Sequence[RunOfShards], graph: dict[Any, Any]) -> dict[int, Any]:
         """What each run is given to read from: the store's address, or its rows."""
         if is_dask(self._pairs.x):
             return self._dask_blocks(runs, graph)
@@ -357,7 +357,7 @@ class Stages:
         self._parts.update(zip(missing, parts.values(), strict=True))
         return {index: self._parts[span] for index, span in spans.items()}
 
-    def _dask_blocks(self, runs: Sequence[Run], graph: dict[Any, Any]) -> dict[int, Any]:
+    def _dask_blocks(self, runs: Sequence[RunOfShards], graph: dict[Any, Any]) -> dict[int, Any]:
         """Blocks of dask arrays, under keys of their own for each stage.
 
         A second pass computes them again: kept from the first, they would fill the workers.

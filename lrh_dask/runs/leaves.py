@@ -20,7 +20,7 @@ from lrh_dask.runs.basis import Basis
 from lrh_dask.runs.budget import Route
 from lrh_dask.runs.memory import CACHED_BYTES, LEAST_ROWS, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.runs.metering import Reading
-from lrh_dask.runs.shards import Run
+from lrh_dask.runs.shards import RunOfShards
 from lrh_dask.runs.spec import Spec, group_of
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.blocks import Block
@@ -41,7 +41,7 @@ class Costing(Protocol):
 
 
 Read = TypeVar("Read", bound=Costing)
-Slabs = Callable[[Pairs, Run, int], Iterator[tuple[Block, int]]]
+Slabs = Callable[[Pairs, RunOfShards, int], Iterator[tuple[Block, int]]]
 """Reads a run in slabs of at most so many rows, each with its bucket."""
 MERGED_AT_ONCE = 64
 """Samples of hashes of so many slabs."""
@@ -72,7 +72,7 @@ class Taker:
     part: Callable[[Block], Block | None] = lambda slab: slab
 
 
-def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
+def basis_leaf(pairs: Pairs, run: RunOfShards, spec: Spec) -> Partial:
     """Reduced pairs of a run: by group (a fitted basis), or by bucket and uncut (few pairs)."""
     device = device_of_run(spec)
     whole = spec.route is Route.whole_pairs
@@ -83,7 +83,7 @@ def basis_leaf(pairs: Pairs, run: Run, spec: Spec) -> Partial:
                  _in_blocks, taker, every_row=whole)
 
 
-def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial:
+def fit_leaf(pairs: Pairs, run: RunOfShards, spec: Spec, basis: Basis | None) -> Partial:
     """Triangles of a run by bucket, over the fitted basis or over all of R^D."""
     device = device_of_run(spec)
     q = k = None
@@ -96,7 +96,7 @@ def fit_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis | None) -> Partial
                  Taker(lambda: Gathering(q, k)), every_row=True)
 
 
-def night_leaf(pairs: Pairs, run: Run, spec: Spec, basis: Basis, share: float) -> Partial:
+def night_leaf(pairs: Pairs, run: RunOfShards, spec: Spec, basis: Basis, share: float) -> Partial:
     """Triangles of a run by bucket, and reduced pairs of a share of it under ~group."""
     device = device_of_run(spec)
     q, k = _on(device, basis, pairs), basis.q.shape[1]
@@ -137,7 +137,7 @@ def merge_partials(*partials: Partial) -> Partial:
     return reduce(Partial.merge, partials)
 
 
-def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, device: Device, slabs: Slabs,
+def _fold(pairs: Pairs, run: RunOfShards, spec: Spec, slab_rows: int, device: Device, slabs: Slabs,
           *takers: Taker, every_row: bool) -> Partial:
     """Read a run and fold its rows, slab by slab, into one state for every key of the takers.
 
@@ -177,7 +177,7 @@ def _fold(pairs: Pairs, run: Run, spec: Spec, slab_rows: int, device: Device, sl
     return Partial({key: folds[key].state().to_host() for key in sorted(folds)}, stats)
 
 
-def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
+def _in_blocks(pairs: Pairs, run: RunOfShards, slab_rows: int) -> Iterator[tuple[Block, int]]:
     """Slabs of a run, each with its bucket, from blocks that are read as a whole."""
     for block in read_ahead(pairs.read, run.blocks, pairs.blocks.n_ahead):
         for part in run.slabs(block.start, block.start + len(block.x), slab_rows):
@@ -185,7 +185,7 @@ def _in_blocks(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, 
         del block  # before the next one is waited for
 
 
-def streamed(pairs: Pairs, run: Run, slab_rows: int) -> Iterator[tuple[Block, int]]:
+def streamed(pairs: Pairs, run: RunOfShards, slab_rows: int) -> Iterator[tuple[Block, int]]:
     """The same, each read into the memory of the one before, from pairs that can stream."""
     x_stream, y_stream = pairs.streams()
     reading, told = Reading(), 0.0

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from math import ceil
 
-__all__ = ["HELD_OUT_EVERY", "N_BUCKETS", "Partition", "Piece", "Run", "gathered", "partition"]
+__all__ = ["HELD_OUT_EVERY", "N_BUCKETS", "Partition", "Piece", "RunOfShards", "gathered",
+           "partition"]
 
 N_BUCKETS = 20
 HELD_OUT_EVERY = 5
@@ -38,7 +39,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOfShards:
     """What one task reads: its blocks, and the buckets its rows go to."""
 
     index: int
@@ -72,7 +73,7 @@ class Partition:
             kept apart. None: there is one segment.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[RunOfShards, ...]
     n_runs: tuple[int, ...] | None = None
 
     @property
@@ -81,7 +82,7 @@ class Partition:
         return sum(run.n_pairs for run in self.runs)
 
     @property
-    def segments(self) -> Iterator[tuple[Run, ...]]:
+    def segments(self) -> Iterator[tuple[RunOfShards, ...]]:
         """The runs of each segment."""
         waiting = iter(self.runs)
         for n in (len(self.runs),) if self.n_runs is None else self.n_runs:
@@ -92,18 +93,18 @@ class Partition:
         """The buckets that hold rows."""
         return sorted({piece.bucket for run in self.runs for piece in run.pieces})
 
-    def spread(self, is_held_out: Callable[[int], bool]) -> tuple[Run, ...]:
+    def spread(self, is_held_out: Callable[[int], bool]) -> tuple[RunOfShards, ...]:
         """Every block as a run of its own, in an order whose every beginning is spread evenly.
 
         Among any first blocks, two at least, some are held out: in the long run a fifth.
         """
-        by_group: dict[bool, list[Run]] = {False: [], True: []}
+        by_group: dict[bool, list[RunOfShards]] = {False: [], True: []}
         for run in self.runs:
             for block in run.blocks:
                 pieces = _within(run.pieces, *block)
                 by_group[all(is_held_out(p.bucket) for p in pieces)].append(
-                    Run(0, (block,), pieces))
-        ordered: list[Run] = []
+                    RunOfShards(0, (block,), pieces))
+        ordered: list[RunOfShards] = []
         train, held_out = (_bit_reversed(by_group[group]) for group in (False, True))
         for i in range(max(-(-len(train) // 4), len(held_out))):
             ordered += [*train[4 * i:4 * i + 1], *held_out[i:i + 1], *train[4 * i + 1:4 * i + 4]]
@@ -146,23 +147,24 @@ def partition(stop: int, chunk_rows: int, row_bytes: int, *, start: int = 0,
     cuts = _cut(units, n_units if one_block else -(-n_units // max(joined, 1)))
     pieces = [Piece(a, b, buckets[i % n_buckets]) for i, (a, b) in enumerate(pairwise(edges))]
     return Partition(tuple(
-        Run(i, tuple(pairwise(starts[bisect_left(starts, a):bisect_left(starts, b) + 1])),
+        RunOfShards(i, tuple(pairwise(starts[bisect_left(starts, a):bisect_left(starts, b) + 1])),
             _within(pieces[bisect_right(edges, a) - 1:bisect_left(edges, b)], a, b))
         for i, (a, b) in enumerate(pairwise(cuts), first_run)))
 
 
-def gathered(blocks: Sequence[Run], row_bytes: int, *, run_bytes: int) -> tuple[Run, ...]:
+def gathered(blocks: Sequence[RunOfShards], row_bytes: int, *,
+             run_bytes: int) -> tuple[RunOfShards, ...]:
     """Runs of one block each, some of them joined: about ``run_bytes`` a run."""
-    runs: list[Run] = []
+    runs: list[RunOfShards] = []
     for block in blocks:
         if runs and (runs[-1].n_pairs + block.n_pairs) * row_bytes <= run_bytes:
             last = runs.pop()
-            block = Run(last.index, last.blocks + block.blocks, last.pieces + block.pieces)
+            block = RunOfShards(last.index, last.blocks + block.blocks, last.pieces + block.pieces)
         runs.append(block)
     return tuple(runs)
 
 
-def _bit_reversed(items: list[Run]) -> list[Run]:
+def _bit_reversed(items: list[RunOfShards]) -> list[RunOfShards]:
     """The items in the order of their index read backwards in binary (van der Corput)."""
     bits = max(len(items) - 1, 1).bit_length()
     order = sorted(range(len(items)), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))

@@ -38,7 +38,7 @@ from lrh_dask.runs.leaves import hashes_of, streamed
 from lrh_dask.runs.memory import CACHED_BYTES
 from lrh_dask.runs.pipeline import price
 from lrh_dask.runs.process import peak_bytes
-from lrh_dask.runs.shards import Piece, Run
+from lrh_dask.runs.shards import Piece, RunOfShards
 from lrh_dask.settings.cluster_settings import ClusterSettings
 from lrh_dask.stores.blocks import Block
 from lrh_dask.stores.pairs import Pairs
@@ -99,11 +99,11 @@ def streamed_floor(path: str, client: Any) -> float:
     return float(sum(client.gather(client.map(_sum_slabs, split.runs, store=path, pure=False))))
 
 
-def _sum_slabs(run: Run, store: str) -> float:
+def _sum_slabs(run: RunOfShards, store: str) -> float:
     return sum(float(x.sum()) + float(y.sum()) for x, y in slabs_read(open_pairs(store), run))
 
 
-def slabs_read(pairs: Pairs, run: Run) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def slabs_read(pairs: Pairs, run: RunOfShards) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """x and y of a run slab by slab, with their checksums and no other check."""
     x_stream, y_stream = pairs.streams()
     with x_stream as x_rows, y_stream as y_rows:
@@ -400,7 +400,7 @@ def parts(folder: Path) -> dict[str, Any]:
     """
     pairs = open_pairs(store(folder, 1_000_000, 1024))
     q = padded(np.linalg.qr(np.random.default_rng(0).standard_normal((1024, 30)))[0].astype("f4"))
-    run = Run(0, ((0, 4096),), (Piece(0, 4096, 0),))
+    run = RunOfShards(0, ((0, 4096),), (Piece(0, 4096, 0),))
     group, rows = rivals.open_group(pairs.name), CACHED_BYTES // pairs.row_bytes
 
     def checked(*more: Callable[[Block], Any]) -> None:
