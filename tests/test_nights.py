@@ -12,6 +12,7 @@ from lrh_dask.nights.night import Known, fit_night
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.runs.segments import lay_out, with_buckets
+from lrh_dask.runs.tasks import LEAST_JUDGED
 from lrh_dask.runs.tree import Partial
 from lrh_dask.statistics.asked import Asked
 from lrh_dask.stores.opening import open_pairs
@@ -112,7 +113,8 @@ def test_states_on_disk_have_the_bits_of_those_in_memory(pairs, tmp_path):
     if first.basis is None:
         assert known.basis is None
         return
-    (ours, reduced), (theirs, again) = first.basis, known.basis
+    ours, reduced = first.basis.basis, first.basis.reduced
+    theirs, again = known.basis.basis, known.basis.reduced
     np.testing.assert_array_equal(ours.q, theirs.q)
     assert (ours.n_blind, ours.tail, ours.outside) == (theirs.n_blind, theirs.tail, theirs.outside)
     for group, state in reduced.states.items():
@@ -167,7 +169,7 @@ def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
     pairs = Pairs(x, y)
     first = night(pairs, segments(0, 5500), basis=24)
     second = night(pairs, segments(5500, 6000), through_disk(tmp_path, first), basis=24, n_before=1)
-    captured = np.linalg.norm(second.basis[0].q.T @ new)
+    captured = np.linalg.norm(second.basis.basis.q.T @ new)
     notices = " ".join(second.hessian.provenance["notices"])
     if strength:
         assert second.read_all
@@ -178,8 +180,9 @@ def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
     else:
         assert not second.read_all
         assert "read again" not in notices
-        assert second.basis[1].stats.n_pairs - first.basis[1].stats.n_pairs == min(looked_at, 500)
-        np.testing.assert_array_equal(second.basis[0].q, first.basis[0].q)
+        assert second.basis.reduced.stats.n_pairs - first.basis.reduced.stats.n_pairs == (
+            min(looked_at, 500))
+        np.testing.assert_array_equal(second.basis.basis.q, first.basis.basis.q)
 
 
 def test_a_basis_found_in_few_noisy_pairs_is_found_anew_as_more_come(make_pairs, tmp_path):
@@ -198,17 +201,21 @@ def test_a_basis_found_in_few_noisy_pairs_is_found_anew_as_more_come(make_pairs,
                                                 1.5 * abs(whole.eigenvalues[0] - 3.0))
 
 
-def test_a_few_new_pairs_do_not_judge_a_basis(make_pairs, tmp_path):
-    made = make_pairs(3, 6200, 80, [3.0, 2.5, 2.0], noise=0.3)
+def test_a_basis_is_judged_as_soon_as_few_new_pairs_a_night_make_enough(make_pairs, tmp_path):
+    made = make_pairs(3, 6400, 80, [3.0, 2.5, 2.0], noise=0.3)
     x, y = np.array(made.x), np.array(made.y)
     new = np.ones(80) / np.sqrt(80)
     y[6000:] += np.outer(x[6000:] @ new, new)
     pairs = Pairs(x, y)
     found = [night(pairs, segments(0, 6000), basis=24)]
-    for i in range(1, 11):
+    while not found[-1].read_all or len(found) == 1:
+        i = len(found)
         found.append(night(pairs, segments(5980 + 20 * i, 6000 + 20 * i),
                            through_disk(tmp_path / str(i), *found), basis=24, n_before=i))
-    assert not any(one.read_all for one in found[1:])
+    waiting = [0] + [sum(state.n_pairs for state in one.basis.unjudged.states.values())
+                     for one in found[1:]]
+    assert waiting == sorted(waiting[:-1]) + [0]  # none is judged twice
+    assert 0.15 * 20 * (i - 1) < waiting[-2] < LEAST_JUDGED <= waiting[-2] + 20
 
 
 def test_held_out_rows_stay_held_out_where_all_pairs_are_read_again(make_pairs, tmp_path):

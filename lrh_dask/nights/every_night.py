@@ -243,7 +243,7 @@ class _Call:
         except ValueError as error:
             self._tell(f"{error}: all pairs are read again")
             return None
-        columns = self.pairs.n_features if basis is None else basis[0].q.shape[1]
+        columns = self.pairs.n_features if basis is None else basis.basis.q.shape[1]
         if self.asked.rank is not None and self.asked.rank > columns:
             self._tell(f"rank {self.asked.rank} does not fit in the stored basis of {columns} "
                        "columns: all pairs are read again")

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.runs import progress
-from lrh_dask.runs.basis import Basis
+from lrh_dask.runs.basis import StoredBasis
 from lrh_dask.runs.budget import MANY_PAIRS, Plan, Route
 from lrh_dask.runs.dashboard import run_span
 from lrh_dask.runs.graph import Stages
@@ -48,12 +48,12 @@ class Known:
 
     Attributes:
         segments: in the order of their states.
-        states: of each; ``basis``: that they are over, and its reduced pairs (None: all of R^D).
+        states: of each; ``basis``: that they are over (None: all of R^D).
     """
 
     segments: Sequence[Segment]
     states: Iterable[Partial]
-    basis: tuple[Basis, Partial] | None
+    basis: StoredBasis | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +62,14 @@ class Night:
 
     Attributes:
         added: states to be stored: of new segments, or of all where all were read.
-        basis: that they are over, and its reduced pairs; None is all of R^D.
+        basis: that they are over; None is all of R^D.
         has_states: whether there are any: few pairs are read as a whole every night.
         read_all: stored states, if any, are of no use any more.
     """
 
     hessian: LowRankHessian
     added: Sequence[tuple[Segment, Partial]]
-    basis: tuple[Basis, Partial] | None
+    basis: StoredBasis | None
     has_states: bool
     read_all: bool
 
@@ -98,7 +98,7 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
                         split=whole)
     if known is not None:
         route = Route.all_features if known.basis is None else Route.fitted_basis
-        columns = pairs.n_features if known.basis is None else _columns(known.basis[1])
+        columns = pairs.n_features if known.basis is None else _columns(known.basis.reduced)
         plan = replace(plan, route=route, max_basis=max(plan.max_basis, columns))
     if plan.route is Route.by_features and n_pairs < pairs.n_pairs:
         raise SettingsError(explain(
@@ -141,7 +141,7 @@ def _go_on(stages: Stages, new: Partition, spec: Spec, known: Known, started: fl
         solved = stages.solve(new, spec, None, stored)
         assert isinstance(solved, Solved)
         return solved, False
-    basis, reduced = known.basis
+    basis, reduced = known.basis.basis, known.basis.reduced
     orth = stages.put("orth", replace(basis, complete=True))
     if not new.runs:
         solved = stages.solve(new, spec, orth, stored)
@@ -150,7 +150,8 @@ def _go_on(stages: Stages, new: Partition, spec: Spec, known: Known, started: fl
     else:
         more = replace(spec, max_basis=_columns(reduced))
         either = stages.solve_more(new, more, min(1.0, LOOKED_AT / new.n_pairs), stored, orth,
-                                   stages.put("reduced", reduced.known_before()))
+                                   stages.put("reduced", reduced.known_before()),
+                                   stages.put("unjudged", known.basis.unjudged))
         if isinstance(either, Short):
             solved = over_again()
             spent = solved.basis_stats.merge(either.stats.to_no_avail())
@@ -196,14 +197,17 @@ def _from(started: float, solved: Solved) -> Solved:
     return replace(solved, times={**solved.times, "basis": max(solved.times["basis"], started)})
 
 
-def _basis_of(stages: Stages, known: Known | None, *, again: bool) -> tuple[Basis, Partial] | None:
+def _basis_of(stages: Stages, known: Known | None, *, again: bool) -> StoredBasis | None:
     """The basis that the states are over, with the reduced pairs of all rounds."""
     if stages.fitted_over is None:
         return None
+    before = None if known is None else known.basis
     if stages.basis is None:  # nothing was new
-        return None if known is None else known.basis
-    basis, reduced = stages.fetch(stages.fitted_over), stages.fetch(stages.basis[0])
-    return basis if again or known is None or known.basis is None else known.basis[0], reduced
+        return before
+    reduced = stages.fetch(stages.basis[0])
+    if again or before is None or stages.unjudged is None:
+        return StoredBasis(stages.fetch(stages.fitted_over), reduced, Partial({}, ReadStats()))
+    return StoredBasis(before.basis, reduced, stages.fetch(stages.unjudged))
 
 
 def _columns(reduced: Partial) -> int:

@@ -167,7 +167,7 @@ def _explained(catalog: Catalog, runs: Sequence[Listed], tonight: Tonight) -> Ex
     basis = tonight.night.basis
     with suppress(BadPairs, SettingsError):  # a new basis may lack what the last run had found
         return explained(load_result(catalog.folder / runs[-1].run / "result.zarr"), triangles,
-                         None if basis is None else basis[0].q) if triangles else None
+                         None if basis is None else basis.basis.q) if triangles else None
     return None
 
 

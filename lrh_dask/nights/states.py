@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lrh_dask.runs.basis import Basis, Outlook
+from lrh_dask.runs.basis import Basis, Outlook, StoredBasis
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.digests import RowDigest
@@ -103,8 +103,8 @@ class StoredStates:
                 chosen.append(item)
         return sorted(chosen, key=lambda s: s.segment.start), said
 
-    def basis(self) -> tuple[Basis, Partial] | None:
-        """The basis of the triangles, with its reduced pairs; None is all of R^D.
+    def basis(self) -> StoredBasis | None:
+        """The basis of the triangles; None is all of R^D.
 
         Raises:
             ValueError: they cannot be read.
@@ -113,14 +113,14 @@ class StoredStates:
             return None
         attributes, arrays = _read(self._current / "basis.zarr")
         known = dict(attributes["basis"])
-        reduced = partial_of(attributes["parts"][0], arrays)
+        reduced, unjudged = (partial_of(part, arrays) for part in attributes["parts"])
         outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
                           int(known["n_blind"]), ReadStats(n_pairs=int(known.pop("n_read"))))
         basis = Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0, **known)
         if not self._current.name.endswith(digest_of_basis(basis)[:12]):
             message = f"states {self._current} are over another basis than the one that is there"
             raise ValueError(message)
-        return basis, reduced
+        return StoredBasis(basis, reduced, unjudged)
 
     def load(self, segments: Sequence[Stored]) -> Iterator[Partial]:
         """The triangles of segments, one after another.
@@ -135,7 +135,7 @@ class StoredStates:
                     yield partial_of(attributes["parts"][item.index], arrays)
 
     def add(self, states: Sequence[tuple[Segment, Partial]],
-            basis: tuple[Basis, Partial] | None, *, afresh: bool,
+            basis: StoredBasis | None, *, afresh: bool,
             has_states: bool = True) -> None:
         """Publish the states of more segments, with the basis that they are over.
 
@@ -148,7 +148,7 @@ class StoredStates:
                            default=0)
         if current is None or afresh:
             digest = (NONE if not has_states else
-                      ALL if basis is None else digest_of_basis(basis[0])[:12])
+                      ALL if basis is None else digest_of_basis(basis.basis)[:12])
             current = self.folder / f"{sequence:06d}-{digest}"
         parts, arrays = [], Packed()
         for segment, partial in states:
@@ -158,7 +158,7 @@ class StoredStates:
                                is_ours=_is_states) as aside:
                 _write(aside, {"parts": parts, "sequence": sequence}, arrays)
         if basis is not None:  # after them: pairs that are in no segment are read again
-            _write_basis(current / "basis.zarr", *basis)
+            _write_basis(current / "basis.zarr", basis)
         replace_file(self.folder / "lineage.json",
                      json.dumps({"format": FORMAT_VERSION, **self.lineage}, indent=1))
         replace_file(self.folder / "current", current.name)
@@ -218,14 +218,14 @@ def _is_states(path: Path) -> bool:
     return "lrh_dask_states" in attributes_of(path)
 
 
-def _write_basis(path: Path, basis: Basis, reduced: Partial) -> None:
-    arrays = Packed()
-    part = described(reduced, arrays)
+def _write_basis(path: Path, stored: StoredBasis) -> None:
+    arrays, basis = Packed(), stored.basis
+    parts = [described(partial, arrays) for partial in (stored.reduced, stored.unjudged)]
     known = {"n_blind": basis.n_blind, "tail": basis.tail, "outside": basis.outside,
              "complete": basis.complete, "is_full": basis.outlook.is_full,
              "n_pairs_wanted": basis.outlook.n_pairs, "n_read": basis.outlook.stats.n_pairs}
     with written_aside(path, overwrite=True, is_ours=_is_states) as aside:
-        _write(aside, {"parts": [part], "basis": known}, arrays, q=basis.q)
+        _write(aside, {"parts": parts, "basis": known}, arrays, q=basis.q)
 
 
 def _write(aside: Path, attributes: dict[str, Any], arrays: Packed, **more: np.ndarray) -> None:

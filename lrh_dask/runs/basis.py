@@ -32,8 +32,8 @@ from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.statistics.interpolation import beside
 from lrh_dask.statistics.scree import Scree, scree
 
-__all__ = ["SHORT_OF", "WELL_BELOW", "Basis", "Outlook", "captured", "find_basis", "outlook",
-           "worth_reading"]
+__all__ = ["SHORT_OF", "WELL_BELOW", "Basis", "Outlook", "StoredBasis", "captured", "find_basis",
+           "outlook", "worth_reading"]
 
 MISSED = 0.01
 """Share of the energy beside the basis by which the one before it may be worse."""
@@ -95,6 +95,20 @@ class Outlook:
     n_pairs: int
     n_columns: int
     stats: ReadStats
+
+
+@dataclass(frozen=True, eq=False)
+class StoredBasis:
+    """A basis that later runs go on with.
+
+    Attributes:
+        reduced: the reduced pairs of all pairs that were looked at for it.
+        unjudged: those held-out pairs among them that came since it was last judged.
+    """
+
+    basis: Basis
+    reduced: Partial
+    unjudged: Partial
 
 
 def worth_reading(known: Outlook, n_pairs: int) -> int:

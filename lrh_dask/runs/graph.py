@@ -31,6 +31,7 @@ from lrh_dask.runs.tasks import (
     solve_buckets,
     solve_stored,
     solve_whole,
+    unjudged,
     unless_short,
 )
 from lrh_dask.runs.tree import Key, Partial, ReadStats, producer, tree_reduce
@@ -55,6 +56,7 @@ class Stages:
 
     Attributes:
         basis: keys of the reduced pairs and of the basis that were found last, if any.
+        unjudged: key of the held-out pairs that wait for more to judge a stored basis, if any.
         fitted_over: key of the basis of the last fit; None is all of R^D.
         states: keys of the triangles of each segment of the last fit, where they are kept.
     """
@@ -67,6 +69,7 @@ class Stages:
         self._finding = ""  # the pass that finds the basis
         self._kept: dict[Key, Any] = {}  # by key: a future, or here in this process the value
         self.basis: tuple[Key, Key] | None = None
+        self.unjudged: Key | None = None
         self.fitted_over: Key | None = None
         self.states: tuple[Key, ...] = ()
         self._parts: dict[tuple[int, int], Any] = {}
@@ -116,13 +119,13 @@ class Stages:
         return solved
 
     def solve_more(self, split: Partition, spec: Spec, share: float, stored: Key | None,
-                   basis: Key, reduced: Key) -> Solved | Short:
+                   basis: Key, reduced: Key, waiting: Key) -> Solved | Short:
         """Count more pairs over a basis that is known, unless they show that it does not do.
 
         Args:
             share: of these pairs, so many tell whether it does.
-            stored, basis, reduced: keys of the state (if there is one), the basis and the reduced
-                pairs of those that were counted before.
+            stored, basis, reduced, waiting: keys of the state (if there is one), the basis, the
+                reduced pairs and the unjudged ones of those that were counted before.
         """
         self.fitted_over = basis
         stage = self._begin("fit", split.n_pairs)
@@ -132,16 +135,19 @@ class Stages:
         whole = self._united(graph, [*([] if stored is None else [stored]), *self.states])
         newest = self._united(graph, self._picked(graph, reduced_of, roots))
         merged, found = self._key("merge", "rounds"), self._key("orth")
+        since, few = self._key("merge", "since"), self._key("merge", "unjudged")
         solving, last = self._key("solve"), self._key("solve", "unless-short")
         graph[merged] = Task(merged, merge_partials, TaskRef(reduced), TaskRef(newest))
-        graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(newest), TaskRef(basis),
+        graph[since] = Task(since, merge_partials, TaskRef(waiting), TaskRef(newest))
+        graph[few] = Task(few, unjudged, TaskRef(since))
+        graph[found] = Task(found, find_basis, TaskRef(merged), TaskRef(since), TaskRef(basis),
                             spec, complete=False, spent=ReadStats())
         graph[solving] = Task(solving, solve_stored, TaskRef(whole), TaskRef(basis), spec)
         graph[last] = Task(last, unless_short, TaskRef(solving), TaskRef(basis), TaskRef(found),
-                           TaskRef(newest), spec.n_pairs)
-        self.basis = merged, found
+                           TaskRef(since), spec.n_pairs)
+        self.basis, self.unjudged = (merged, found), few
         solved: Solved | Short = self._carry_out("fit", graph, last,
-                                                 keep=(*self.states, *self.basis))
+                                                 keep=(*self.states, *self.basis, few))
         self._end(stage, split.runs)
         return solved
 

@@ -25,12 +25,13 @@ from lrh_dask.statistics.fitting import Fit, fit_exact, fit_symmetric, rotating_
 from lrh_dask.statistics.held_out import Fold
 from lrh_dask.statistics.units import in_units
 
-__all__ = ["Short", "Solved", "solve_buckets", "solve_stored", "solve_whole", "unless_short"]
+__all__ = ["Short", "Solved", "solve_buckets", "solve_stored", "solve_whole",
+           "unjudged", "unless_short"]
 
 SURPRISE = 1.1
 """The energy beside a basis may be so many times what its sample had promised ..."""
 LEAST_JUDGED = 50
-"""Fewer new held-out pairs do not judge a stored basis."""
+"""Fewer new held-out pairs do not judge a stored basis: they wait for more."""
 STANDS_OUT, NEGLIGIBLE = (5.0, 4.0), 1e-4
 """... and that of one bucket exceed the others' by so many times the spread of normal noise and the
 spread that they have, unless that is a negligible share of what the basis captures."""
@@ -137,7 +138,8 @@ def unless_short(solved: Solved, basis: Basis, found: Basis, newest: Partial,
     so few pairs that one of all reduced pairs by now, which are twice as many, is called for.
 
     Args:
-        found: the basis that all reduced pairs call for; ``newest``: those of tonight.
+        found: the basis that all reduced pairs call for; ``newest``: those since the stored basis
+            was last judged.
         n_pairs: pairs of the fit.
     """
     judged = newest.states.get(HELD_OUT)
@@ -149,6 +151,13 @@ def unless_short(solved: Solved, basis: Basis, found: Basis, newest: Partial,
     if SHORT_OF * n_read < min(worth_reading(found.outlook, n_pairs), n_by_now + 1):
         return Short(None, solved.fit_stats, wanted)
     return replace(solved, outlook=wanted)
+
+
+def unjudged(newest: Partial) -> Partial:
+    """Of reduced pairs since a stored basis was last judged, held-out ones too few to judge it."""
+    states = {group: state for group, state in newest.states.items()
+              if group == HELD_OUT and state.n_pairs < LEAST_JUDGED}
+    return Partial(states, ReadStats())
 
 
 def solve_whole(partial: Partial, spec: Spec) -> Solved:
