@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 
 from lrh_dask import BadPairs, append_pairs, open_pairs
+from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.stored_chunks import digests
 
 D = 4
@@ -152,12 +153,14 @@ def _check_files(store, whole):
     """A store has the very files of one that was written at once, and says so in its manifest."""
     pairs = open_pairs(store)
     assert not pairs.notices()
-    told = {}
+    n_batches = len(pairs.batches)
     for label in ("x", "y", "weight"):
         here, there = files_of(store / label), files_of(whole / label)
         assert here == there, (label, sorted(here.keys() ^ there.keys()))
-        told |= digests(getattr(pairs, label), 0, pairs.n_pairs)
-    assert pairs.chunk_digests == told
+        array = getattr(pairs, label)
+        assert chunk_digests(array, n_batches) == digests(array, 0, pairs.n_pairs)
+    assert {path.name for path in (store / "lrh_manifest").iterdir()} == {
+        "zarr.json", *(f"{i:06d}" for i in range(n_batches))}
 
 
 def files_of(folder):

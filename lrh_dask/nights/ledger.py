@@ -50,7 +50,7 @@ def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
         return {SNAPSHOT: pairs.snapshot}
     spans = [(segment.start, segment.stop) for segment in segments]
     tokens: dict[str, str] = {}
-    for label, array in _arrays(pairs):
+    for label, array in pairs.arrays.items():
         token = _token_of(array)
         rows = stored_chunks(array)[0]
         at = sorted({i for start, stop in spans for i in range(start // rows, -(-stop // rows))})
@@ -64,7 +64,7 @@ def suspects(pairs: Pairs, tokens: dict[str, str], before: dict[str, str],
     """The blocks of rows that lie in a chunk which may have changed."""
     may_have_changed = _since(pairs, tokens, before)
     spans: list[tuple[int, int]] = []
-    for label, array in _arrays(pairs):
+    for label, array in pairs.arrays.items():
         rows = stored_chunks(array)[0]
         spans += [(i * rows, (i + 1) * rows) for i in range(-(-array.shape[0] // rows))
                   if any(may_have_changed(label, key) for key in _keys(array, i))]
@@ -136,13 +136,8 @@ def _since(pairs: Pairs, tokens: dict[str, str],
         changed = changed_chunks(pairs.x.store.folder, before[SNAPSHOT], pairs.snapshot)
     except (KeyError, BadPairs):  # none was looked at, or history was written anew
         return lambda *_: True
-    names = {label: array.path for label, array in _arrays(pairs)}
+    names = {label: array.path for label, array in pairs.arrays.items()}
     return lambda label, key: f"{names[label]}/{key}" in changed
-
-
-def _arrays(pairs: Pairs) -> list[tuple[str, Any]]:
-    return [(label, array) for label, array in (
-        ("x", pairs.x), ("y", pairs.y), ("weight", pairs.weight)) if array is not None]
 
 
 def _keys(array: Any, row: int) -> Iterator[str]:

@@ -64,13 +64,13 @@ def commit_first(folder: Path, incoming: Incoming, stamp: Stamp, chunk_rows: int
         session = made.writable_session(BRANCH)
         dtypes = {label: array.dtype for label, array in incoming.arrays.items()}
         arrays = empty_group(session.store, int(incoming.x.shape[1]), dtypes, chunk_rows)
-        return _commit(str(folder), session, arrays, Manifest(0, ()), incoming, stamp)
+        return _commit(str(folder), session, arrays, Manifest.over(arrays), incoming, stamp)
 
 
 def _adopted(arrays: Mapping[str, Any], snapshot: str) -> Manifest:
     """A manifest of rows of which nobody kept count: the snapshot says what they are."""
-    n_rows, nothing = int(arrays["x"].shape[0]), Manifest(0, ())
-    return nothing.with_batch(Stamp().batch(0, n_rows, snapshot), {}) if n_rows else nothing
+    n_rows, nothing = int(arrays["x"].shape[0]), Manifest.over(arrays)
+    return nothing.with_batch(Stamp().batch(0, n_rows, snapshot)) if n_rows else nothing
 
 
 def _commit(name: str, session: Any, arrays: Mapping[str, Any], before: Manifest,
@@ -85,7 +85,7 @@ def _commit(name: str, session: Any, arrays: Mapping[str, Any], before: Manifest
                 grown[first:first + len(rows)] = rows
         stamp.refuse_again(name, before, digest.hex())
         batch = stamp.batch(before.rows, stop, digest.hex())
-        _set_manifest(session.store, before.with_batch(batch, {}))
+        _set_manifest(session.store, before.with_batch(batch))
         session.commit(f"append rows {batch.start}-{batch.stop - 1}"
                        + (f" ({batch.label})" if batch.label else ""))
     return batch
@@ -121,5 +121,5 @@ def _set_manifest(store: Any, manifest: Manifest) -> None:
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    content = default_buffer_prototype().buffer.from_bytes(manifest.node().encode())
+    content = default_buffer_prototype().buffer.from_bytes(manifest.file())
     sync(store.set(f"{NODE}/zarr.json", content))

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.errors import BadPairs, explain
+from lrh_dask.stores.chunks import stored_chunks
+from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.stored_chunks import digests, keys_of_rows
 
 __all__ = ["inspect_pairs"]
+
+N_LISTED = 5
 
 
 def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
@@ -59,6 +64,7 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
         "row_size": ", ".join(f"{label} {np.median(norms):.3g}" for label, norms
                               in sample.norms.items()) + " (median norm of the first rows)",
         **_published(pairs),
+        **(_as_appended(pairs) if every_row else {}),
         "notices": "; ".join(pairs.notices()) or "none",
         "usable": "yes" if every_row else
         "yes, as far as metadata, chunk names and the rows read tell (--all reads every row)",
@@ -76,6 +82,31 @@ def _published(pairs: Pairs) -> dict[str, Any]:
                         + (f" by {last.label}" if last.label else ""),
         "unpublished_rows": pairs.n_unpublished}
     return told if pairs.snapshot is None else {**told, "snapshot": pairs.snapshot}
+
+
+def _as_appended(pairs: Pairs) -> dict[str, str]:
+    """Whether local chunks have the digests of the manifest, where it has them.
+
+    Raises:
+        BadPairs: these are damaged.
+    """
+    from zarr.storage import LocalStore
+
+    n_chunks, changed = 0, []
+    for label, array in pairs.arrays.items():
+        if not isinstance(array.store, LocalStore) or not pairs.batches:
+            return {}
+        published = chunk_digests(array, len(pairs.batches))
+        found, rows = digests(array, 0, pairs.n_pairs), stored_chunks(array)[0]
+        n_chunks += len(found)
+        spans = [(start, min(start + rows, pairs.n_pairs)) for start in range(
+            0, pairs.n_pairs, rows) if any(found.get(key) != published.get(key) for key in
+                                           keys_of_rows(array, start, start + rows))]
+        if spans:
+            listed = ", ".join(f"{start}-{stop - 1}" for start, stop in spans[:N_LISTED])
+            changed.append(f"{label} (rows {listed}{', ...' if len(spans) > N_LISTED else ''})")
+    return {"as_appended": f"no: other bytes in {'; '.join(changed)}" if changed else
+            f"yes, all {n_chunks} chunks"}
 
 
 class _Sample:

@@ -9,6 +9,7 @@ After a kill before (4) the next append finds what (1) said, and takes (2) and (
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,15 @@ from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
 from lrh_dask.stores.chunks import first_rows, read_rows, stored_chunks
 from lrh_dask.stores.incoming import Incoming
 from lrh_dask.stores.locks import exclusive
-from lrh_dask.stores.manifest import NODE, Batch, Manifest, Stamp, manifest_of
+from lrh_dask.stores.manifest import (
+    NODE,
+    Batch,
+    Manifest,
+    Stamp,
+    group_file,
+    manifest_of,
+    node_of_chunks,
+)
 from lrh_dask.stores.stored_chunks import (
     RowsDigest,
     digest_of_texts,
@@ -39,6 +48,8 @@ __all__ = ["LOCK", "adopt", "append_locally", "fill_empty", "publish"]
 
 LOCK = ".lrh-lock"
 """In the folder of x, where no Zarr reader looks for members of the group."""
+ChunkDigests = dict[str, dict[str, str]]
+"""By name of the array and key of the chunk."""
 
 
 def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
@@ -69,7 +80,7 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
                     set_rows(array, stop)
                     sync_folders(folder_of(array), [])
                 batch = stamp.batch(before.rows, stop, digest)
-                publish(folder, arrays, before.with_batch(batch, chunks))
+                publish(folder, arrays, before.with_batch(batch), chunks)
         except BaseException:
             with contextlib.suppress(OSError, LrhError):  # else the next append does it
                 _settled(folder, names)
@@ -84,24 +95,31 @@ def fill_empty(folder: Path, arrays: Mapping[str, Any], incoming: Incoming,
     for array in arrays.values():
         set_rows(array, incoming.n_rows)
     batch = stamp.batch(0, incoming.n_rows, digest)
-    publish(folder, arrays, Manifest(0, ()).with_batch(batch, chunks))
+    publish(folder, arrays, Manifest.over(arrays).with_batch(batch), chunks)
     return batch
 
 
-def publish(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> None:
+def publish(folder: Path, arrays: Mapping[str, Any], manifest: Manifest,
+            chunks: ChunkDigests | None = None) -> None:
     """Put a manifest in place of the one before, at once.
 
     It is written aside in the folder of x: in that of the group Zarr readers wonder what it is.
+
+    Args:
+        chunks: that the last batch has written; None leaves what is there.
     """
-    aside = folder_of(arrays["x"]) / f".{NODE}.tmp"
-    content = manifest.node().encode()
-    if (folder / NODE).is_dir():
-        put(folder / NODE / "zarr.json", content, aside=aside)
-    else:
-        new = aside.with_name(f".{NODE}.new")
-        put(new / "zarr.json", content, aside=aside)
-        new.rename(folder / NODE)
-    sync_folders(folder, [f"{NODE}/zarr.json"])
+    here = folder_of(arrays["x"])
+    files = {} if chunks is None else {
+        f"{node_of_chunks(len(manifest.batches) - 1)}/zarr.json": group_file(chunks)}
+    files["zarr.json"] = manifest.file()
+    is_there = (folder / NODE).is_dir()
+    place = folder / NODE if is_there else here / f".{NODE}.new"
+    for name, content in files.items():
+        put(place / name, content, aside=here / f".{NODE}.tmp")
+        sync_folders(place, [name])
+    if not is_there:
+        place.rename(folder / NODE)
+    sync_folders(folder, [])
 
 
 def _opened(folder: Path) -> Any:
@@ -143,27 +161,27 @@ def _settled(folder: Path, names: Mapping[str, str]) -> tuple[dict[str, Any], Ma
 def adopt(folder: Path, arrays: Mapping[str, Any]) -> Manifest:
     """Publish the rows that are there, of which nobody kept count, as a first batch."""
     n_rows = int(arrays["x"].shape[0])
-    chunks = {key: digest for array in arrays.values()
-              for key, digest in digests(array, 0, n_rows).items()}
-    manifest = Manifest(0, ())
+    manifest, chunks = Manifest.over(arrays), None
     if n_rows:
-        digest = digest_of_texts(f"{key} {chunks[key]}" for key in sorted(chunks))
-        manifest = manifest.with_batch(Stamp().batch(0, n_rows, digest), chunks)
-    publish(folder, arrays, manifest)
+        chunks = {array.basename: digests(array, 0, n_rows) for array in arrays.values()}
+        digest = digest_of_texts(f"{name}/{key} {found}" for name in sorted(chunks)
+                                 for key, found in sorted(chunks[name].items()))
+        manifest = manifest.with_batch(Stamp().batch(0, n_rows, digest))
+    publish(folder, arrays, manifest, chunks)
     return manifest
 
 
 def _write(arrays: Mapping[str, Any], start: int,
-           incoming: Incoming) -> tuple[dict[str, str], str]:
+           incoming: Incoming) -> tuple[ChunkDigests, str]:
     """Put the chunks in place that hold rows from ``start`` on; their digests, and the rows'."""
-    chunks: dict[str, str] = {}
+    chunks: ChunkDigests = {}
     digest, stop = RowsDigest(), start + incoming.n_rows
     for label, array in arrays.items():
         written = []
         for first, rows in incoming.by_chunks(label, array, start, digest):
             written += _put(array, first, rows)
         sync_folders(folder_of(array), written)
-        chunks.update(digests(first_rows(array, stop), start, stop))
+        chunks[array.basename] = digests(first_rows(array, stop), start, stop)
     return chunks, digest.hex()
 
 
@@ -179,7 +197,6 @@ def _put(array: Any, first: int, rows: np.ndarray) -> list[str]:
 def _roll_back(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> None:
     """Take back an append that did not come to its end, and say so in the manifest."""
     n_rows, stop = manifest.rows, max(manifest.rows, manifest.appending_to or 0)
-    chunks = dict(manifest.chunks)
     for array in arrays.values():
         set_rows(array, n_rows)
         kept, at_once = first_rows(array, n_rows), int(stored_chunks(array)[0])
@@ -187,11 +204,11 @@ def _roll_back(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> N
         if edge < n_rows:  # of its chunk the published rows stay, and nothing else
             rows = read_rows(f"the stored {array.path}", kept, edge, n_rows)
             sync_folders(folder_of(array), _put(array, edge, rows))
-            chunks.update(digests(kept, edge, n_rows))
         for key in keys_of_rows(array, -(-n_rows // at_once) * at_once, stop):
             remove(folder_of(array) / key)
         sync_folders(folder_of(array), [])
-    publish(folder, arrays, Manifest(n_rows, manifest.batches, chunks))
+    shutil.rmtree(folder / NODE / node_of_chunks(len(manifest.batches)), ignore_errors=True)
+    publish(folder, arrays, replace(manifest, appending_to=None))
 
 
 @contextlib.contextmanager

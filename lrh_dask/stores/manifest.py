@@ -4,19 +4,22 @@ The manifest is a Zarr group ``lrh_manifest`` beside the arrays, its content the
 group. So any Zarr reader knows what it is, a copy of the store takes it along, and in Icechunk it
 is part of the commit. In a local folder it is replaced by a rename: readers see the one before or
 the one after.
+
+Digests of chunks are in groups under it, one a batch: they are many, and an append writes its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
 
-__all__ = ["NODE", "Batch", "Manifest", "Stamp", "manifest_of"]
+__all__ = ["NODE", "Batch", "Manifest", "Stamp", "chunk_digests", "group_file",
+           "manifest_of", "node_of_chunks"]
 
 NODE = "lrh_manifest"
 VERSION = 1
@@ -46,33 +49,29 @@ class Manifest:
 
     Attributes:
         rows: how many they are: those of all batches.
-        chunks: digest (hex) of the stored bytes of every chunk, by its key ("x/c/0/0"); none
-            in Icechunk, which has snapshots for that.
+        arrays: names of the arrays that they are rows of.
         appending_to: rows that there will be after an append that has begun; None without one.
     """
 
     rows: int
     batches: tuple[Batch, ...]
-    chunks: Mapping[str, str] = field(default_factory=dict, repr=False)
+    arrays: tuple[str, ...] = ()
     appending_to: int | None = None
 
-    def attributes(self) -> dict[str, Any]:
-        """As attributes of a Zarr group."""
-        return {NODE: VERSION, "rows": self.rows, "appending_to": self.appending_to,
-                "batches": [asdict(batch) for batch in self.batches], "chunks": dict(self.chunks)}
+    @classmethod
+    def over(cls, arrays: Mapping[str, Any]) -> Manifest:
+        """That of arrays of which no row is published yet."""
+        return cls(0, (), tuple(array.basename for array in arrays.values()))
 
-    def node(self) -> str:
+    def file(self) -> bytes:
         """As the metadata file of a Zarr group."""
-        return json.dumps({"zarr_format": 3, "node_type": "group",
-                           "attributes": self.attributes()}, indent=1)
+        return group_file({
+            NODE: VERSION, "rows": self.rows, "appending_to": self.appending_to,
+            "arrays": list(self.arrays), "batches": [asdict(batch) for batch in self.batches]})
 
-    def with_batch(self, batch: Batch, chunks: Mapping[str, str]) -> Manifest:
-        """With one more batch, its chunks taking the place of those of the same keys."""
-        return Manifest(batch.stop, (*self.batches, batch), {**self.chunks, **chunks})
-
-    def covers(self, array: str) -> bool:
-        """Whether an array of the group is one whose rows are counted here."""
-        return not self.chunks or any(key.startswith(f"{array}/") for key in self.chunks)
+    def with_batch(self, batch: Batch) -> Manifest:
+        """With one more batch."""
+        return Manifest(batch.stop, (*self.batches, batch), self.arrays)
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,17 @@ class Stamp:
         return recorded.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def group_file(attributes: Mapping[str, Any]) -> bytes:
+    """The metadata file of a Zarr group that has these attributes and nothing else."""
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes},
+                      indent=1).encode()
+
+
+def node_of_chunks(batch: int) -> str:
+    """Name of the group, in that of the manifest, with the chunks of the first, ... batch (0)."""
+    return f"{batch:06d}"
+
+
 def manifest_of(group: Any, name: str) -> Manifest | None:
     """The manifest of an open Zarr group; None where it has none.
 
@@ -140,14 +150,9 @@ def manifest_of(group: Any, name: str) -> Manifest | None:
     Raises:
         BadPairs: it is damaged.
     """
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
-
-    stored = sync((group.store_path / NODE / "zarr.json").get(default_buffer_prototype()))
-    if stored is None:
-        return None
     try:
-        return _parsed(json.loads(stored.to_bytes())["attributes"])
+        found = _attributes(group.store_path / NODE)
+        return None if found is None else _parsed(found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadPairs(explain(
             f"read {NODE} of {name}", expected="the rows and batches that were published",
@@ -155,6 +160,40 @@ def manifest_of(group: Any, name: str) -> Manifest | None:
             consequence="Nobody can tell which rows are whole, so none were read",
             fix=f"Restore {NODE}/zarr.json from a copy. Without one, remove the folder {NODE}: "
                 "all rows count then, so look at them first (`lrh inspect --all`)")) from error
+
+
+def chunk_digests(array: Any, n_batches: int) -> dict[str, str]:
+    """Digests (hex) of the stored bytes of the chunks of an array, by key ("c/0/0").
+
+    Those of a later batch take the place of earlier ones: it may have filled up a chunk.
+
+    Raises:
+        BadPairs: they are damaged.
+    """
+    from zarr.storage import StorePath
+
+    parent, _, name = array.path.rpartition("/")
+    found: dict[str, str] = {}
+    for batch in range(n_batches):
+        node = StorePath(array.store, parent) / NODE / node_of_chunks(batch)
+        try:
+            found |= (_attributes(node) or {}).get(name, {})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadPairs(explain(
+                f"read {node}", expected="digests of the chunks that a batch has written",
+                got=f"{type(error).__name__}: {error}",
+                consequence="Nobody can tell whether they are what was appended; runs do not need "
+                            "to know", fix="Restore it from a copy, or remove it")) from error
+    return found
+
+
+def _attributes(path: Any) -> dict[str, Any] | None:
+    """Of a group in a store; None where there is none."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    stored = sync((path / "zarr.json").get(default_buffer_prototype()))
+    return None if stored is None else dict(json.loads(stored.to_bytes())["attributes"])
 
 
 def _parsed(found: dict[str, Any]) -> Manifest:
@@ -172,4 +211,4 @@ def _parsed(found: dict[str, Any]) -> Manifest:
             or edges[-1] != found["rows"]:
         message = f"batches that do not make up {found['rows']} rows"
         raise ValueError(message)
-    return Manifest(found["rows"], batches, dict(found["chunks"]), found["appending_to"])
+    return Manifest(found["rows"], batches, tuple(found["arrays"]), found["appending_to"])

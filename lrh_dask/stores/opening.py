@@ -59,7 +59,7 @@ def open_pairs(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight"
     found = open_arrays(store, x=x, y=y, weight=weight, snapshot=snapshot)
     manifest = found.manifest or Manifest(0, ())
     return Pairs(found.x, found.y, found.weight, found.name, found.fill, manifest.batches,
-                 found.snapshot, manifest.chunks, found.n_unpublished)
+                 found.snapshot, found.n_unpublished)
 
 
 def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight",
@@ -113,7 +113,7 @@ def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight
             fix="Name the arrays with --x and --y"))
     fill = _declared_fill(group, {"x": x, "y": y, "weight": weight})
     opened = Opened(name, arrays[x], arrays[y], arrays.get(weight), fill, snapshot=snapshot)
-    return opened if manifest is None or not manifest.covers(x) else _published(opened, manifest)
+    return opened if manifest is None or x not in manifest.arrays else _published(opened, manifest)
 
 
 def _declared_fill(group: Any, names: Mapping[str, str]) -> dict[str, frozenset[str]]:

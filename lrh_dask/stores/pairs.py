@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,8 +38,6 @@ class Pairs:
             fill, so that their absence is no loss.
         batches: the rows as they were appended, in order; empty where nobody kept count.
         snapshot: the Icechunk snapshot that is read; None of other stores.
-        chunk_digests: digest of every stored chunk by its key ("x/c/0/0"), where a manifest has
-            them.
         n_unpublished: rows of the store that are none of these, as its manifest lacks them.
     Raises:
         BadPairs: shapes, dtypes or the number of pairs cannot give a Hessian.
@@ -52,7 +50,6 @@ class Pairs:
     fill_chunks: dict[str, frozenset[str]] = field(default_factory=dict)
     batches: tuple[Batch, ...] = field(default=(), repr=False)
     snapshot: str | None = None
-    chunk_digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     n_unpublished: int = 0
 
     def __post_init__(self) -> None:
@@ -72,7 +69,7 @@ class Pairs:
                     f"{self.name}/weight", expected=f"{self.x.shape[0]} weights",
                     got=f"{self.weight.shape[0]}", consequence="Rows cannot be matched to weights",
                     fix="Write one weight a pair"))
-        kinds = {_library(a) for a in (self.x, self.y, self.weight) if a is not None}
+        kinds = {_library(array) for array in self.arrays.values()}
         if len(kinds) > 1:
             raise SettingsError(explain(
                 f"{self.name}", expected="x, y and weight of one kind",
@@ -98,6 +95,12 @@ class Pairs:
     def dtype(self) -> np.dtype:
         """The dtype in which pairs are computed: float32 or float64."""
         return np.result_type(working_dtype(self.x.dtype), working_dtype(self.y.dtype))
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """x, y and, where there is one, weight."""
+        arrays = {"x": self.x, "y": self.y, "weight": self.weight}
+        return {label: array for label, array in arrays.items() if array is not None}
 
     @property
     def stored_dtype(self) -> np.dtype:
@@ -159,14 +162,13 @@ class Pairs:
 
     def has_checksums(self) -> bool:
         """Whether every stored array carries a checksum, so that a flipped bit cannot pass."""
-        stored = [a for a in (self.x, self.y, self.weight) if a is not None and is_zarr(a)]
+        stored = [array for array in self.arrays.values() if is_zarr(array)]
         return bool(stored) and all("crc32" in str(a.metadata).lower() for a in stored)
 
     def fingerprint(self) -> str:
         """Digest (hex) of what the arrays say of themselves: shape, dtype, chunks."""
         parts = [{"shape": list(a.shape), "dtype": str(a.dtype), "chunks": str(a.chunks)
-                  if hasattr(a, "chunks") else ""} for a in (self.x, self.y, self.weight)
-                 if a is not None]
+                  if hasattr(a, "chunks") else ""} for a in self.arrays.values()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def part(self, start: int, stop: int) -> Pairs:
@@ -176,7 +178,7 @@ class Pairs:
         memory as the slice.
         """
         if is_zarr(self.x):
-            return replace(self, batches=(), chunk_digests={})
+            return replace(self, batches=())
         return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
                                None if self.weight is None else self.weight[start:stop])
 

@@ -59,7 +59,7 @@ def encoded(array: Any, first: int, rows: np.ndarray) -> Iterator[tuple[str, byt
 
 
 def digests(array: Any, start: int, stop: int) -> dict[str, str]:
-    """Digests (hex) of the stored chunks of some rows, by their keys in the group.
+    """Digests (hex) of the stored chunks of some rows, by their keys under the array.
 
     Where a chunk ends with its crc32c that is the digest, and nothing else of it is read.
     """
@@ -69,9 +69,9 @@ def digests(array: Any, start: int, stop: int) -> dict[str, str]:
             with (folder / key).open("rb") as file:
                 if _ends_with_checksum(array):
                     file.seek(-CHECKSUM_BYTES, os.SEEK_END)
-                    found[f"{array.path}/{key}"] = file.read().hex()
+                    found[key] = file.read().hex()
                 else:
-                    found[f"{array.path}/{key}"] = xxh3_64_hexdigest(file.read())
+                    found[key] = xxh3_64_hexdigest(file.read())
         except FileNotFoundError:  # declared to be fill, or found missing by who reads it
             continue
     return found

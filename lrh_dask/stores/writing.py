@@ -52,9 +52,9 @@ def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarr
             stored[label][...] = array
             digest.begin()
             digest.add(array)
-            chunks.update(digests(stored[label], 0, array.shape[0]))
+            chunks[label] = digests(stored[label], 0, array.shape[0])
         batch = Stamp().batch(0, x.shape[0], digest.hex())
-        publish(aside, stored, Manifest(0, ()).with_batch(batch, chunks))
+        publish(aside, stored, Manifest.over(stored).with_batch(batch), chunks)
     return Path(path)
 
 
