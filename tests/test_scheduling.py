@@ -4,13 +4,14 @@ import time
 
 import numpy as np
 import pytest
-from dask._task_spec import Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, LocalCluster
 from distributed.diagnostics.plugin import SchedulerPlugin
 from fit_graph import BASIS, FitGraph, Predicted, Seconds
 from scheduler_door import pack
 from simulated_cluster import simulate
+
+from lrh_dask.runs.task_spec import Task, TaskRef
 
 N_WORKERS, N_LEAVES = 50, 2000
 SECONDS = Seconds()

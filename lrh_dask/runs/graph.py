@@ -6,14 +6,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from operator import attrgetter
 from typing import Any
 
-from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
-
 from lrh_dask.runs import progress
 from lrh_dask.runs.basis import Outlook, find_basis, outlook
+from lrh_dask.runs.executor import Executor
 from lrh_dask.runs.leaves import (
     basis_leaf,
     fit_leaf,
@@ -22,9 +20,10 @@ from lrh_dask.runs.leaves import (
     reduced_of,
     triangles_of,
 )
-from lrh_dask.runs.memory import AHEAD_OF_FETCHING
 from lrh_dask.runs.shards import Partition, RunOfShards
+from lrh_dask.runs.sources import Sources
 from lrh_dask.runs.spec import Spec
+from lrh_dask.runs.task_spec import Task, TaskRef
 from lrh_dask.runs.tasks import (
     Short,
     Solved,
@@ -35,8 +34,7 @@ from lrh_dask.runs.tasks import (
     unless_short,
 )
 from lrh_dask.runs.tree import Key, Partial, ReadStats, producer, tree_reduce
-from lrh_dask.stores.blocks import is_dask
-from lrh_dask.stores.pairs import Pairs, slice_in_memory
+from lrh_dask.stores.pairs import Pairs
 
 __all__ = ["Stages"]
 
@@ -62,17 +60,21 @@ class Stages:
     """
 
     def __init__(self, pairs: Pairs, client: Any, run_id: str) -> None:
-        self._pairs, self._client, self._run_id = pairs, client, run_id
+        self._executor, self._run_id = Executor(client), run_id
+        self._sources = Sources(pairs, self._executor, self._own)
         self._name = f"{run_id}-{uuid.uuid4().hex[:8]}"
-        self._n_stages = self.n_tasks = 0
+        self._n_stages = 0
         self._n_passes: Counter[str] = Counter()
         self._finding = ""  # the pass that finds the basis
-        self._kept: dict[Key, Any] = {}  # by key: a future, or here in this process the value
         self.basis: tuple[Key, Key] | None = None
         self.unjudged: Key | None = None
         self.fitted_over: Key | None = None
         self.states: tuple[Key, ...] = ()
-        self._parts: dict[tuple[int, int], Any] = {}
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks were carried out."""
+        return self._executor.n_tasks
 
     def find_basis(self, runs: Sequence[RunOfShards], spec: Spec, before: tuple[Key, Key] | None, *,
                    complete: bool, spent: ReadStats) -> tuple[tuple[Key, Key], Outlook]:
@@ -94,7 +96,7 @@ class Stages:
         graph[found] = Task(found, find_basis, TaskRef(reduced), TaskRef(newest), basis, spec,
                             complete=complete, spent=spent)
         graph[seen] = Task(seen, outlook, TaskRef(found))
-        known: Outlook = self._carry_out("basis", graph, seen, keep=(reduced, found))
+        known: Outlook = self._executor.carry_out("basis", graph, seen, keep=(reduced, found))
         self._end(self._finding, runs)
         if before is not None:
             self.forget(before)
@@ -114,7 +116,7 @@ class Stages:
         graph, root = self._fit(split, replace(spec, stage=stage), held, stored)
         last = self._key("solve")
         graph[last] = Task(last, solve_buckets, TaskRef(root), held, spec)
-        solved: Solved | Short = self._carry_out("fit", graph, last, keep=self.states)
+        solved: Solved | Short = self._executor.carry_out("fit", graph, last, keep=self.states)
         self._end(stage, split.runs)
         return solved
 
@@ -146,7 +148,7 @@ class Stages:
         graph[last] = Task(last, unless_short, TaskRef(solving), TaskRef(basis), TaskRef(found),
                            TaskRef(since), spec.n_pairs)
         self.basis, self.unjudged = (merged, found), few
-        solved: Solved | Short = self._carry_out("fit", graph, last,
+        solved: Solved | Short = self._executor.carry_out("fit", graph, last,
                                                  keep=(*self.states, *self.basis, few))
         self._end(stage, split.runs)
         return solved
@@ -202,7 +204,7 @@ class Stages:
         graph, root = self._tree(kind, leaf, runs, *leaf_args)
         last = self._key("solve")
         graph[last] = Task(last, solve, TaskRef(root), *solve_args)
-        found = self._carry_out(kind, graph, last)
+        found = self._executor.carry_out(kind, graph, last)
         self._end(stage, runs, n_told)
         return found
 
@@ -210,26 +212,22 @@ class Stages:
         """The key under which the cluster now holds a value."""
         self._n_stages += 1
         key = self._key(kind)
-        self._kept[key] = self._scatter({key: value})[key]
+        self._executor.keep(key, value)
         return key
 
     def fetch(self, key: Key) -> Any:
         """What a stage left on the cluster."""
-        kept = self._kept[key]
-        return kept if self._client is None else kept.result()
+        return self._executor.fetch(key)
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Let the cluster drop what no later stage needs."""
+        self._executor.forget(keys)
 
     def share(self, kind: str, value: Any) -> Any:
         """What many tasks are given: on a cluster it travels once a worker, not once a task."""
         self._n_stages += 1
         key = self._key(kind)
-        return self._scatter({key: value})[key]
-
-    def _scatter(self, values: dict[Key, Any]) -> dict[Key, Any]:
-        """Values that the cluster now holds under these keys; here in this process themselves."""
-        if self._client is None:
-            return values
-        futures: dict[Key, Any] = self._client.scatter(values, hash=False)
-        return futures
+        return self._executor.scatter({key: value})[key]
 
     def each(self, kind: str, leaf: Callable[..., Any], runs: Sequence[RunOfShards], *extra: Any,
              n_told: Callable[[RunOfShards], int] = N_PAIRS) -> Iterator[tuple[RunOfShards, Any]]:
@@ -240,37 +238,13 @@ class Stages:
         """
         self._n_stages += 1
         stage = self._begin(kind, sum(map(n_told, runs)))
-        source = self._sources(runs, {})
+        source = self._sources.of(runs, {})
         by_key = {self._key(kind, run.index): run for run in runs}
         tasks = {key: producer(key, leaf, source[run.index], run, *extra)
                  for key, run in by_key.items()}
-        self.n_tasks += len(tasks)
-        if self._client is None:
-            from dask.local import get_sync
-            from threadpoolctl import threadpool_limits
-
-            for key, run in by_key.items():
-                with threadpool_limits(1, user_api="blas"):
-                    found = get_sync(tasks, key)
-                self._end(stage, [run], n_told)
-                yield run, found
-            return
-        from distributed import as_completed
-
-        waiting = iter(tasks.items())
-        at_once = AHEAD_OF_FETCHING * sum(self._client.nthreads().values())
-        futures = as_completed(self._start(kind, islice(waiting, at_once)))
-        for future in futures:
-            run, found = by_key[future.key], future.result()
-            self._end(stage, [run], n_told)
-            yield run, found
-            future.release()
-            futures.update(self._start(kind, islice(waiting, 1)))
-
-    def _start(self, stage: str, tasks: Iterable[tuple[Key, Any]]) -> list[Any]:
-        """Futures of tasks that need no others."""
-        graph = dict(tasks)
-        return self._submit(stage, graph, list(graph)) if graph else []
+        for key, found in self._executor.each(kind, tasks):
+            self._end(stage, [by_key[key]], n_told)
+            yield by_key[key], found
 
     def _begin(self, kind: str, n_pairs: int) -> str:
         """The name of a stage that is going to read so many pairs, at most."""
@@ -291,7 +265,7 @@ class Stages:
         """Leaves over runs and the merges above them; the key of the root."""
         self._n_stages += 1
         graph: dict[Any, Any] = {}
-        source = self._sources(runs, graph)
+        source = self._sources.of(runs, graph)
         # Runs of one bucket are neighbours in the tree, so that they merge early; the order, and
         # with it the bits, depends on the partition alone.
         keys = []
@@ -312,77 +286,3 @@ class Stages:
         if isinstance(key, tuple):
             return (self._own(key[0]), *key[1:])
         return f"{key}-{self._n_stages}-{self._name}"
-
-    def _carry_out(self, stage: str, graph: dict[Any, Any], key: Key,
-                   keep: tuple[Key, ...] = ()) -> Any:
-        """Compute a graph; the value of one key, while those to keep stay where they are."""
-        self.n_tasks += len(graph)
-        wanted = [key, *keep]
-        if self._client is None:
-            from dask.local import get_sync
-            from threadpoolctl import threadpool_limits
-
-            graph.update({k: DataNode(k, value) for k, value in self._kept.items()})
-            with threadpool_limits(1, user_api="blas"):
-                found = get_sync(graph, wanted)
-            self._kept.update(zip(keep, found[1:], strict=True))
-            return found[0]
-        last, *futures = self._submit(stage, graph, wanted)
-        try:
-            found = last.result()
-        finally:
-            last.release()
-        self._kept.update(zip(keep, futures, strict=True))
-        return found
-
-    def _submit(self, stage: str, graph: dict[Any, Any], keys: list[Key]) -> list[Any]:
-        """Futures of some keys of a graph, whose tasks are a span of the run's."""
-        from dask.highlevelgraph import HighLevelGraph
-        from distributed import span
-
-        with span(stage):  # tasks of one name are in the span that their first one is in
-            # Of a plain dict the client would hash every argument of every task: 1 ms a leaf.
-            layers = HighLevelGraph.from_collections(str(keys[0][0]), graph)
-            futures: list[Any] = self._client.get(layers, keys, sync=False)
-        return futures
-
-    def forget(self, keys: Sequence[Key]) -> None:
-        """Let the cluster drop what no later stage needs."""
-        for key in keys:
-            self._kept.pop(key)
-
-    def _sources(self, runs: Sequence[RunOfShards], graph: dict[Any, Any]) -> dict[int, Any]:
-        """What each run is given to read from: the store's address, or its rows."""
-        if is_dask(self._pairs.x):
-            return self._dask_blocks(runs, graph)
-        spans = {run.index: (run.blocks[0][0], run.blocks[-1][1]) for run in runs}
-        missing = [span for span in spans.values() if span not in self._parts]
-        parts = {self._key("rows", *span): self._pairs.part(*span) for span in missing}
-        if parts and self._pairs.in_memory:
-            parts = self._scatter(parts)
-        self._parts.update(zip(missing, parts.values(), strict=True))
-        return {index: self._parts[span] for index, span in spans.items()}
-
-    def _dask_blocks(self, runs: Sequence[RunOfShards], graph: dict[Any, Any]) -> dict[int, Any]:
-        """Blocks of dask arrays, under keys of their own for each stage.
-
-        A second pass computes them again: kept from the first, they would fill the workers.
-        """
-        pairs = self._pairs
-        arrays = [a.rechunk({0: pairs.blocks.rows, 1: -1} if a.ndim == 2 else pairs.blocks.rows)
-                  for a in (pairs.x, pairs.y, pairs.weight) if a is not None]
-        keys = {run.index: [(a.name, run.blocks[0][0] // pairs.blocks.rows, *[0] * (a.ndim - 1))
-                            for a in arrays] for run in runs}
-        nodes: dict[Any, Any] = {}
-        for array, wanted in zip(arrays, zip(*keys.values(), strict=True), strict=True):
-            nodes.update(array.__dask_graph__().cull(set(wanted)).to_dict())
-        nodes = convert_legacy_graph(nodes)  # without what is on the cluster under its own key
-        names = {key: self._own(key) for key in nodes}
-        graph.update({name: nodes[key].substitute(names, key=name) for key, name in names.items()})
-        sources = {}
-        for run in runs:
-            key = self._key("rows", run.index)
-            graph[key] = Task(key, slice_in_memory, pairs.name, run.blocks[0][0],
-                              *(TaskRef(names.get(k, k)) for k in keys[run.index]))
-            sources[run.index] = TaskRef(key)
-        return sources

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dask._task_spec import Task, TaskRef
-
 from lrh_dask.linalg.duplicates import RowHashes
+from lrh_dask.runs.task_spec import Task, TaskRef
 from lrh_dask.stores.digests import RowDigest
 
 __all__ = ["Key", "Partial", "ReadStats", "producer", "tree_reduce"]
