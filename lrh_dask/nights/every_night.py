@@ -134,6 +134,7 @@ class _Call:
             weighting=settings.weighting, device=settings.device)
         self.pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
         self.states = StoredStates(catalog.folder / "states", lineage_of(settings, self.pairs))
+        self.states.put_in_order()
         self.runs = catalog.runs()
         self.ours = [run for run in self.runs if run.lineage == self.states.name]
         self.before: Listed | None = self.ours[-1] if self.ours else None

@@ -28,7 +28,7 @@ from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.windows import Segment
-from lrh_dask.stores.writing import attributes_of, replace_file, written_aside
+from lrh_dask.stores.writing import attributes_of, put_in_order, replace_file, written_aside
 
 __all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis"]
 
@@ -75,6 +75,15 @@ class StoredStates:
     def name(self) -> str:
         """Of the lineage."""
         return self.folder.name
+
+    def put_in_order(self) -> None:
+        """Remove what killed runs have left, where no other run is at it."""
+        put_in_order(self.folder)
+        if self._current is not None and self._current.is_dir():
+            put_in_order(self._current)
+            for group in self.folder.glob("[0-9]*-*"):
+                if group != self._current:  # it was to be, or had been
+                    shutil.rmtree(group, ignore_errors=True)
 
     @property
     def exist(self) -> bool:

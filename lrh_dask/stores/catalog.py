@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +21,13 @@ from typing import Any
 
 from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
 from lrh_dask.stores.locks import exclusive
-from lrh_dask.stores.writing import refuse_unwritable, replace_file, written_aside
+from lrh_dask.stores.writing import (
+    beside,
+    put_in_order,
+    refuse_unwritable,
+    replace_file,
+    written_aside,
+)
 
 __all__ = ["Busy", "Catalog", "Listed"]
 
@@ -106,6 +111,7 @@ class Catalog:
             if busy is not None:
                 say(f"Another run is in {self.folder}: waiting for its end")
                 stack.enter_context(exclusive(self.folder / ".lock"))
+            put_in_order(self.folder)
             yield
 
     def refuse_unwritable(self) -> None:
@@ -182,7 +188,8 @@ class Catalog:
         Raises:
             RunFailed: it cannot be moved.
         """
-        latest, link = self.folder / "latest", self.folder / f".latest.{uuid.uuid4().hex[:12]}"
+        latest = self.folder / "latest"
+        link = beside(latest)
         try:
             if not latest.is_symlink() or os.readlink(latest) != run:
                 link.symlink_to(run)

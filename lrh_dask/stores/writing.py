@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,9 +22,11 @@ from lrh_dask.stores.manifest import Manifest, Stamp
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import RowsDigest, digests
 
-__all__ = ["attributes_of", "empty_group", "is_pairs", "pairs_group", "refuse_existing",
-           "refuse_unwritable", "replace_file",
-           "write_pairs", "written_aside"]
+__all__ = ["attributes_of", "beside", "empty_group", "is_pairs", "pairs_group", "put_in_order",
+           "refuse_existing", "refuse_unwritable", "replace_file", "write_pairs", "written_aside"]
+
+BESIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.(?P<end>tmp|old)")
+"""What is being written has such a name until it is whole."""
 
 
 def write_pairs(path: str | Path, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None,
@@ -113,8 +116,8 @@ def written_aside(path: str | Path, *, overwrite: bool,
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite, is_ours=is_ours)
-    unique = uuid.uuid4().hex[:12]
-    aside, old = (path.with_name(f".{path.name}.{unique}.{end}") for end in ("tmp", "old"))
+    aside = beside(path)
+    old = aside.with_suffix(".old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
@@ -139,6 +142,29 @@ def written_aside(path: str | Path, *, overwrite: bool,
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def beside(path: Path) -> Path:
+    """A name beside ``path`` that nobody else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def put_in_order(folder: Path) -> None:
+    """Remove what killed writers have left in a folder, where nobody else writes now.
+
+    What one had moved away to put something in its place is moved back.
+    """
+    for path in folder.glob(".*"):
+        known = BESIDE.fullmatch(path.name)
+        if known is None:
+            continue
+        place = path.with_name(known["name"])
+        if known["end"] == "old" and not place.exists():
+            os.replace(path, place)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
@@ -187,7 +213,7 @@ def refuse_unwritable(path: Path, fix: str = "Choose another place with --out",
 def replace_file(path: Path, text: str, mode: int = 0o666) -> None:
     """Give a file this text, whole or not at all; ``mode`` is subject to the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    aside = beside(path)
     try:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w",
                   encoding="utf-8") as file:
