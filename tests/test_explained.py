@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lrh_dask
-from lrh_dask.drift.explained import explained, residual_of_others
+from lrh_dask.drift.explained import explained
 from lrh_dask.errors import SettingsError
 from lrh_dask.linalg.gathering import reduce_to_triangle
 
@@ -36,8 +36,8 @@ def test_the_residual_is_that_of_a_pass_over_the_pairs(make_pairs, rotation, off
     assert (hessian.offset is not None) == bool(offset)
     q = None if n_columns is None else basis_around(hessian, n_columns, rotation)
     x, y = p.x[600:], p.y[600:]
-    found = residual_of_others(reduce_to_triangle(x, y, q), q, hessian)
-    assert found == pytest.approx(literal(hessian, x, y), rel=1e-12)
+    found = explained(hessian, {0: reduce_to_triangle(x, y, q)}, q)
+    assert found.residual == pytest.approx(literal(hessian, x, y), rel=1e-12)
 
 
 def test_new_pairs_of_the_same_hessian_are_explained_as_was_promised(make_pairs, make_buckets):
@@ -95,6 +95,6 @@ def test_a_basis_that_lacks_an_eigenvector_is_refused(make_pairs, rotation):
     hessian = lrh_dask.fit(lrh_dask.Pairs(p.x, p.y))
     q = rotation(9, 12)[:, :8]
     with pytest.raises(SettingsError, match="leaves out"):
-        residual_of_others(reduce_to_triangle(p.x, p.y, q), q, hessian)
+        explained(hessian, {0: reduce_to_triangle(p.x, p.y, q)}, q)
     with pytest.raises(SettingsError, match="not projected on this basis"):
-        residual_of_others(reduce_to_triangle(p.x, p.y, q), None, hessian)
+        explained(hessian, {0: reduce_to_triangle(p.x, p.y, q)}, None)

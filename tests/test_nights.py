@@ -8,7 +8,7 @@ import pytest
 from lrh_dask import Pairs, fit
 from lrh_dask.nights import night as going_on
 from lrh_dask.nights.ledger import chunk_tokens, digest_leaf, suspects
-from lrh_dask.nights.night import Known, fit_night
+from lrh_dask.nights.night import Counted, fit_night
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.runs.segments import lay_out, with_buckets
@@ -35,7 +35,7 @@ def night(pairs, new, known=None, **kwargs):
 def known_of(states):
     stored, said = states.segments()
     assert said == []
-    return Known([s.segment for s in stored], list(states.load(stored)), states.basis())
+    return Counted([s.segment for s in stored], list(states.load(stored)), states.basis())
 
 
 def through_disk(folder, *found):

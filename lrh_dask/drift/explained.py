@@ -23,7 +23,7 @@ from lrh_dask.linalg.triangle import Triangle
 from lrh_dask.statistics.certificates import share
 from lrh_dask.statistics.hessian import LowRankHessian
 
-__all__ = ["Explained", "explained", "residual_of_others"]
+__all__ = ["Explained", "explained"]
 
 OUTSIDE = 1e-4
 """Eigenvectors that leave the basis by less were stored in float32, or are rounding."""
@@ -65,6 +65,7 @@ def explained(before: LowRankHessian, triangles: Mapping[int, Triangle],
         triangles: of the new pairs alone, over the basis ``q`` (D, k); None is all of R^D.
     Raises:
         SettingsError: the basis does not hold the eigenvectors of ``before``.
+    Cost: O(k² r + D k r) flops a bucket; no pass over pairs.
     """
     found = {b: _squares(t, q, before) for b, t in triangles.items() if t.n_pairs}
     left, energy = (np.array([pair[i] for pair in found.values()]) for i in (0, 1))
@@ -78,19 +79,6 @@ def explained(before: LowRankHessian, triangles: Mapping[int, Triangle],
         float(errors[before.rank]) / unit if before.rank < errors.size else float("nan"),
         sum(t.n_pairs for t in triangles.values()), len(found),
         {b: share(*pair) for b, pair in found.items()})
-
-
-def residual_of_others(triangle: Triangle, q: np.ndarray | None, hessian: LowRankHessian) -> float:
-    """‖Y - XH - b‖ / ‖Y - b‖ of the pairs in a triangle, by an H fitted on others; exact.
-
-    Args:
-        triangle: the pairs, over the basis ``q`` (D, k) orthonormal; None is all of R^D.
-        hessian: H and b.
-    Raises:
-        SettingsError: the basis does not hold the eigenvectors.
-    Cost: O(k² r + D k r) flops; no pass over pairs.
-    """
-    return share(*_squares(triangle, q, hessian))
 
 
 def _squares(triangle: Triangle, q: np.ndarray | None,

@@ -23,7 +23,7 @@ from lrh_dask.drift.alerts import Alert, AlertsRaised, judge
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.nights.agenda import RECOMPUTE, Agenda, agenda_of, key_of, lineage_of
 from lrh_dask.nights.ledger import Checked, chunk_tokens, refuse_changed, suspects
-from lrh_dask.nights.night import Known, Night, fit_night
+from lrh_dask.nights.night import Counted, Night, fit_night
 from lrh_dask.nights.publishing import Tonight, age_of, publish
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.underway import Journal, State
@@ -222,7 +222,7 @@ class _Call:
                                   RECOMPUTE)
 
     def _fit(self, agenda: Agenda, *, n_before: int) -> Night:
-        known, s = self._known(agenda, n_before), self.settings
+        known, s = self._counted(agenda, n_before), self.settings
         new = agenda.new if known is not None else cut_into_segments(
             agenda.rows, Window.parse(s.window))
         with self.journal.stages(sum(segment.n_pairs for segment in new)) as stages:
@@ -232,7 +232,7 @@ class _Call:
                 device=s.device, settings=s.model_dump(), n_before=n_before,
                 on_event=stages.event)
 
-    def _known(self, agenda: Agenda, n_before: int) -> Known | None:
+    def _counted(self, agenda: Agenda, n_before: int) -> Counted | None:
         """What is stored of the window; None where nothing is stored, or it is of no use."""
         if not self.states.has_states or n_before == 0:
             return None
@@ -249,7 +249,7 @@ class _Call:
             self._tell(f"rank {self.asked.rank} does not fit in the stored basis of {columns} "
                        "columns: all pairs are read again")
             return None
-        return Known([item.segment for item in agenda.stored], states, basis)
+        return Counted([item.segment for item in agenda.stored], states, basis)
 
     def _keep_states(self, night: Night, tokens: dict[str, str]) -> None:
         """Store what was counted, and of which chunks.

@@ -34,7 +34,7 @@ from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["Known", "Night", "fit_night"]
+__all__ = ["Counted", "Night", "fit_night"]
 
 NO_STATES = {Route.whole_pairs, Route.by_features}
 """Routes for few pairs, which are all read every night."""
@@ -43,7 +43,7 @@ LOOKED_AT = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class Counted:
     """What is stored of the pairs in a window.
 
     Attributes:
@@ -74,7 +74,7 @@ class Night:
     read_all: bool
 
 
-def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_id: str,
+def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, run_id: str,
               asked: Asked, basis: int | None, weighting: str, device: str,
               settings: dict[str, Any], n_before: int = 0,
               on_event: Callable[[progress.Event], None] | None = None) -> Night:
@@ -130,7 +130,7 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Known | None, *, run_
                  read_all=again)
 
 
-def _go_on(stages: Stages, new: Partition, spec: Spec, known: Known, started: float,
+def _go_on(stages: Stages, new: Partition, spec: Spec, known: Counted, started: float,
            over_again: Callable[[], Solved]) -> tuple[Solved, bool]:
     """Add new pairs to what is known; whether all were read again for it."""
     stored = None
@@ -197,7 +197,7 @@ def _from(started: float, solved: Solved) -> Solved:
     return replace(solved, times={**solved.times, "basis": max(solved.times["basis"], started)})
 
 
-def _basis_of(stages: Stages, known: Known | None, *, again: bool) -> StoredBasis | None:
+def _basis_of(stages: Stages, known: Counted | None, *, again: bool) -> StoredBasis | None:
     """The basis that the states are over, with the reduced pairs of all rounds."""
     if stages.fitted_over is None:
         return None

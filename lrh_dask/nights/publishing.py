@@ -21,11 +21,11 @@ from lrh_dask.nights.ledger import Checked
 from lrh_dask.nights.night import Night
 from lrh_dask.reports.comparison import drift_document
 from lrh_dask.reports.night_page import DataLedger, NightPage, PastRun
-from lrh_dask.reports.night_report import N_RUNS, write_night_report
+from lrh_dask.reports.night_report import write_night_report
 from lrh_dask.runs.tree import Partial
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.statistics.hessian import LowRankHessian
-from lrh_dask.stores.catalog import Catalog, Listed
+from lrh_dask.stores.catalog import N_RECENT, Catalog, Listed
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import load_result, plain, save_result, summary
@@ -128,13 +128,13 @@ def age_of(segments: Sequence[Segment]) -> float:
 
 
 def _to_compare_with(runs: Sequence[Listed]) -> dict[str, Listed]:
-    """The last run, and the first of the last N_RUNS where that is another one."""
+    """The last run, and the first of the last N_RECENT where that is another one."""
     found = {}
     if runs:
         found[f"the last run, {runs[-1].created[:10]}"] = runs[-1]
     if len(runs) > 1:
-        first = runs[-N_RUNS:][0]
-        n = len(runs[-N_RUNS:])
+        first = runs[-N_RECENT:][0]
+        n = len(runs[-N_RECENT:])
         found[f"{n} runs ago, {first.created[:10]}"] = first
     return found
 

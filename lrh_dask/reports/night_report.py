@@ -11,11 +11,9 @@ from lrh_dask.reports.night_figure import nights_figure
 from lrh_dask.reports.night_page import NightPage, usual
 from lrh_dask.reports.report import render, write_page
 from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.stores.catalog import N_RECENT
 
-__all__ = ["N_RUNS", "write_night_report"]
-
-N_RUNS = 30
-"""Runs in the table, and those that tonight is compared with."""
+__all__ = ["write_night_report"]
 
 
 def write_night_report(hessian: LowRankHessian, path: str | Path, night: NightPage) -> Path:
@@ -32,7 +30,7 @@ def write_night_report(hessian: LowRankHessian, path: str | Path, night: NightPa
     return write_page(render(
         hessian, "night.html", night=night, far=FAR, headline=headline, place_of=place_of,
         legend=legend, index_words=index_words, with_error=with_error, cuts=_cuts,
-        usual=usual(night.history, N_RUNS), n_runs=N_RUNS,
+        usual=usual(night.history, N_RECENT), n_runs=N_RECENT,
         nights=Markup(nights_figure(night.history))), path)
 
 

@@ -32,7 +32,7 @@ SURPRISE = 1.1
 """The energy beside a basis may be so many times what its sample had promised ..."""
 LEAST_JUDGED = 50
 """Fewer new held-out pairs do not judge a stored basis: they wait for more."""
-STANDS_OUT, NEGLIGIBLE = (5.0, 4.0), 1e-4
+BUCKET_STANDS_OUT, NEGLIGIBLE = (5.0, 4.0), 1e-4
 """... and that of one bucket exceed the others' by so many times the spread of normal noise and the
 spread that they have, unless that is a negligible share of what the basis captures."""
 
@@ -252,8 +252,8 @@ def _missed(buckets: dict[int, Triangle], basis: Basis,
     for unit in (np.array([t.weight for t in buckets.values()]), energy):
         shares = beside / unit
         usual = float(np.median(shares))
-        spread = np.maximum(STANDS_OUT[0] * of_noise * usual,
-                            STANDS_OUT[1] * 1.4826 * np.median(np.abs(shares - usual)))
+        spread = np.maximum(BUCKET_STANDS_OUT[0] * of_noise * usual,
+                            BUCKET_STANDS_OUT[1] * 1.4826 * np.median(np.abs(shares - usual)))
         excess = np.where(shares - usual > spread, (shares - usual) * unit, 0.0)
         if excess.max() > NEGLIGIBLE * inside.sum() + rounding * energy.sum():
             worst = int(np.argmax(excess))

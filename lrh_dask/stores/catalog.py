@@ -29,10 +29,12 @@ from lrh_dask.stores.writing import (
     written_aside,
 )
 
-__all__ = ["Busy", "Catalog", "Listed"]
+__all__ = ["N_RECENT", "Busy", "Catalog", "Listed"]
 
 FORMAT_VERSION = 1
 N_LEADING = 10
+N_RECENT = 30
+"""A run is compared with the last one and the last so many."""
 
 
 class Busy(LrhError):
