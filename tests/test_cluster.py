@@ -16,6 +16,7 @@ from distributed import Client, Security
 
 import lrh_dask
 from lrh_dask import RunFailed, SettingsError
+from lrh_dask.clusters import running_cluster
 from lrh_dask.clusters.cluster import connect
 from lrh_dask.clusters.lost_workers import watch_workers
 from lrh_dask.settings.cluster_settings import ClusterSettings, cluster_at
@@ -92,8 +93,9 @@ def test_a_scheduler_file_may_be_written_a_little_later(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    (None, "got none within 10 seconds"), ("{}", "KeyError: 'address'"), ("[1", "JSONDecodeError")])
+    (None, "got none within 2 seconds"), ("{}", "KeyError: 'address'"), ("[1", "JSONDecodeError")])
 def test_a_scheduler_file_that_is_none_is_told(tmp_path, text, said, monkeypatch):
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 2)
     path = tmp_path / "s.json"
     if text is not None:
         path.write_text(text)
@@ -221,8 +223,10 @@ def clients():
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "nonsense://h:1"])
-def test_a_client_that_could_not_start_is_closed_and_the_others_are_not(two_processes, address):
+def test_a_client_that_could_not_start_is_closed_and_the_others_are_not(
+        two_processes, address, monkeypatch):
     """One that the garbage collector closes has stopped a client that was just starting."""
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 2)
     with connect(at(two_processes)) as mine:
         before = clients()
         with pytest.raises((RunFailed, SettingsError)) as caught, \

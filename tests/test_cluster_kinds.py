@@ -130,6 +130,7 @@ def test_a_queue_that_starts_no_job_is_told_after_the_seconds_set(queue):
         raise AssertionError
 
 
+@pytest.mark.long
 def test_a_run_starts_with_the_workers_that_came_and_says_so(queue):
     one_machine_queue.make_room(queue, 1)
     heard = []

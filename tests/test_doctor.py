@@ -275,6 +275,7 @@ def test_what_is_poor_is_exit_code_1_with_the_fix_below(ill):
     assert done.stdout.splitlines()[-1].startswith("1 poor, ")
 
 
+@pytest.mark.long
 def test_without_a_cluster_the_store_is_looked_at_still(good_store):
     done = doctor(good_store, "--scheduler", f"tcp://{HOST}:9", "--json")
     found = {f["name"]: f for f in json.loads(done.stdout)}

@@ -83,6 +83,7 @@ def test_the_command_line_takes_the_scheduler_file_of_another_host(network, over
     assert json.loads(done.stdout)["rank"] == 3
 
 
+@pytest.mark.long
 def test_a_host_that_cannot_be_reached_is_told(over_hosts, store):
     """From outside of the switch."""
     done = subprocess.run([LRH, "run", store, "--scheduler", over_hosts], capture_output=True,

@@ -40,6 +40,10 @@ SHAPES = {  # n, D, what else; the route that it takes
 }
 
 
+ALWAYS = {"all_features", "fitted_basis, a sample", "whole_pairs, of [X Y]", "by_features"}
+"""One a route; the others are of the long suite."""
+
+
 def _forget_the_peak():
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -64,7 +68,8 @@ def written(path, shape):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(),
                     reason="peaks of processes are read from Linux's /proc")
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [
+    pytest.param(shape, marks=[] if shape in ALWAYS else pytest.mark.long) for shape in SHAPES])
 def test_a_worker_stays_below_its_price_and_not_far(tmp_path, shape):
     pairs, asked = written(tmp_path / "a.zarr", shape), SHAPES[shape][3]
     assert pairs.blocks.are_decoded == ("compressed" in shape)

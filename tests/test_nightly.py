@@ -590,6 +590,7 @@ def test_two_at_once_for_real_count_each_pair_once(nights, config, scheduler_fil
     assert len(Catalog(nights.runs).runs()) == 1
 
 
+@pytest.mark.long
 def test_a_dead_scheduler_is_told_within_seconds(nights, config):
     nights.append(100)
     done = lrh("nightly", config, "--scheduler", "tcp://127.0.0.1:1", timeout=60)

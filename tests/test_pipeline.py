@@ -364,7 +364,8 @@ def test_gpu_without_a_gpu_is_a_clear_error():
         fit(Pairs(x, y), device="gpu")
 
 
-@pytest.mark.parametrize("route", ["all_features", "fitted_basis"])
+@pytest.mark.parametrize("route", [
+    "all_features", pytest.param("fitted_basis", marks=pytest.mark.long)])
 def test_the_peak_of_a_worker_is_within_its_price(tmp_path, route):
     if route == "all_features":
         x, y, _, _ = known(20_000, 256)

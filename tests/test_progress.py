@@ -62,8 +62,10 @@ def assert_counts(seen):
         assert set(now.done) <= {"basis", "fit", "solve"}  # no pass is made twice
 
 
-@pytest.mark.parametrize("victim", ["nobody", "a worker", "the worker of the driver"])
-@pytest.mark.parametrize("basis", [D, 32])
+@pytest.mark.parametrize(("basis", "victim"), [
+    (D, "a worker"), (32, "the worker of the driver"), *(
+        pytest.param(*which, marks=pytest.mark.long) for which in (
+            (D, "nobody"), (D, "the worker of the driver"), (32, "nobody"), (32, "a worker")))])
 def test_counts_only_grow_and_end_at_the_pairs_that_were_read(store, tmp_path, basis, victim):
     killed = []
     with cluster(tmp_path) as path, Client(scheduler_file=str(path)) as client:

@@ -392,8 +392,8 @@ def found_ranks(cell):
 
 
 @pytest.mark.parametrize("cell", [
-    pytest.param(cell, marks=[pytest.mark.always] * (cell.n_pairs == 500), id=str(cell))
-    for cell in RANKS])
+    pytest.param(cell, id=str(cell), marks=[pytest.mark.always] * (
+        cell.n_pairs == 500 and cell.n_features < 1000)) for cell in RANKS])
 def test_the_rank_is_found(cell, page):
     page["rank"][cell] = found = list(found_ranks(cell))
     assert all(abs(rank - RANK) <= 1 for rank, _ in found), found

@@ -19,6 +19,7 @@ from lrh_dask.stores.synthetic import Known, write_known
 
 LRH = [sys.executable, "-m", "lrh_dask"]
 SECONDS = 90
+N_SLOW = 400_000
 
 
 def lrh(*args, **kwargs):
@@ -41,12 +42,17 @@ def config(tmp_path, make_pairs):
     return path
 
 
+@pytest.fixture(scope="module")
+def slow_store(tmp_path_factory):
+    """It takes a worker some seconds."""
+    return write_known(tmp_path_factory.mktemp("slow") / "slow.zarr", N_SLOW,
+                       Known.indefinite(256, 8), chunks=(2048, 256))
+
+
 @pytest.fixture
-def slow(tmp_path):
-    """A store that takes a worker some seconds."""
-    write_known(tmp_path / "slow.zarr", 400_000, Known.indefinite(256, 8), chunks=(2048, 256))
+def slow(slow_store, tmp_path):
     path = tmp_path / "slow.yaml"
-    path.write_text("store: slow.zarr\nruns: runs\nbasis: 256\n")
+    path.write_text(f"store: {slow_store}\nruns: runs\nbasis: 256\n")
     return path
 
 
@@ -138,6 +144,7 @@ def test_a_run_can_be_cancelled_from_anywhere(slow, scheduler_file, tmp_path):
     assert lrh("wait", run, "--runs", runs).returncode == 0
 
 
+@pytest.mark.long
 def test_a_driver_that_dies_with_its_worker_is_begun_again(slow, tmp_path):
     runs = tmp_path / "runs"
     with scheduler(tmp_path) as path, worker(path, "--no-nanny") as first:
@@ -149,7 +156,7 @@ def test_a_driver_that_dies_with_its_worker_is_begun_again(slow, tmp_path):
             os.kill(driver, signal.SIGKILL)
             now = until(runs, run, states=[State.done])
     assert now.attempt == 2
-    assert json.loads((runs / run / "run.json").read_text())["n_pairs"] == 400_000
+    assert json.loads((runs / run / "run.json").read_text())["n_pairs"] == N_SLOW
 
 
 def test_a_driver_does_not_outlive_its_worker_and_is_begun_again_at_once(slow, tmp_path):
@@ -176,18 +183,19 @@ def driver_of(pid):
 def test_a_run_whose_process_died_is_told_as_lost(tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     code = ("import sys, time; from pathlib import Path\n"
+            "from lrh_dask.nights import underway\n"
             "from lrh_dask.reports.screen import Screen\n"
-            "from lrh_dask.nights.underway import Journal\n"
-            "with Journal(Path(sys.argv[1]), 'a-run', Screen()).kept(): time.sleep(60)")
+            "underway.HEARTBEAT = 0.2\n"
+            "with underway.Journal(Path(sys.argv[1]), 'a-run', Screen()).kept(): time.sleep(60)")
     started = subprocess.Popen([sys.executable, "-c", code, runs])
     while not (jobs_folder(runs) / "a-run" / "status.json").exists():
         time.sleep(0.05)
-    monkeypatch.setattr(underway, "LOST_AFTER", 5.0)
-    time.sleep(7)
+    monkeypatch.setattr(underway, "LOST_AFTER", 1.0)
+    time.sleep(2)
     assert status_of(runs, "a-run").state is State.running  # it is heard of
     started.kill()
     started.wait()
-    time.sleep(6)
+    time.sleep(1.5)
     now = status_of(runs, "a-run")
     assert now.state is State.lost
     assert "nothing was heard" in now.error
@@ -221,6 +229,7 @@ def test_workers_that_do_not_see_the_folder_are_told_before_anything_is_submitte
     assert "on a disk that workers and you share" in done.stderr
 
 
+@pytest.mark.long
 def test_a_scheduler_that_does_not_answer_is_told_within_seconds(config, tmp_path):
     done = lrh("submit", config, "--scheduler", "tcp://127.0.0.1:1", cwd=tmp_path)
     assert done.returncode == 4
