@@ -7,9 +7,10 @@ import pytest
 
 from lrh_dask import Pairs, fit
 from lrh_dask.nights import night as going_on
-from lrh_dask.nights.ledger import chunk_tokens, digest_leaf, suspects
+from lrh_dask.nights.ledger import digest_leaf
 from lrh_dask.nights.night import Counted, fit_night
 from lrh_dask.nights.states import StoredStates
+from lrh_dask.nights.tokens import chunk_tokens, suspects
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.runs.segments import lay_out, with_buckets
 from lrh_dask.runs.tasks import LEAST_JUDGED

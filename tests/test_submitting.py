@@ -14,6 +14,7 @@ from cluster_processes import HOST, address_in, cluster, scheduler, worker
 
 from lrh_dask import fit, open_pairs
 from lrh_dask.nights import underway
+from lrh_dask.nights.journal import Journal
 from lrh_dask.nights.underway import State, Status, jobs_folder, status_of, statuses
 from lrh_dask.stores.synthetic import Known, write_known
 
@@ -183,10 +184,9 @@ def driver_of(pid):
 def test_a_run_whose_process_died_is_told_as_lost(tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     code = ("import sys, time; from pathlib import Path\n"
-            "from lrh_dask.nights import underway\n"
-            "from lrh_dask.reports.screen import Screen\n"
-            "underway.HEARTBEAT = 0.2\n"
-            "with underway.Journal(Path(sys.argv[1]), 'a-run', Screen()).kept(): time.sleep(60)")
+            "from lrh_dask.nights import journal\n"
+            "journal.HEARTBEAT = 0.2\n"
+            "with journal.Journal(Path(sys.argv[1]), 'a-run').kept(): time.sleep(60)")
     started = subprocess.Popen([sys.executable, "-c", code, runs])
     while not (jobs_folder(runs) / "a-run" / "status.json").exists():
         time.sleep(0.05)
@@ -277,10 +277,10 @@ def test_a_secret_of_the_settings_is_kept_from_others(config, scheduler_file, tm
 def test_only_the_last_runs_that_are_over_are_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(underway, "KEPT", 2)
     for i in range(5):
-        with underway.Journal(tmp_path, f"run-{i}", None).kept() as _:
+        with Journal(tmp_path, f"run-{i}").kept() as _:
             time.sleep(0.01)
         underway.note(tmp_path, Status(f"run-{i}", State.done, began=float(i)))
-    with underway.Journal(tmp_path, "last", None).kept():
+    with Journal(tmp_path, "last").kept():
         pass
     assert [one.run for one in statuses(tmp_path) if one.state.is_final] == ["run-3", "run-4"]
 

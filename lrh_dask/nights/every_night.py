@@ -6,15 +6,13 @@ twice, the second call finds nothing to do; not called for a week, the next one 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -22,11 +20,13 @@ from lrh_dask.clusters.cluster import connect
 from lrh_dask.drift.alerts import Alert, AlertsRaised, judge
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.nights.agenda import RECOMPUTE, Agenda, agenda_of, key_of, lineage_of
-from lrh_dask.nights.ledger import Checked, chunk_tokens, refuse_changed, suspects
+from lrh_dask.nights.journal import Journal, Watcher
+from lrh_dask.nights.ledger import Checked, refuse_changed
 from lrh_dask.nights.night import Counted, Night, fit_night
 from lrh_dask.nights.publishing import Tonight, age_of, publish
 from lrh_dask.nights.states import StoredStates
-from lrh_dask.nights.underway import Journal, State
+from lrh_dask.nights.tokens import chunk_tokens, suspects
+from lrh_dask.nights.underway import State
 from lrh_dask.nights.webhook import notify
 from lrh_dask.runs import progress
 from lrh_dask.runs.dashboard import dashboard_of, performance_report, run_span
@@ -43,21 +43,10 @@ from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
 from lrh_dask.stores.windows import Segment, Window
 
-__all__ = ["Outcome", "Watcher", "nightly"]
-
+__all__ = ["Outcome", "nightly"]
 
 LOOKED_AT_HERE = 64 * 2**20
 """Up to so many bytes of rows that are to be looked at again are read by this process."""
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-
-    def stages(self, n_pairs: int) -> AbstractContextManager[Any]:
-        """What has a method ``event`` for each :class:`lrh_dask.runs.progress.Event`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,24 +92,9 @@ def nightly(settings: NightlySettings | str | Path, watcher: Watcher | None = No
     catalog.refuse_unwritable()
     if not catalog.folder.exists():  # of a store that is not there, no folder is left behind
         open_pairs(settings.store, x=settings.x, y=settings.y)
-    journal = Journal(catalog.folder, run_id or new_run_id(), watcher or _Log())
+    journal = Journal(catalog.folder, run_id or new_run_id(), watcher)
     with journal.kept(), catalog.held(wait=wait, say=journal.say):
         return _Call(settings, journal, catalog).carry_out(recompute=recompute)
-
-
-class _Log:
-    """Tells the log what a person at a terminal would be told."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-        logging.getLogger(__name__).info(text)
-
-    def stages(self, _: int) -> AbstractContextManager[Any]:
-        """Nothing is told of single tasks."""
-        return nullcontext(self)
-
-    def event(self, event: progress.Event) -> None:
-        """A task is done."""
 
 
 class _Call:

@@ -176,7 +176,7 @@ class StoredStates:
             shutil.rmtree(before, ignore_errors=True)
 
     def tokens(self) -> dict[str, str]:
-        """What was last seen of each chunk (see :mod:`lrh_dask.nights.ledger`)."""
+        """What was last seen of each chunk (see :mod:`lrh_dask.nights.tokens`)."""
         try:
             return dict(json.loads((self.folder / "tokens.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

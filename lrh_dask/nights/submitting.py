@@ -21,7 +21,8 @@ import yaml
 
 from lrh_dask.clusters.cluster import reach
 from lrh_dask.errors import RunFailed, SettingsError, explain
-from lrh_dask.nights.underway import PARENT, State, Status, jobs_folder, note, status_of
+from lrh_dask.nights.journal import PARENT
+from lrh_dask.nights.underway import State, Status, jobs_folder, note, status_of
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.stores.writing import replace_file
