@@ -35,9 +35,15 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class LrhError(Exception):
-    """Base of all errors that are meant for the user."""
+    """Base of all errors that are meant for the user.
+
+    Attributes:
+        exit_code: of the command line.
+        has_result: the run is done all the same, and what it prints was printed.
+    """
 
     exit_code = 4
+    has_result = False
 
 
 class SettingsError(LrhError, ValueError):

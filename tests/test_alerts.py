@@ -89,13 +89,16 @@ def test_residual_is_that_of_held_out_pairs():
     assert judge(settings(residual_above=0.13), QUIET) == ()
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("36h", 129_600), ("2 days", 172_800), ("90 min", 5400), ("1.5d", 129_600),
-    ("1 week", 604_800)])
-def test_an_age_is_read_as_a_person_writes_it(text, seconds):
+@pytest.mark.parametrize(("text", "seconds", "shown"), [
+    ("36h", 129_600, "1 d 12 h"), ("2 days", 172_800, "2 d 0 h"), ("90 min", 5400, "1.5 h"),
+    ("1.5d", 129_600, "1 d 12 h"), ("1 week", 604_800, "7 d 0 h")])
+def test_an_age_is_read_and_shown_as_a_person_writes_it(text, seconds, shown):
     asked = settings(stale_after=text)
     assert asked.stale_seconds == seconds
-    assert names(judge(asked, QUIET, newest_age_seconds=seconds + 1)) == ["stale_after"]
+    alerts = judge(asked, QUIET, newest_age_seconds=seconds + 1)
+    assert names(alerts) == ["stale_after"]
+    assert alerts[0].shown_limit == shown
+    assert f"(stale_after: {shown})" in str(alerts[0])
     assert judge(asked, QUIET, newest_age_seconds=seconds - 1) == ()
 
 

@@ -364,7 +364,8 @@ def test_old_formats_are_to_be_copied(tmp_path):
 
 @pytest.mark.parametrize(("kwargs", "said"), [
     ({"label": "two\nlines"}, "a label of one line"), ({"label": " "}, "a label of one line"),
-    ({"recorded": "yesterday"}, "2026-11-02T03:00:00Z")])
+    ({"recorded": "yesterday"}, "2026-11-02T03:00:00Z"),
+    ({"recorded": "2091-01-01"}, "expected a time that has been")])
 def test_labels_and_times_are_looked_at_first(tmp_path, kwargs, said):
     with pytest.raises(SettingsError, match=said):
         append_pairs(tmp_path / "a.zarr", X, Y, **kwargs)

@@ -102,6 +102,24 @@ def test_plan_prices_a_run_without_running_it(store, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.zarr"]
 
 
+def test_an_error_is_a_document_too_where_json_is_asked_for(tmp_path):
+    done = lrh("run", "nowhere.zarr", "--json", cwd=tmp_path)
+    assert done.returncode == 3
+    error = json.loads(done.stdout)["error"]
+    assert (error["kind"], error["exit_code"]) == ("BadPairs", 3)
+    assert done.stderr.endswith(f"error: {error['message']}\n")
+
+
+@pytest.mark.parametrize(("cluster", "fits"), [
+    ({"kind": "slurm", "workers": 1, "options": {"cores": 4, "memory": "64MiB"}}, False),
+    ({"kind": "slurm", "workers": 1, "options": {"cores": 1, "memory": "16GiB"}}, True),
+    ({"kind": "kubernetes", "workers": 1}, True), ({"workers": 1, "memory_limit": "16MiB"}, False)])
+def test_a_plan_is_priced_by_the_workers_that_settings_ask_for(store, tmp_path, cluster, fits):
+    (tmp_path / "run.yaml").write_text(json.dumps({"store": store.name, "cluster": cluster}))
+    done = lrh("plan", "run.yaml", cwd=tmp_path)
+    assert done.returncode == (0 if fits else 2), done.stderr
+
+
 def test_inspect_says_what_a_store_holds(store, tmp_path):
     done = lrh("inspect", store.name, "--json", cwd=tmp_path)
     found = json.loads(done.stdout)

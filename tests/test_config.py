@@ -43,7 +43,7 @@ def test_unknown_settings_are_all_named():
     ({"store": "a", "center": "maybe"}, "center: expected auto, yes or no, got 'maybe'"),
     ({"store": "a", "method": "best"}, "method: Input should be 'symmetric'"),
     ({"store": "a", "cluster": {"memory_limit": "4gibb"}}, "expected a size such as 4GiB"),
-    ({"store": "a", "cluster": {"kind": "address"}}, "go together"),
+    ({"store": "a", "cluster": {"kind": "address"}}, "needs `address` beside it"),
     ({"store": "a", "cluster": {"kind": "address", "address": "tcp://h:1", "workers": 2}},
      "`workers` cannot be set"),
     ({"store": "a", "rank": True}, "rank: expected 'auto' or a whole number >= 1, got True"),

@@ -454,6 +454,37 @@ def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):
     assert any("gone backwards" in said for said in found.document["notices"])
 
 
+def test_a_run_whose_document_is_damaged_is_left_out_and_named(nights):
+    for _ in range(2):
+        nights.append(200)
+        damaged = nights.night().path / "run.json"
+    damaged.write_text(damaged.read_text()[:100])
+    assert [run.n_pairs for run in Catalog(nights.runs).runs()] == [200]
+    listed = lrh("runs", "--runs", nights.runs)
+    assert listed.returncode == 0
+    assert f"Notice: read {damaged}" in listed.stderr
+    assert damaged.parent.name not in listed.stdout
+    nights.append(200)
+    found = nights.night()
+    assert found.document["n_pairs"] == 600
+    assert n_read(found) == 200
+    assert any(f"read {damaged}" in said for said in found.document["notices"])
+    assert not nights.night().is_new
+
+
+def test_pairs_recorded_in_days_to_come_count_and_are_told(nights):
+    nights.append(300, day=1)
+    nights.night(window="last 30 days")
+    nights.append(100, day=2)
+    manifest = nights.store / "lrh_manifest" / "zarr.json"
+    manifest.write_text(manifest.read_text().replace("2026-11-03", "2091-11-03"))  # a wrong clock
+    nights.append(50, day=3)
+    found = nights.night(window="last 30 days")
+    assert (found.document["n_pairs"], found.document["late_pairs"]) == (450, 0)
+    assert any("rows 300-399 say that they were recorded after today" in said
+               for said in found.document["notices"])
+
+
 def test_the_index_can_be_deleted_damaged_or_stale(nights):
     nights.append(100)
     first = nights.night()

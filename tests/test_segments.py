@@ -11,6 +11,7 @@ from lrh_dask.runs.shards import HELD_OUT_EVERY, N_BUCKETS, partition
 from lrh_dask.runs.spec import HELD_OUT, group_of
 from lrh_dask.stores.windows import STEPS_A_WINDOW, Segment, Window, uncovered
 
+NOW = "2026-11-30T00:00:00Z"
 DAYS = [f"2026-11-{day:02}T12:00:00Z" for day in range(1, 29)]
 
 
@@ -69,7 +70,7 @@ def wanted_rows(batches, window):
 @given(histories(), windows)
 def test_every_row_of_the_window_is_counted_once_and_no_other(history, window):
     batches, stored = history
-    kept, fresh = window.choose(stored, batches)
+    kept, fresh = window.choose(stored, batches, NOW)
     assert set(kept) <= set(stored)
     assert rows_of(cut_into_segments(fresh, window)) == rows_of(fresh)
     counted = rows_of([*kept, *fresh])
@@ -83,28 +84,35 @@ def test_every_row_of_the_window_is_counted_once_and_no_other(history, window):
 
 def test_days_are_counted_back_from_the_newest_pair_not_from_today():
     batches = [Segment(10 * i, 10 * i + 10, day, day) for i, day in enumerate(DAYS)]
-    kept, fresh = Window(days=3).choose([], batches)
+    kept, fresh = Window(days=3).choose([], batches, NOW)
     assert (kept, rows_of(fresh)) == ([], list(range(250, 280)))
     assert [s.first[:10] for s in cut_into_segments(fresh, Window(days=3))] == [
         "2026-11-26", "2026-11-27", "2026-11-28"]
 
 
+def test_a_pair_of_days_to_come_does_not_move_the_window():
+    batches = [Segment(10 * i, 10 * i + 10, day, day) for i, day in enumerate(DAYS[:20])]
+    wrong = Segment(200, 210, "2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z")
+    _, fresh = Window(days=3).choose([], [*batches, wrong], DAYS[19])
+    assert rows_of(fresh) == list(range(170, 210))
+
+
 def test_the_newest_pairs_are_exact_at_first_and_whole_segments_later():
     batches = [Segment(0, 1000, DAYS[0], DAYS[0])]
     window = Window(n_pairs=100)
-    _, fresh = window.choose([], batches)
+    _, fresh = window.choose([], batches, NOW)
     assert rows_of(fresh) == list(range(900, 1000))
     first = cut_into_segments(fresh, window)
     assert [s.n_pairs for s in first] == [10] * 10
     batches.append(Segment(1000, 1005, DAYS[1], DAYS[1]))
-    kept, fresh = window.choose(first, batches)
+    kept, fresh = window.choose(first, batches, NOW)
     assert [(s.start, s.stop) for s in fresh] == [(1000, 1005)]
     assert kept == first[1:]  # 95 pairs: the tenth segment would make 105
 
 
 def test_late_pairs_of_an_old_day_are_not_in_a_window_of_new_days():
     batches = [Segment(0, 10, DAYS[20], DAYS[20]), Segment(10, 20, DAYS[0], DAYS[0])]
-    assert rows_of(Window(days=5).choose([], batches)[1]) == list(range(10))
+    assert rows_of(Window(days=5).choose([], batches, NOW)[1]) == list(range(10))
 
 
 @pytest.mark.parametrize(("text", "window"), [

@@ -259,21 +259,27 @@ app.command(rich_help_panel="Fit")(doctor)
 
 
 def main() -> None:
-    """Run the command line; every error is one message on standard error and an exit code."""
+    """Run the command line; every error is one message on standard error and an exit code.
+
+    With ``--json`` it is a document on standard output as well, which is never left empty.
+    """
     for stream in (sys.stdout, sys.stderr):  # a terminal without these signs gets question marks
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except LrhError as error:
-        _fail(str(error), error.exit_code)
+        _fail(error, str(error), error.exit_code, told=error.has_result)
     except Exception as error:
         if os.environ.get("LRH_DEBUG"):
             raise
-        _fail(f"unexpected {type(error).__name__}: {error}. Set "
+        _fail(error, f"unexpected {type(error).__name__}: {error}. Set "
               "LRH_DEBUG=1 to see where, and please report it.", 4)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(error: Exception, message: str, code: int, *, told: bool = False) -> None:
+    if "--json" in sys.argv and not told:
+        typer.echo(json.dumps({"error": {
+            "kind": type(error).__name__, "message": message, "exit_code": code}}))
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lrh_dask.runs.budget import Plan
 from lrh_dask.runs.dashboard import dashboard_of, performance_report
 from lrh_dask.runs.pipeline import fit, price
 from lrh_dask.runs.shards import Partition
+from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 from lrh_dask.settings.config import RunSettings
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.opening import open_pairs
@@ -58,17 +60,27 @@ def run_job(settings: RunSettings, screen: Screen, *,
 
 
 def price_of(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
-    """The price of a run on the local cluster that the settings ask for.
+    """The price of a run on the cluster that the settings ask for.
 
     Raises:
         SettingsError: the rank is out of reach, or the workers are too small.
     """
-    limit = settings.cluster.memory_limit
-    share = MEMORY_LIMIT // (settings.cluster.workers or default_workers())
     return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
                  basis=None if settings.basis == "auto" else settings.basis,
                  method=settings.method, threads=settings.cluster.threads_per_worker,
-                 worker_bytes=share if limit is None else parse_bytes(limit))
+                 worker_bytes=_worker_bytes(settings.cluster))
+
+
+def _worker_bytes(cluster: ClusterSettings) -> int:
+    """Memory of a worker; no limit where settings do not tell it of other machines."""
+    if cluster.memory_limit is not None:
+        return int(parse_bytes(cluster.memory_limit))
+    if cluster.kind == "local":
+        return int(MEMORY_LIMIT // (cluster.workers or default_workers()))
+    if cluster.kind in QUEUES and "memory" in cluster.options:
+        processes = cluster.options.get("processes", cluster.options.get("cores", 1))
+        return int(parse_bytes(cluster.options["memory"]) // processes)
+    return sys.maxsize
 
 
 def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessian:

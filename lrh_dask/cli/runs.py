@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import time
 from dataclasses import asdict, replace
@@ -17,6 +18,8 @@ from lrh_dask.errors import LrhError, SettingsError, explain
 __all__ = ["commands"]
 
 commands = typer.Typer()
+LOOKS_EVERY = 30.0
+"""Seconds between two looks whether the scheduler of a run that waits is there."""
 
 Config = Annotated[str, typer.Argument(
     metavar="CONFIG.yaml", help="A file of settings; `store:` and `runs:` are all it needs.")]
@@ -93,11 +96,14 @@ def runs(folder: Runs = "runs", as_json: Json = False) -> None:
     from lrh_dask.reports.screen import Screen
     from lrh_dask.stores.catalog import Catalog
 
-    listed = Catalog(_folder(folder)).runs()
+    catalog = Catalog(_folder(folder))
+    listed, screen = catalog.runs(), Screen(quiet_output=as_json)
+    for said in catalog.damaged():
+        screen.say(f"Notice: {said}")
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in listed]))
         return
-    show_runs(Screen(), listed)
+    show_runs(screen, listed)
 
 
 @commands.command(rich_help_panel="Every night")
@@ -126,12 +132,14 @@ def wait(run: RunId, folder: Runs = "runs",
          as_json: Json = False) -> None:
     """Wait for a run, showing its progress; the exit code is that of the run."""
     from lrh_dask.cli.runs_screen import Follower, show_status
-    from lrh_dask.nights.underway import status_of
+    from lrh_dask.nights.submitting import BEGINS_WITHIN, answers
+    from lrh_dask.nights.underway import State, status_of
     from lrh_dask.reports.screen import Screen
 
     path, screen = _folder(folder), Screen(quiet_output=as_json)
-    until = None if timeout is None else time.monotonic() + timeout
-    now = status_of(path, run)
+    began = time.monotonic()
+    until = None if timeout is None else began + timeout
+    now, look = status_of(path, run), began + BEGINS_WITHIN
     with Follower(screen).following() as follower:
         follower.show(now)
         while not now.state.is_final:
@@ -140,6 +148,13 @@ def wait(run: RunId, folder: Runs = "runs",
                     f"wait for run {run}", expected=f"its end within {timeout:g} seconds",
                     got=now.state.value, consequence="The run goes on",
                     fix=f"Wait longer, or `lrh cancel {run}`"))
+            if now.state is State.queued and time.monotonic() > look:
+                look = time.monotonic() + LOOKS_EVERY
+                if not answers(now.scheduler):
+                    look = math.inf  # said once
+                    screen.say(f"Notice: no scheduler answers at {now.scheduler} from here, and "
+                               "the run has not begun. If it is gone, "
+                               f"`lrh cancel {run}` and submit again")
             time.sleep(0.5)
             now = status_of(path, run)
             follower.show(now)

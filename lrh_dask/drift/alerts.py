@@ -42,13 +42,19 @@ class Alert:
     to_do: str
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.name}: {self.limit:.6g}). {self.to_do}."
+        return f"{self.what} ({self.name}: {self.shown_limit}). {self.to_do}."
+
+    @property
+    def shown_limit(self) -> str:
+        """The limit as a person writes it."""
+        return _age(self.limit) if self.name == "stale_after" else f"{self.limit:.6g}"
 
 
 class AlertsRaised(LrhError):
     """The run is done and its result whole, but it raised alerts."""
 
     exit_code = 5
+    has_result = True
 
     def __init__(self, alerts: Sequence[Alert]) -> None:
         super().__init__(alerts)

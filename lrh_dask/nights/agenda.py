@@ -19,6 +19,7 @@ from lrh_dask.stores.windows import Segment, Window, uncovered
 
 __all__ = ["RECOMPUTE", "Agenda", "agenda_of", "key_of", "lineage_of"]
 
+N_LISTED = 3
 RECOMPUTE = "If it was meant, pass --recompute: all pairs are read again, and states made anew"
 
 
@@ -30,12 +31,14 @@ class Agenda:
         stored: segments in the window whose states are there; ``new``: those to be counted.
         new_pairs: in the window, that no run has counted; ``late_pairs``: of these, how many were
             appended after rows that were recorded later and that a run has counted.
+        notices: what is odd about them.
     """
 
     stored: Sequence[Stored]
     new: Sequence[Segment]
     new_pairs: int
     late_pairs: int
+    notices: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[Segment]:
@@ -69,19 +72,30 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
     window, by_segment = Window.parse(settings.window), {item.segment: item for item in stored}
     batches = Segment.of(pairs.batches) or [
         *by_segment, *uncovered([Segment(0, pairs.n_pairs, now, now)], by_segment)]
-    kept, fresh = window.choose(list(by_segment), batches)
+    kept, fresh = window.choose(list(by_segment), batches, now)
     if not kept and not fresh:
         raise SettingsError(explain(
             f"window {settings.window!r} of {pairs.name}", expected="some pairs in it",
             got="none", consequence="There is nothing to count",
             fix="Check the label; `lrh inspect` lists those of the store"))
-    newest = max((segment.last for segment in before), default="")
+    newest = max((segment.last for segment in before if segment.last <= now), default="")
     seen_to = max((segment.stop for segment in before), default=0)
     unseen = uncovered([*kept, *fresh], before)
     return Agenda([by_segment[segment] for segment in kept], cut_into_segments(fresh, window),
                   new_pairs=sum(part.n_pairs for part in unseen),
                   late_pairs=sum(part.n_pairs for part in unseen
-                                 if part.start >= seen_to and part.last < newest))
+                                 if part.start >= seen_to and part.last < newest),
+                  notices=_to_come(batches, now))
+
+
+def _to_come(batches: Sequence[Segment], now: str) -> tuple[str, ...]:
+    """What a user should know of pairs that were recorded later than now."""
+    ahead = [batch for batch in batches if batch.last[:10] > now[:10]]
+    if not ahead:
+        return ()
+    rows = ", ".join(f"{batch.start}-{batch.stop - 1}" for batch in ahead[:N_LISTED])
+    return (f"rows {rows}{', ...' if len(ahead) > N_LISTED else ''} say that they were recorded "
+            f"after today ({now[:10]}): a clock was wrong. They count, in any window of days",)
 
 
 def lineage_of(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:

@@ -114,10 +114,14 @@ class _Call:
         self.before: Listed | None = self.ours[-1] if self.ours else None
 
     def carry_out(self, *, recompute: bool) -> Outcome:
+        for said in self.catalog.damaged():
+            self._tell(said.removesuffix("."))
         self._tell_what_is_unusual()
         stored, unreadable = ([], []) if recompute else self.states.segments()
         self.notices += unreadable
         agenda = agenda_of(self.settings, self.pairs, stored, self._rows_before(), self.now)
+        for said in agenda.notices:
+            self._tell(said)
         n_pairs, window = sum(s.n_pairs for s in agenda.rows), Window.parse(self.settings.window)
         if n_pairs < min(window.n_pairs or 0, self.pairs.n_pairs):
             self.notices.append(f"the window holds {n_pairs:,} pairs: it slides in steps of about "

@@ -122,9 +122,10 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
 
 
 def age_of(segments: Sequence[Segment]) -> float:
-    """Seconds since the newest pair was recorded."""
-    newest = max(segment.last for segment in segments)
-    return (datetime.now(UTC) - datetime.fromisoformat(newest)).total_seconds()
+    """Seconds since the newest pair was recorded, but for those of a clock that was ahead."""
+    ages = [(datetime.now(UTC) - datetime.fromisoformat(segment.last)).total_seconds()
+            for segment in segments]
+    return min((age for age in ages if age >= 0), default=0.0)
 
 
 def _to_compare_with(runs: Sequence[Listed]) -> dict[str, Listed]:

@@ -267,6 +267,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                   for name, array in group.arrays()}
         attributes = _checked(dict(group.attrs.asdict()))
     except Exception as error:
-        message = f"states {path} cannot be read: {error}"
+        what = str(error).partition(". ")[0]  # what follows is for runs that end there
+        message = f"states {path} cannot be read ({what})"
         raise ValueError(message) from error
     return attributes, arrays

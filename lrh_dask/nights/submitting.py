@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -27,7 +29,7 @@ from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.stores.writing import replace_file
 
-__all__ = ["submit"]
+__all__ = ["BEGINS_WITHIN", "answers", "submit"]
 
 BEGINS_WITHIN = 5.0
 """Seconds that a submission is watched for a sign of life before the call returns."""
@@ -67,6 +69,16 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
         if not (folder / "status.json").exists():  # nothing was submitted
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def answers(scheduler: str) -> bool:
+    """Whether something takes connections at the address of a scheduler, as seen from here."""
+    address = urlsplit(scheduler)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 0), LOOKS_AGAIN):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _seen_from_anywhere(settings: NightlySettings, raw: dict[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = No
 
     Args:
         client: a Dask client, whose smallest worker sets memory and threads.
+        worker_bytes: memory of a worker; None is that of this machine.
         split: which rows are counted, and how; None is all.
     Raises:
         SettingsError: see :func:`lrh_dask.runs.budget.plan_run`.

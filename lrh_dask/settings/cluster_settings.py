@@ -122,7 +122,7 @@ class ClusterSettings(Strict):
                  if getattr(self, name) not in (None, (), {})}
         wrong = []
         if missing := sorted(_NEEDS.get(self.kind, set()) - given):
-            wrong.append(f"`kind: {self.kind}` and {_listed(missing)} go together")
+            wrong.append(f"`kind: {self.kind}` needs {_listed(missing)} beside it")
         if foreign := sorted(given - _TAKES[self.kind]):
             why = " (a cluster that runs already)" if self.runs_already else ""
             wrong.append(f"{_listed(foreign)} cannot be set for `kind: {self.kind}`{why}, which "

@@ -127,23 +127,40 @@ class Catalog:
 
     def runs(self) -> list[Listed]:
         """All published runs, in their order; the index is made anew where it is not right."""
+        return self._read()[0]
+
+    def damaged(self) -> list[str]:
+        """What is wrong with runs whose documents cannot be read, and what to do."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[list[Listed], list[str]]:
         try:
             index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
-            known = {str(row["run"]): _listed(row) for row in index["runs"]}
+            known = {str(row["run"]): (row["stamp"], _listed(row)) for row in index["runs"]}
         except (OSError, ValueError, TypeError, KeyError):
             known = {}
-        rows: dict[str, Listed] = {}
-        for path in self.folder.glob("[!.]*/run.json"):
+        rows: dict[str, tuple[list[int], Listed]] = {}
+        damaged = []
+        for path in sorted(self.folder.glob("[!.]*/run.json")):
             name = path.parent.name
-            if not path.parent.is_symlink():
-                with contextlib.suppress(BadPairs):  # somebody is deleting it
-                    rows[name] = known.get(name) or _row(self.document(name))
+            if path.parent.is_symlink():
+                continue
+            with contextlib.suppress(FileNotFoundError):  # somebody is deleting it
+                found = path.stat()
+                stamp = [found.st_size, found.st_mtime_ns]
+                try:
+                    same = name in known and known[name][0] == stamp
+                    rows[name] = known[name] if same else (stamp, _row(self.document(name)))
+                except BadPairs as error:
+                    damaged.append(str(error))
         if rows != known:
             with contextlib.suppress(OSError):  # who may only look need not keep it
                 replace_file(self.folder / "index.json", json.dumps(
-                    {"format": FORMAT_VERSION, "runs": [asdict(row) for row in rows.values()]},
+                    {"format": FORMAT_VERSION, "runs": [
+                        {**asdict(row), "stamp": stamp} for stamp, row in rows.values()]},
                     indent=1))
-        return sorted(rows.values(), key=lambda row: (row.sequence, row.created))
+        return sorted((row for _, row in rows.values()),
+                      key=lambda row: (row.sequence, row.created)), damaged
 
     def document(self, run: str) -> dict[str, Any]:
         """What a run has written about itself.
@@ -157,8 +174,10 @@ class Catalog:
         except (OSError, ValueError) as error:
             raise BadPairs(explain(
                 f"read {path}", expected="what a run says of itself",
-                got=f"{type(error).__name__}: {error}", consequence="The run cannot be used",
-                fix=f"Remove {path.parent}; its pairs are counted in the states all the same",
+                got=f"{type(error).__name__}: {error}",
+                consequence="The run is left out of the catalogue",
+                fix=f"Restore it, or remove {path.parent}: its pairs are counted in the states "
+                    "all the same",
             )) from error
         return document
 
@@ -213,8 +232,12 @@ def _row(document: dict[str, Any]) -> Listed:
         return _listed({**document, "eigenvalues": document["eigenvalues"][:N_LEADING],
                         "standard_errors": document["standard_errors"][:N_LEADING],
                         "n_alerts": len(document["alerts"])})
-    except (KeyError, TypeError) as error:
-        raise BadPairs(f"{document.get('run')}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadPairs(explain(
+            "read run.json", expected="what a run says of itself",
+            got=f"{type(error).__name__}: {error}",
+            consequence="The run is left out of the catalogue",
+            fix="Restore it, or remove its folder")) from error
 
 
 def _listed(row: dict[str, Any]) -> Listed:

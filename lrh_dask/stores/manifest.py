@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
@@ -128,6 +128,11 @@ class Stamp:
                 fix="Give the time at which the pairs were recorded, or leave it out")) from error
         if recorded.tzinfo is None:
             recorded = recorded.replace(tzinfo=UTC)
+        if recorded - datetime.now(UTC) > timedelta(days=1):
+            raise SettingsError(explain(
+                "append", expected="a time that has been", got=f"{recorded.isoformat()}",
+                consequence="Windows of the last days would go by it, so nothing was appended",
+                fix="Give the time at which the pairs were recorded, or leave it out"))
         return recorded.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

@@ -68,7 +68,8 @@ class Window:
     """Which rows a run is about; all where nothing is set.
 
     Attributes:
-        days: those of so many days up to the newest one that was recorded.
+        days: those of so many days up to the newest one that was recorded, or to today where a
+            clock was wrong and that is still to come.
         n_pairs: the newest so many, or as many as whole segments make up.
         label: those of one training run; ``latest`` that of the newest rows.
     """
@@ -99,8 +100,8 @@ class Window:
                    f"got {text!r}")
         raise ValueError(message)
 
-    def choose(self, stored: Sequence[Segment],
-               batches: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
+    def choose(self, stored: Sequence[Segment], batches: Sequence[Segment],
+               now: str) -> tuple[list[Segment], list[Segment]]:
         """Those of stored segments that lie in the window, and all other rows that do.
 
         A stored segment that lies in it in part only is not used: its rows in the window are to be
@@ -108,6 +109,7 @@ class Window:
 
         Args:
             stored: disjoint segments whose states are there; ``batches``: all rows, some at least.
+            now: time of day (ISO 8601, UTC).
         """
         if self.n_pairs is not None:
             return self._newest(stored, batches)
@@ -116,7 +118,8 @@ class Window:
 
         def inside(segment: Segment) -> bool:
             if self.days is not None:
-                oldest = date.fromisoformat(newest.last[:10]) - timedelta(self.days - 1)
+                end = min(newest.last[:10], now[:10])
+                oldest = date.fromisoformat(end) - timedelta(self.days - 1)
                 return segment.first[:10] >= oldest.isoformat()
             return not (self.latest or self.label) or segment.labels == label
 
