@@ -186,6 +186,28 @@ def test_a_direction_that_only_new_pairs_show_has_all_pairs_read_again(
         np.testing.assert_array_equal(second.basis.basis.q, first.basis.basis.q)
 
 
+def test_what_the_look_at_new_pairs_has_missed_too_has_all_pairs_read_for_the_basis(
+        make_pairs, tmp_path, monkeypatch):
+    """A direction of all new pairs, and a strong one of few that were not looked at."""
+    monkeypatch.setattr(going_on, "LOOKED_AT", 300)
+    monkeypatch.setattr(going_on, "MANY_PAIRS", 1000)
+    made = make_pairs(3, 6000, 80, [3.0, 2.5, 2.0], noise=0.3)
+    x, y = np.array(made.x), np.array(made.y)
+    seen, hidden = np.linalg.qr(np.random.default_rng(0).standard_normal((80, 2)))[0].T
+    y[5500:] += 2.0 * np.outer(x[5500:] @ seen, seen)
+    y[-8:] += 60.0 * np.outer(x[-8:] @ hidden, hidden)
+    pairs = Pairs(x, y)
+    first = night(pairs, segments(0, 5500), basis=24)
+    second = night(pairs, segments(5500, 6000), through_disk(tmp_path, first), basis=24, n_before=1)
+    assert second.read_all
+    q = second.basis.basis.q
+    assert min(np.linalg.norm(q.T @ seen), np.linalg.norm(q.T @ hidden)) > 0.98
+    read = second.hessian.provenance["bytes"]
+    row_bytes = 2 * 80 * x.itemsize
+    assert read["fit"] == 6000 * row_bytes  # the pass that counted
+    assert read["basis"] == (500 + 6000 + 6000) * row_bytes  # two that did not, and all pairs
+
+
 def test_a_basis_found_in_few_noisy_pairs_is_found_anew_as_more_come(make_pairs, tmp_path):
     made = make_pairs(30, 6000, 120, [3.0, 2.5, 1.0], noise=3.0)
     pairs = Pairs(made.x, made.y)

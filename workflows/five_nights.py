@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def main(folder: Path | None) -> None:
         stack.enter_context(started(typed.folder, "dask", "scheduler", "--host", "127.0.0.1",
                                     "--scheduler-file", "cluster.json"))
         while not (typed.folder / "cluster.json").exists():
-            pass
+            time.sleep(0.1)
         stack.enter_context(started(typed.folder, "dask", "worker", "--scheduler-file",
                                     "cluster.json", "--nworkers", "2", "--nthreads", "1"))
         typed.say("A scheduler and two workers run, each a process of its own, and `night.yaml` "
