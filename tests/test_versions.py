@@ -50,7 +50,7 @@ def test_the_same_environment_agrees_in_everything(tmp_path):
     (GONE, "none on tcp://127.0.0.1"),
     ('__version__ = "0.0.9"', "0.0.9 failed"),
     (f'__version__ = "{__version__}"', "failed (ModuleNotFoundError: No module named "
-                                       "'lrh_dask.runs.tasks')"),
+                                       "'lrh_dask.runs')"),
 ], ids=["missing", "older", "broken"])
 def test_a_worker_without_this_lrh_dask_is_refused(tmp_path, module, said):
     with one_worker(tmp_path, on_worker=other_software(tmp_path / "other", module)) as path:
@@ -69,13 +69,13 @@ def test_the_scheduler_needs_lrh_dask_too(tmp_path):
 
 
 def another_checkout(folder):
-    """A copy of this package that differs in a line, and the file that has it."""
+    """A copy of this package that differs in a line: the file that has it."""
     copy = folder / "lrh_dask"
     shutil.copytree(Path(lrh_dask.__file__).parent, copy,
                     ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "tasks.py").open("a") as changed:
+    with (copy / "errors.py").open("a") as changed:
         changed.write("# another line\n")
-    return copy / "tasks.py"
+    return copy / "errors.py"
 
 
 def test_the_source_that_a_worker_has_loaded_is_compared(tmp_path):
@@ -83,7 +83,7 @@ def test_the_source_that_a_worker_has_loaded_is_compared(tmp_path):
     changed = another_checkout(tmp_path / "other")
     with one_worker(tmp_path, on_worker={"PYTHONPATH": str(tmp_path / "other")}) as path:
         before = agreements(path)["lrh-dask"]
-        shutil.copy(Path(lrh_dask.__file__).parent / "tasks.py", changed)
+        shutil.copy(Path(lrh_dask.__file__).parent / "errors.py", changed)
         after = agreements(path)["lrh-dask"]
     assert before == after
     assert before.agreement is Agreement.apart
