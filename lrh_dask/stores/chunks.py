@@ -128,12 +128,11 @@ def stored_chunks(array: Any) -> tuple[int, ...]:
 
 def first_rows(array: Any, n_rows: int) -> Any:
     """An array that ends after so many rows; what is stored stays as it is."""
-    from zarr import Array, AsyncArray
+    from lrh_dask.stores.zarr_core import made_like
 
     if not array.ndim or array.shape[0] == n_rows:
         return array
-    return Array(AsyncArray(metadata=array.metadata.update_shape((n_rows, *array.shape[1:])),
-                            store_path=array.store_path))
+    return made_like(array, n_rows=n_rows)
 
 
 def is_plain(array: Any) -> bool:
@@ -154,10 +153,8 @@ def _read_plain(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
     Raises:
         ValueError: a chunk is shorter or longer than its numbers, or its checksum is another.
     """
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
+    from lrh_dask.stores.zarr_core import PROTOTYPE, sync
 
-    prototype = default_buffer_prototype()
     places = {array.metadata.encode_chunk_key(at): at for at in _coordinates(array, wanted)}
     chunk_bytes = int(np.prod(array.chunks)) * array.dtype.itemsize
     at_once = max(1, min(REQUESTS, REQUESTED_BYTES // chunk_bytes))
@@ -168,7 +165,7 @@ def _read_plain(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
     asked = list(places)
     for first in range(0, len(asked), at_once):
         keys = asked[first:first + at_once]
-        answers = sync(_ask(lambda key: (array.store_path / key).get(prototype), keys))
+        answers = sync(_ask(lambda key: (array.store_path / key).get(PROTOTYPE), keys))
         for key in keys:  # each is given back before the next one is put in its place
             answer, at = answers.pop(0), places[key]
             if answer is None and key not in fill:
@@ -234,7 +231,7 @@ def _missing(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
 
 def _stored(array: Any, keys: Iterable[str]) -> set[str]:
     """Those of the keys under an array that its store holds."""
-    from zarr.core.sync import sync
+    from lrh_dask.stores.zarr_core import sync
 
     keys = list(keys)
     present = sync(_ask(lambda key: (array.store_path / key).exists(), keys))
@@ -243,7 +240,7 @@ def _stored(array: Any, keys: Iterable[str]) -> set[str]:
 
 def _listed(array: Any) -> set[str]:
     """All keys under an array; a thousand of them come in one answer."""
-    from zarr.core.sync import sync
+    from lrh_dask.stores.zarr_core import sync
 
     prefix = f"{array.path}/"
 

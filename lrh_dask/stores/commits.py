@@ -76,16 +76,20 @@ def _adopted(arrays: Mapping[str, Any], snapshot: str) -> Manifest:
 def _commit(name: str, session: Any, arrays: Mapping[str, Any], before: Manifest,
             incoming: Incoming, stamp: Stamp) -> Batch:
     """Write rows behind those of the manifest, and commit both."""
+    from zarr.storage import StorePath
+
+    from lrh_dask.stores.zarr_core import made_like, put
+
     digest, stop = RowsDigest(), before.rows + incoming.n_rows
     with _said_clearly(name):
         for label, array in arrays.items():
-            grown = _storing_zeros(array)
+            grown = made_like(array, storing_fill=True)
             grown.resize((stop, *array.shape[1:]))
             for first, rows in incoming.by_chunks(label, array, before.rows, digest):
                 grown[first:first + len(rows)] = rows
         stamp.refuse_again(name, before, digest.hex())
         batch = stamp.batch(before.rows, stop, digest.hex())
-        _set_manifest(session.store, before.with_batch(batch))
+        put(StorePath(session.store) / NODE / "zarr.json", before.with_batch(batch).file())
         session.commit(f"append rows {batch.start}-{batch.stop - 1}"
                        + (f" ({batch.label})" if batch.label else ""))
     return batch
@@ -107,19 +111,3 @@ def _said_clearly(store: str) -> Iterator[None]:
             f"append to {store}", expected="room and permission to write", got=first_line(error),
             consequence="Nothing was published: the rows from before are as they were",
             fix="Make room, or mend the disk, and append again")) from error
-
-
-def _storing_zeros(array: Any) -> Any:
-    """The same array, whose chunks are stored also where they hold nothing but fill."""
-    from zarr import Array, AsyncArray
-
-    return Array(AsyncArray(metadata=array.metadata, store_path=array.store_path,
-                            config={"write_empty_chunks": True}))
-
-
-def _set_manifest(store: Any, manifest: Manifest) -> None:
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
-
-    content = default_buffer_prototype().buffer.from_bytes(manifest.file())
-    sync(store.set(f"{NODE}/zarr.json", content))

@@ -194,11 +194,10 @@ def chunk_digests(array: Any, n_batches: int) -> dict[str, str]:
 
 def _attributes(path: Any) -> dict[str, Any] | None:
     """Of a group in a store; None where there is none."""
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
+    from lrh_dask.stores.zarr_core import get
 
-    stored = sync((path / "zarr.json").get(default_buffer_prototype()))
-    return None if stored is None else dict(json.loads(stored.to_bytes())["attributes"])
+    stored = get(path / "zarr.json")
+    return None if stored is None else dict(json.loads(stored)["attributes"])
 
 
 def _parsed(found: dict[str, Any]) -> Manifest:

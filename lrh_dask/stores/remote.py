@@ -14,10 +14,10 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
 from lrh_dask.errors import BadPairs, SettingsError, explain, is_refusal, public_name
+from lrh_dask.stores.zarr_core import sync
 
 __all__ = ["RemoteStore", "cannot_read"]
 

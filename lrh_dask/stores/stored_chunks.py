@@ -43,19 +43,17 @@ def encoded(array: Any, first: int, rows: np.ndarray) -> Iterator[tuple[str, byt
         first: row of the array at which the row of chunks begins.
         rows: (m, ...) what is in it, at most the rows of a chunk; fill follows.
     """
-    from zarr import Array, AsyncArray
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.sync import sync
     from zarr.storage import MemoryStore, StorePath
 
+    from lrh_dask.stores.zarr_core import get, made_like
+
     end, path = first + len(rows), StorePath(MemoryStore())
-    scratch = Array(AsyncArray(metadata=array.metadata.update_shape((end, *array.shape[1:])),
-                               store_path=path, config={"write_empty_chunks": True}))
+    scratch = made_like(array, n_rows=end, path=path, storing_fill=True)
     scratch[first:end] = rows
     for key in keys_of_rows(scratch, first, end):
-        stored = sync((path / key).get(default_buffer_prototype()))
+        stored = get(path / key)
         if stored is not None:
-            yield key, stored.to_bytes()
+            yield key, stored
 
 
 def digests(array: Any, start: int, stop: int) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""The one door to what Zarr has, and has not made public: single keys, and arrays made anew.
+
+It takes a second to import, so those who need it import it where they need it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zarr import Array, AsyncArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+__all__ = ["PROTOTYPE", "get", "made_like", "put", "sync"]
+
+PROTOTYPE = default_buffer_prototype()
+
+
+def get(path: Any) -> bytes | None:
+    """What a store holds at a path of it; None where it holds nothing."""
+    stored = sync(path.get(PROTOTYPE))
+    return None if stored is None else stored.to_bytes()
+
+
+def put(path: Any, content: bytes) -> None:
+    """Have a store hold this at a path of it."""
+    sync(path.set(PROTOTYPE.buffer.from_bytes(content)))
+
+
+def made_like(array: Any, *, n_rows: int | None = None, path: Any = None,
+              storing_fill: bool = False) -> Any:
+    """The same array with other rows or at another place, without a look at what is stored.
+
+    Args:
+        n_rows: rows that it has.
+        path: where it is.
+        storing_fill: chunks are stored also where they hold nothing but fill.
+    """
+    metadata = array.metadata
+    if n_rows is not None:
+        metadata = metadata.update_shape((n_rows, *array.shape[1:]))
+    return Array(AsyncArray(metadata=metadata, store_path=path or array.store_path,
+                            config={"write_empty_chunks": True} if storing_fill else None))
