@@ -19,13 +19,16 @@ from lrh_dask.reports.drift_screen import show_comparison
 from lrh_dask.reports.screen import Screen
 
 
-def stored(folder, hessian, *, rows=None, store="pairs.zarr", fingerprint=None, settings=None):
+def stored(folder, hessian, *, rows=None, digests=(), store="pairs.zarr", fingerprint=None,
+           settings=None):
     folder.mkdir(parents=True)
     replace(hessian, provenance={
         "created": "2026-11-01T03:00:00Z", "store": store, "fingerprint": fingerprint,
         "settings": settings or {}, "versions": {"lrh-dask": "1"}}).save(folder / "result.zarr")
     if rows is not None:
-        (folder / "run.json").write_text(json.dumps({"store": store, "ledger": {"rows": rows}}))
+        (folder / "run.json").write_text(json.dumps({"store": store}))
+        (folder / "ledger.json").write_text(json.dumps({"rows": rows, "digests": [
+            {"start": start, "stop": stop, "digest": digest} for start, stop, digest in digests]}))
     return folder
 
 
@@ -48,7 +51,7 @@ def test_a_run_folder_and_the_result_in_it_are_the_same_run(tmp_path):
     folder = stored(tmp_path / "night-1", QUIET, rows=[[0, 1000]])
     for path in (folder, folder / "result.zarr", str(folder)):
         run = StoredRun.load(path)
-        assert (run.name, run.rows) == ("night-1", ((0, 1000),))
+        assert (run.name, run.counted.spans) == ("night-1", ((0, 1000),))
     (tmp_path / "latest").symlink_to(folder)
     assert StoredRun.load(tmp_path / "latest").name == "night-1"
     QUIET.save(tmp_path / "other.zarr")
@@ -70,6 +73,14 @@ def test_shared_pairs_are_those_rows_that_both_run_folders_list(tmp_path):
         {*range(600), *range(700, 1100)} & {*range(500, 1500)}) == 500
     assert "500 pairs are in both" in found.about_shared
     assert compare_runs(*runs, shared_pairs=7).drift.shared_pairs == 7
+
+
+def test_rows_that_were_rewritten_are_not_shared(tmp_path):
+    runs = loaded(tmp_path, {"hessian": QUIET, "rows": [[0, 600]],
+                             "digests": [(0, 250, "a"), (250, 500, "b"), (500, 600, "c")]},
+                  {"hessian": QUIET, "rows": [[0, 800]],
+                   "digests": [(0, 250, "a"), (250, 500, "other"), (500, 800, "d")]})
+    assert compare_runs(*runs).drift.shared_pairs == 250
 
 
 @pytest.mark.parametrize(("first", "second", "shared", "said"), [

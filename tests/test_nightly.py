@@ -162,6 +162,8 @@ def test_counted_rows_that_have_changed_are_an_error_unless_all_are_to_be_read_a
     assert nights.latest() == found.path.name
     whole = fit(open_pairs(nights.store))
     np.testing.assert_allclose(found.document["eigenvalues"], whole.eigenvalues)
+    [drift] = found.document["drift"].values()
+    assert drift["shared_pairs"] == 200  # the other blocks
     assert not nights.night().is_new
 
 

@@ -26,6 +26,7 @@ from lrh_dask.runs.tree import Partial
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.catalog import N_RECENT, Catalog, Listed
+from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import load_result, plain, save_result, summary
@@ -142,9 +143,10 @@ def _to_compare_with(runs: Sequence[Listed]) -> dict[str, Listed]:
 
 def _drift_since(catalog: Catalog, run: Listed, tonight: Tonight) -> Drift:
     before = load_result(catalog.folder / run.run / "result.zarr")
-    seen = _rows_of(catalog, run)
-    shared = _n_pairs(tonight.segments) - _n_pairs(uncovered(tonight.segments, seen))
-    hessian = tonight.night.hessian
+    theirs, hessian = CountedRows.of(catalog.folder / run.run), tonight.night.hessian
+    ours = CountedRows(run.store, tuple((s.start, s.stop) for s in tonight.segments),
+                       frozenset(tonight.digests))
+    shared = 0 if theirs is None else ours.n_shared(theirs)
     return compare(before, hessian, shared_pairs=min(shared, before.n_pairs, hessian.n_pairs))
 
 

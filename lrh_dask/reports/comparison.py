@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lrh_dask.drift.drift_words import headline
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.reports.report import flat
 from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.results import load_result, plain
 
 __all__ = ["Comparison", "StoredRun", "compare_runs", "drift_document"]
@@ -26,14 +26,13 @@ class StoredRun:
 
     Attributes:
         name: of its run folder, if it is in one.
-        rows: spans (first, stop) of the rows of ``store`` that it counts; None if not known.
+        counted: the rows that it counts; None if not known.
     """
 
     name: str
     path: Path
     hessian: LowRankHessian
-    store: str | None = None
-    rows: tuple[tuple[int, int], ...] | None = None
+    counted: CountedRows | None = None
 
     @staticmethod
     def load(path: str | Path) -> StoredRun:
@@ -52,7 +51,7 @@ class StoredRun:
                 fix="Name RESULT.zarr or a run folder"))
         if not inner.exists():
             return StoredRun(path.name, path, load_result(path))
-        return StoredRun(folder.resolve().name, inner, load_result(inner), *_counted(folder))
+        return StoredRun(folder.resolve().name, inner, load_result(inner), CountedRows.of(folder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +88,9 @@ def compare_runs(before: StoredRun, after: StoredRun, *, shared_pairs: float | N
     """
     n_before, n_after = before.hessian.n_pairs, after.hessian.n_pairs
     prints = [run.hessian.provenance.get("fingerprint") for run in (before, after)]
-    if shared_pairs is None and None not in (before.rows, after.rows) and (
-            before.store == after.store):
-        shared_pairs = min(_in_both(before.rows or (), after.rows or ()), n_before, n_after)
+    if shared_pairs is None and before.counted and after.counted and (
+            before.counted.store == after.counted.store):
+        shared_pairs = min(before.counted.n_shared(after.counted), n_before, n_after)
     if shared_pairs is not None:
         said = f"{shared_pairs:,.0f} pairs are in both runs"
     elif prints[0] is not None and prints[0] == prints[1] and n_before == n_after:
@@ -119,20 +118,6 @@ def drift_document(drift: Drift) -> dict[str, Any]:
         "trace": _change(drift.trace), "residual": _change(drift.residual),
         "held_out_residual": _change(drift.held_out),
         "verdict": {"before": drift.verdicts[0].name, "after": drift.verdicts[1].name}})
-
-
-def _counted(folder: Path) -> tuple[str | None, tuple[tuple[int, int], ...] | None]:
-    """The store of a run and the rows it counts, from what its folder says of it."""
-    try:
-        document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return document["store"], tuple((int(a), int(b)) for a, b in document["ledger"]["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, None
-
-
-def _in_both(ours: tuple[tuple[int, int], ...], theirs: tuple[tuple[int, int], ...]) -> int:
-    """Rows in both of two sets of disjoint spans."""
-    return sum(max(0, min(b, d) - max(a, c)) for a, b in ours for c, d in theirs)
 
 
 def _change(change: Change) -> dict[str, float]:
