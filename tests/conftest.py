@@ -40,8 +40,14 @@ def _frozen(array, dtype=None):
     return copy
 
 
+def _orthonormal(seed, n_features, k):
+    """The first k columns of a rotation; it takes as long as k says."""
+    square = np.random.default_rng(seed).standard_normal((n_features, n_features))
+    return np.linalg.qr(square[:, :k])[0]
+
+
 def _rotation(seed, n_features):
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n_features, n_features)))[0]
+    return _orthonormal(seed, n_features, n_features)
 
 
 def _make_pairs(seed, n_pairs, n_features, spectrum, *, noise=0.0, offset=0.0, condition=1.0,
@@ -52,7 +58,7 @@ def _make_pairs(seed, n_pairs, n_features, spectrum, *, noise=0.0, offset=0.0, c
     condition: spread of the scales of x, along axes that H does not know.
     """
     rng = np.random.default_rng(seed)
-    vectors = _rotation(seed + 1_000_003, n_features)[:, :len(spectrum)]
+    vectors = _orthonormal(seed + 1_000_003, n_features, len(spectrum))
     hessian = (vectors * np.asarray(spectrum, dtype=float)) @ vectors.T
     x = rng.standard_normal((n_pairs, n_features))
     if condition != 1.0:
