@@ -5,6 +5,8 @@ The fixtures are functions without state (session scope), so hypothesis may use 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import array_api_strict
@@ -178,6 +180,29 @@ def gpu():
 def other_device(request):
     """Each device that is not NumPy's: the strict namespace, and a GPU where there is one."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def lrh(capfd, monkeypatch):
+    """The command line without a second for a process that imports everything anew.
+
+    Its streams are those of its workers, too. What only a process of its own can show is tried on
+    one: signals, a submitter that has gone, what a terminal can write, that it starts at all.
+    """
+    from lrh_dask.cli.app import main
+
+    def run(*args, cwd, env=None):
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["lrh", *map(str, args)])
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return subprocess.CompletedProcess(args, ended.value.code or 0, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")
