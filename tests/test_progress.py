@@ -11,7 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cluster_processes import address_in, cluster
+import slow_reading
+from cluster_processes import cluster
 from distributed import Client
 
 from lrh_dask import fit, open_pairs
@@ -20,14 +21,22 @@ from lrh_dask.runs.progress import BEGINS
 from lrh_dask.stores.synthetic import Known, write_known
 
 LRH = [sys.executable, "-m", "lrh_dask"]
-N, D, ROW_BYTES = 300_000, 256, 2 * 256 * 4
+N, D, ROW_BYTES = 80_000, 32, 2 * 32 * 4  # so many that a basis is found in a sample
 SECONDS = 180
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return write_known(tmp_path_factory.mktemp("pairs") / "pairs.zarr", N,
-                       Known.indefinite(D, 8), chunks=(1024, D))
+    return write_known(tmp_path_factory.mktemp("pairs") / "slow.zarr", N,
+                       Known.indefinite(D, 4), chunks=(512, D))
+
+
+@pytest.fixture(scope="module")
+def slow_cluster(tmp_path_factory):
+    """Its nannies start another worker where one is killed."""
+    with cluster(tmp_path_factory.mktemp("cluster"), 2, "--preload",
+                 slow_reading.__file__) as path, Client(scheduler_file=str(path)) as client:
+        yield client
 
 
 def submitted(store, folder, scheduler, basis):
@@ -63,26 +72,27 @@ def assert_counts(seen):
 
 
 @pytest.mark.parametrize(("basis", "victim"), [
-    (D, "a worker"), (32, "the worker of the driver"), *(
+    (D, "a worker"), (8, "the worker of the driver"), *(
         pytest.param(*which, marks=pytest.mark.long) for which in (
-            (D, "nobody"), (D, "the worker of the driver"), (32, "nobody"), (32, "a worker")))])
-def test_counts_only_grow_and_end_at_the_pairs_that_were_read(store, tmp_path, basis, victim):
+            (D, "nobody"), (D, "the worker of the driver"), (8, "nobody"), (8, "a worker")))])
+def test_counts_only_grow_and_end_at_the_pairs_that_were_read(
+        store, slow_cluster, tmp_path, basis, victim):
     killed = []
-    with cluster(tmp_path) as path, Client(scheduler_file=str(path)) as client:
-        runs, run = submitted(store, tmp_path, address_in(path), basis)
-        follower = subprocess.Popen([*LRH, "wait", run, "--runs", runs], text=True,
-                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                    stderr=subprocess.PIPE)
+    slow_cluster.wait_for_workers(2, timeout=60)
+    runs, run = submitted(store, tmp_path, slow_cluster.scheduler.address, basis)
+    follower = subprocess.Popen([*LRH, "wait", run, "--runs", runs], text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE)
 
-        def kill(now):
-            if victim != "nobody" and not killed and N // 4 < now.done.get("fit", 0) < N:
-                workers = list(client.run(os.getpid).values())
-                killed.append(next(pid for pid in workers if drives(pid) == (
-                    victim == "the worker of the driver")))
-                os.kill(killed[0], signal.SIGKILL)
+    def kill(now):
+        if victim != "nobody" and not killed and N // 4 < now.done.get("fit", 0) < N:
+            workers = list(slow_cluster.run(os.getpid).values())
+            killed.append(next(pid for pid in workers if drives(pid) == (
+                victim == "the worker of the driver")))
+            os.kill(killed[0], signal.SIGKILL)
 
-        seen = polled(runs, run, kill)
-        _, followed = follower.communicate(timeout=30)
+    seen = polled(runs, run, kill)
+    _, followed = follower.communicate(timeout=30)
     assert seen[-1].state is State.done, seen[-1]
     assert bool(killed) == (victim != "nobody")
     assert_counts(seen)

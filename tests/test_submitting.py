@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slow_reading
 from cluster_processes import HOST, address_in, cluster, scheduler, worker
 
 from lrh_dask import fit, open_pairs
@@ -18,19 +19,14 @@ from lrh_dask.nights.journal import Journal
 from lrh_dask.nights.underway import State, Status, jobs_folder, status_of, statuses
 from lrh_dask.stores.synthetic import Known, write_known
 
-LRH = [sys.executable, "-m", "lrh_dask"]
 SECONDS = 90
-N_SLOW = 400_000
-
-
-def lrh(*args, **kwargs):
-    return subprocess.run([*LRH, *map(str, args)], text=True, capture_output=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=SECONDS, **kwargs)
+N_SLOW = 20_000
+SLOWLY = ("--preload", slow_reading.__file__)
 
 
 @pytest.fixture(scope="module")
 def scheduler_file(tmp_path_factory):
-    with cluster(tmp_path_factory.mktemp("cluster")) as path:
+    with cluster(tmp_path_factory.mktemp("cluster"), 2, *SLOWLY) as path:
         yield path
 
 
@@ -43,25 +39,33 @@ def config(tmp_path, make_pairs):
     return path
 
 
-@pytest.fixture(scope="module")
-def slow_store(tmp_path_factory):
-    """It takes a worker some seconds."""
-    return write_known(tmp_path_factory.mktemp("slow") / "slow.zarr", N_SLOW,
-                       Known.indefinite(256, 8), chunks=(2048, 256))
-
-
 @pytest.fixture
-def slow(slow_store, tmp_path):
+def slow(tmp_path):
+    """A store that takes a worker some seconds."""
+    write_known(tmp_path / "slow.zarr", N_SLOW, Known.indefinite(16, 4), chunks=(256, 16))
     path = tmp_path / "slow.yaml"
-    path.write_text(f"store: {slow_store}\nruns: runs\nbasis: 256\n")
+    path.write_text("store: slow.zarr\nruns: runs\n")
     return path
 
 
-def submit(config, scheduler_file):
-    """Its id, once the submitting process has ended."""
-    done = lrh("submit", config.name, "--scheduler", scheduler_file, cwd=config.parent)
+@pytest.fixture
+def submit(lrh):
+    """Submits a run, and returns its id."""
+    def submit(config, scheduler_file):
+        done = lrh("submit", config.name, "--scheduler", scheduler_file, cwd=config.parent)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return submit
+
+
+def submitted_by_a_process(*args, **kwargs):
+    """What it has said, once it has ended."""
+    done = subprocess.run([sys.executable, "-m", "lrh_dask", "submit", *map(str, args)], text=True,
+                          capture_output=True, check=False, stdin=subprocess.DEVNULL,
+                          timeout=SECONDS, **kwargs)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout
 
 
 def until(runs, run, *, states=(), done=lambda _: True, seconds=SECONDS):
@@ -73,8 +77,9 @@ def until(runs, run, *, states=(), done=lambda _: True, seconds=SECONDS):
     return now
 
 
-def test_a_submitted_run_ends_without_its_submitter(config, scheduler_file, tmp_path):
-    run = submit(config, address_in(scheduler_file))
+def test_a_submitted_run_ends_without_its_submitter(lrh, config, scheduler_file, tmp_path):
+    run = submitted_by_a_process(config.name, "--scheduler", address_in(scheduler_file),
+                                 cwd=tmp_path).strip()
     waited = lrh("wait", run, "--runs", "night.yaml", cwd=tmp_path)
     assert waited.returncode == 0, waited.stderr
     assert "done: published" in waited.stdout
@@ -82,8 +87,12 @@ def test_a_submitted_run_ends_without_its_submitter(config, scheduler_file, tmp_
     document = json.loads((tmp_path / "runs" / run / "run.json").read_text())
     np.testing.assert_array_equal(document["eigenvalues"],
                                   fit(open_pairs(tmp_path / "pairs.zarr")).eigenvalues)
-    assert "3,000 of 3,000 pairs" in lrh("logs", run, "--runs", tmp_path / "runs").stdout
-    again = submit(config, scheduler_file)
+    assert "3,000 of 3,000 pairs" in lrh("logs", run, "--runs", "runs", cwd=tmp_path).stdout
+
+
+def test_a_run_that_finds_nothing_new_names_the_one_before(
+        lrh, submit, config, scheduler_file, tmp_path):
+    run, again = (submit(config, scheduler_file) for _ in range(2))
     assert lrh("wait", again, cwd=tmp_path).returncode == 0
     assert status_of(tmp_path / "runs", again).state is State.nothing_new
     assert status_of(tmp_path / "runs", again).result == run
@@ -94,22 +103,22 @@ def test_a_submitted_run_ends_without_its_submitter(config, scheduler_file, tmp_
     assert again in listed
 
 
-def test_dasks_own_setting_names_the_scheduler(config, scheduler_file, tmp_path):
-    done = lrh("submit", config, "--json", cwd=tmp_path, env={
-        **os.environ, "DASK_SCHEDULER_ADDRESS": address_in(scheduler_file)})
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["state"] in {"queued", "running", "done"}
-    assert lrh("wait", json.loads(done.stdout)["run"], cwd=tmp_path).returncode == 0
+def test_dasks_own_setting_names_the_scheduler(lrh, config, scheduler_file, tmp_path):
+    told = json.loads(submitted_by_a_process(config, "--json", cwd=tmp_path, env={
+        **os.environ, "DASK_SCHEDULER_ADDRESS": address_in(scheduler_file)}))
+    assert told["state"] in {"queued", "running", "done"}
+    assert lrh("wait", told["run"], cwd=tmp_path).returncode == 0
 
 
-def test_without_a_scheduler_nothing_is_submitted(config, tmp_path):
+def test_without_a_scheduler_nothing_is_submitted(lrh, config, tmp_path):
     done = lrh("submit", config, cwd=tmp_path)
     assert done.returncode == 2
     assert "would end with it" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_fails_tells_why_from_anywhere(config, scheduler_file, tmp_path):
+def test_a_run_that_fails_tells_why_from_anywhere(
+        lrh, submit, config, scheduler_file, tmp_path):
     (tmp_path / "pairs.zarr" / "y" / "c" / "0" / "0").unlink()
     run = submit(config, scheduler_file)
     waited = lrh("wait", run, cwd=tmp_path)
@@ -121,37 +130,37 @@ def test_a_run_that_fails_tells_why_from_anywhere(config, scheduler_file, tmp_pa
     assert not (tmp_path / "runs" / "latest").exists()
 
 
-def test_alerts_are_the_exit_code_of_the_wait(config, scheduler_file, tmp_path):
+def test_alerts_are_the_exit_code_of_the_wait(lrh, submit, config, scheduler_file, tmp_path):
     config.write_text(config.read_text() + "alerts: {sharpness_above: 0.1}\n")
     run = submit(config, scheduler_file)
     assert lrh("wait", run, cwd=tmp_path).returncode == 5
     assert (tmp_path / "runs" / run / "result.zarr").exists()
 
 
-def test_a_run_can_be_cancelled_from_anywhere(slow, scheduler_file, tmp_path):
+def test_a_run_can_be_cancelled_from_anywhere(lrh, submit, slow, scheduler_file, tmp_path):
     runs = tmp_path / "runs"
     run = submit(slow, scheduler_file)
     until(runs, run, states=[State.running], done=lambda now: sum(now.done.values()) > 0)
-    cancelled = lrh("cancel", run, "--runs", runs)
+    cancelled = lrh("cancel", run, "--runs", runs, cwd="/")
     assert cancelled.returncode == 0, cancelled.stderr
     now = until(runs, run, states=[State.cancelled], seconds=20)
     assert now.exit_code == 130
     assert not (runs / "latest").exists()
-    assert lrh("wait", run, "--runs", runs).returncode == 130
-    again = lrh("cancel", run, "--runs", runs)
+    assert lrh("wait", run, "--runs", runs, cwd="/").returncode == 130
+    again = lrh("cancel", run, "--runs", runs, cwd="/")
     assert again.returncode == 2
     assert "expected a run that is waiting or under way, got cancelled" in again.stderr
     run = submit(slow, scheduler_file)  # the folder is free, and the cluster as well
-    assert lrh("wait", run, "--runs", runs).returncode == 0
+    assert lrh("wait", run, "--runs", runs, cwd="/").returncode == 0
 
 
 @pytest.mark.long
-def test_a_driver_that_dies_with_its_worker_is_begun_again(slow, tmp_path):
+def test_a_driver_that_dies_with_its_worker_is_begun_again(submit, slow, tmp_path):
     runs = tmp_path / "runs"
-    with scheduler(tmp_path) as path, worker(path, "--no-nanny") as first:
+    with scheduler(tmp_path) as path, worker(path, "--no-nanny", *SLOWLY) as first:
         run = submit(slow, path)
         until(runs, run, states=[State.running], done=lambda now: sum(now.done.values()) > 0)
-        with worker(path, "--no-nanny"):
+        with worker(path, "--no-nanny", *SLOWLY):
             driver = driver_of(first.pid)
             first.kill()
             os.kill(driver, signal.SIGKILL)
@@ -160,10 +169,10 @@ def test_a_driver_that_dies_with_its_worker_is_begun_again(slow, tmp_path):
     assert json.loads((runs / run / "run.json").read_text())["n_pairs"] == N_SLOW
 
 
-def test_a_driver_does_not_outlive_its_worker_and_is_begun_again_at_once(slow, tmp_path):
+def test_a_driver_does_not_outlive_its_worker_and_is_begun_again_at_once(submit, slow, tmp_path):
     runs = tmp_path / "runs"
-    with scheduler(tmp_path) as path, worker(path, "--no-nanny") as first:
-        with worker(path, "--no-nanny") as second:
+    with scheduler(tmp_path) as path, worker(path, "--no-nanny", *SLOWLY) as first:
+        with worker(path, "--no-nanny", *SLOWLY) as second:
             run = submit(slow, path)
             until(runs, run, states=[State.running])
             for one in (first, second):
@@ -190,19 +199,17 @@ def test_a_run_whose_process_died_is_told_as_lost(tmp_path, monkeypatch):
     started = subprocess.Popen([sys.executable, "-c", code, runs])
     while not (jobs_folder(runs) / "a-run" / "status.json").exists():
         time.sleep(0.05)
-    monkeypatch.setattr(underway, "LOST_AFTER", 1.0)
+    monkeypatch.setattr(underway, "LOST_AFTER", 1.5)
     time.sleep(2)
     assert status_of(runs, "a-run").state is State.running  # it is heard of
     started.kill()
     started.wait()
-    time.sleep(1.5)
-    now = status_of(runs, "a-run")
-    assert now.state is State.lost
+    now = until(runs, "a-run", states=[State.lost], seconds=10)
     assert "nothing was heard" in now.error
 
 
 def test_workers_that_do_not_see_the_folder_are_told_before_anything_is_submitted(
-        config, tmp_path):
+        lrh, config, tmp_path):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("no mount namespace can be made here")
     hidden = tmp_path / "elsewhere"
@@ -230,14 +237,15 @@ def test_workers_that_do_not_see_the_folder_are_told_before_anything_is_submitte
 
 
 @pytest.mark.long
-def test_a_scheduler_that_does_not_answer_is_told_within_seconds(config, tmp_path):
+def test_a_scheduler_that_does_not_answer_is_told_within_seconds(lrh, config, tmp_path):
     done = lrh("submit", config, "--scheduler", "tcp://127.0.0.1:1", cwd=tmp_path)
     assert done.returncode == 4
     assert "expected an answer within" in done.stderr
     assert statuses(tmp_path / "runs") == []
 
 
-def test_waiting_may_be_given_up_and_the_run_goes_on(slow, scheduler_file, tmp_path):
+def test_waiting_may_be_given_up_and_the_run_goes_on(
+        lrh, submit, slow, scheduler_file, tmp_path):
     run = submit(slow, scheduler_file)
     given_up = lrh("wait", run, "--timeout", "0.5", cwd=tmp_path)
     assert given_up.returncode == 124
@@ -255,23 +263,24 @@ def test_a_run_that_waits_for_a_scheduler_that_is_gone_is_told_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["status", "wait", "logs", "cancel"])
-def test_a_run_that_is_not_there_is_told(command, tmp_path):
+def test_a_run_that_is_not_there_is_told(lrh, command, tmp_path):
     (tmp_path / "runs").mkdir()
-    done = lrh(command, "nothing", "--runs", tmp_path / "runs")
+    done = lrh(command, "nothing", "--runs", "runs", cwd=tmp_path)
     assert done.returncode == 2
     assert "`lrh status` lists them" in done.stderr
 
 
-def test_the_folder_of_runs_may_be_named_by_the_environment(tmp_path):
+def test_the_folder_of_runs_may_be_named_by_the_environment(lrh, tmp_path):
     (tmp_path / "mine").mkdir()
-    done = lrh("runs", "--json", cwd="/", env={**os.environ, "LRH_RUNS": str(tmp_path / "mine")})
+    done = lrh("runs", "--json", cwd="/", env={"LRH_RUNS": str(tmp_path / "mine")})
     assert json.loads(done.stdout) == []
     done = lrh("runs", cwd=tmp_path)
     assert done.returncode == 2
     assert "Name it with --runs" in done.stderr
 
 
-def test_a_secret_of_the_settings_is_kept_from_others(config, scheduler_file, tmp_path):
+def test_a_secret_of_the_settings_is_kept_from_others(
+        lrh, submit, config, scheduler_file, tmp_path):
     secret = "http://127.0.0.1:1/very-secret"
     config.write_text(config.read_text() + f"alerts: {{sharpness_above: 0.1, webhook: {secret}}}\n")
     run = submit(config, scheduler_file)
