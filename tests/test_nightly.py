@@ -1,6 +1,5 @@
 """One call a night, on a cluster of separate processes: it decides its own work."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from object_storage import make_bucket, moto, put
 
 from lrh_dask import LowRankHessian, fit, open_pairs
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError
-from lrh_dask.nights import every_night, publishing
 from lrh_dask.nights.every_night import nightly
 from lrh_dask.reports.screen import Screen
 from lrh_dask.runs import budget
@@ -38,15 +36,6 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 def scheduler_file(tmp_path_factory):
     with cluster(tmp_path_factory.mktemp("cluster")) as path:
         yield path
-
-
-@contextlib.contextmanager
-def without_pages():
-    """Of a night of few pairs most is the drawing of its pages, on which no count depends."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publishing, "write_night_report", lambda _, path, __: path.touch())
-        patch.setattr(every_night, "performance_report", lambda *_: contextlib.nullcontext())
-        yield
 
 
 class Nights:
@@ -69,9 +58,8 @@ class Nights:
         return settings_from({"store": str(self.store), "runs": str(self.runs),
                               "cluster": self.cluster, **values}, "here", NightlySettings)
 
-    def night(self, *, recompute=False, with_pages=False, **values):
-        with contextlib.nullcontext() if with_pages else without_pages():
-            return nightly(self.settings(**values), Screen(), recompute=recompute)
+    def night(self, *, recompute=False, **values):
+        return nightly(self.settings(**values), Screen(), recompute=recompute)
 
     def latest(self):
         return os.readlink(self.runs / "latest")
@@ -92,7 +80,7 @@ def n_read(outcome):
 
 def test_a_first_night_publishes_what_a_run_of_the_store_gives(nights):
     nights.append(1000)
-    found = nights.night(with_pages=True)
+    found = nights.night()
     assert found.is_new
     assert nights.latest() == found.path.name == found.document["run"]
     assert {path.name for path in found.path.iterdir()} == {
@@ -125,7 +113,7 @@ def test_each_night_reads_its_own_pairs_and_tells_of_all(nights):
     nights.night()
     for n in (50, 3):
         nights.append(n)
-        found = nights.night(with_pages=True)
+        found = nights.night()
         assert found.document["new_pairs"] == n
         assert found.document["n_pairs"] == nights.end
         assert not found.document["read_all"]
@@ -169,7 +157,7 @@ def test_counted_rows_that_have_changed_are_an_error_unless_all_are_to_be_read_a
     with pytest.raises(BadPairs, match="nothing was added"):
         nights.night()
     assert nights.latest() == first.path.name
-    found = nights.night(recompute=True, with_pages=True)
+    found = nights.night(recompute=True)
     assert found.document["n_pairs"] == 310
     assert nights.latest() == found.path.name
     whole = fit(open_pairs(nights.store))
@@ -463,7 +451,7 @@ def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):
                                                      "2100-01-01T00:00:00Z"}))
     (nights.runs / "index.json").unlink()
     nights.append(20)
-    found = nights.night(with_pages=True)
+    found = nights.night()
     assert [run.run for run in Catalog(nights.runs).runs()] == [first.path.name, found.path.name]
     assert any("gone backwards" in said for said in found.document["notices"])
 
@@ -540,7 +528,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_publishes_nothing_and_the_next_run_goes_on(nights, small_disk, tmp_path):
     nights.append(600)
     with pytest.raises(RunFailed, match=r"No space left.*[Nn]othing|not published"):
-        nights.night(with_pages=True, runs=str(small_disk / "runs"))
+        nights.night(runs=str(small_disk / "runs"))
     assert not (small_disk / "runs" / "latest").exists()
     assert Catalog(small_disk / "runs").runs() == []
     assert not list((small_disk / "runs").glob(".2*"))  # nothing half written is left
