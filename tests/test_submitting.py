@@ -253,10 +253,10 @@ def test_waiting_may_be_given_up_and_the_run_goes_on(
     assert lrh("wait", run, cwd=tmp_path).returncode == 0
 
 
-def test_a_run_that_waits_for_a_scheduler_that_is_gone_is_told_of_it(tmp_path):
+def test_a_run_that_waits_for_a_scheduler_that_is_gone_is_told_of_it(lrh, tmp_path):
     underway.note(tmp_path, Status("a-run", State.queued, scheduler="tcp://127.0.0.1:9",
                                    began=time.time()))
-    done = lrh("wait", "a-run", "--runs", tmp_path, "--timeout", 8)
+    done = lrh("wait", "a-run", "--runs", tmp_path, "--timeout", 8, cwd=tmp_path)
     assert done.returncode == 124
     assert done.stderr.count("no scheduler answers at tcp://127.0.0.1:9 from here") == 1
     assert "`lrh cancel a-run`" in done.stderr
