@@ -456,21 +456,27 @@ def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):
     assert any("gone backwards" in said for said in found.document["notices"])
 
 
-def test_a_run_whose_document_is_damaged_is_left_out_and_named(nights):
-    for _ in range(2):
+def test_runs_whose_documents_are_damaged_are_left_out_and_named(nights):
+    """One of the size and the time that the index knows, and the last one, which is cut off."""
+    documents = []
+    for _ in range(3):
         nights.append(200)
-        damaged = nights.night().path / "run.json"
-    damaged.write_text(damaged.read_text()[:100])
-    assert [run.n_pairs for run in Catalog(nights.runs).runs()] == [200]
+        documents.append(nights.night().path / "run.json")
+    rotten, whole, cut = documents
+    seen = rotten.stat()
+    rotten.write_bytes(bytes(seen.st_size))
+    os.utime(rotten, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    cut.write_text(cut.read_text()[:100])
     listed = lrh("runs", "--runs", nights.runs)
     assert listed.returncode == 0
-    assert f"Notice: read {damaged}" in listed.stderr
-    assert damaged.parent.name not in listed.stdout
+    assert [path.parent.name in listed.stdout for path in documents] == [False, True, False]
     nights.append(200)
     found = nights.night()
-    assert found.document["n_pairs"] == 600
+    assert found.document["n_pairs"] == 800
     assert found.document["bytes"]["fit"] == 200 * 2 * D * 8
-    assert any(f"read {damaged}" in said for said in found.document["notices"])
+    for path in (rotten, cut):
+        assert f"Notice: read {path}" in listed.stderr
+        assert any(f"read {path}" in said for said in found.document["notices"])
     assert not nights.night().is_new
 
 

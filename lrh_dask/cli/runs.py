@@ -96,10 +96,10 @@ def runs(folder: Runs = "runs", as_json: Json = False) -> None:
     from lrh_dask.reports.screen import Screen
     from lrh_dask.stores.catalog import Catalog
 
-    catalog = Catalog(_folder(folder))
-    listed, screen = catalog.runs(), Screen(quiet_output=as_json)
+    catalog, screen = Catalog(_folder(folder)), Screen(quiet_output=as_json)
     for said in catalog.damaged():
         screen.say(f"Notice: {said}")
+    listed = catalog.runs()
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in listed]))
         return

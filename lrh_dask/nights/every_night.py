@@ -109,12 +109,13 @@ class _Call:
         self.pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
         self.states = StoredStates(catalog.folder / "states", lineage_of(settings, self.pairs))
         self.states.put_in_order()
+        self.damaged = catalog.damaged()
         self.runs = catalog.runs()
         self.ours = [run for run in self.runs if run.lineage == self.states.name]
         self.before: Listed | None = self.ours[-1] if self.ours else None
 
     def carry_out(self, *, recompute: bool) -> Outcome:
-        for said in self.catalog.damaged():
+        for said in self.damaged:
             self._tell(said.removesuffix("."))
         self._tell_what_is_unusual()
         stored, unreadable = ([], []) if recompute else self.states.segments()

@@ -130,10 +130,13 @@ class Catalog:
         return self._read()[0]
 
     def damaged(self) -> list[str]:
-        """What is wrong with runs whose documents cannot be read, and what to do."""
-        return self._read()[1]
+        """What is wrong with runs whose documents cannot be read, and what to do.
 
-    def _read(self) -> tuple[list[Listed], list[str]]:
+        All documents are read, whatever the index says: :meth:`runs` lists none of these after.
+        """
+        return self._read(believing_index=False)[1]
+
+    def _read(self, *, believing_index: bool = True) -> tuple[list[Listed], list[str]]:
         try:
             index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
             known = {str(row["run"]): (row["stamp"], _listed(row)) for row in index["runs"]}
@@ -149,8 +152,9 @@ class Catalog:
                 found = path.stat()
                 stamp = [found.st_size, found.st_mtime_ns]
                 try:
-                    same = name in known and known[name][0] == stamp
-                    rows[name] = known[name] if same else (stamp, _row(self.document(name)))
+                    same = believing_index and name in known and known[name][0] == stamp
+                    rows[name] = known[name] if same else (
+                        stamp, _row(path, self.document(name)))
                 except BadPairs as error:
                     damaged.append(str(error))
         if rows != known:
@@ -172,13 +176,7 @@ class Catalog:
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadPairs(explain(
-                f"read {path}", expected="what a run says of itself",
-                got=f"{type(error).__name__}: {error}",
-                consequence="The run is left out of the catalogue",
-                fix=f"Restore it, or remove {path.parent}: its pairs are counted in the states "
-                    "all the same",
-            )) from error
+            raise _unreadable(path, error) from error
         return document
 
     def publish(self, run: str, document: dict[str, Any], fill: Callable[[Path], None]) -> Path:
@@ -222,7 +220,7 @@ class Catalog:
                 fix="Make room and run again: that only moves `latest`")) from error
 
 
-def _row(document: dict[str, Any]) -> Listed:
+def _row(path: Path, document: dict[str, Any]) -> Listed:
     """A run as the index knows it, from what it has written about itself.
 
     Raises:
@@ -233,11 +231,17 @@ def _row(document: dict[str, Any]) -> Listed:
                         "standard_errors": document["standard_errors"][:N_LEADING],
                         "n_alerts": len(document["alerts"])})
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadPairs(explain(
-            "read run.json", expected="what a run says of itself",
-            got=f"{type(error).__name__}: {error}",
-            consequence="The run is left out of the catalogue",
-            fix="Restore it, or remove its folder")) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BadPairs:
+    return BadPairs(explain(
+        f"read {path}", expected="what a run says of itself",
+        got=f"{type(error).__name__}: {error}",
+        consequence="The run is left out: none is compared with it, and pairs that it alone was "
+                    "about are called new once more",
+        fix=f"Restore it, or remove {path.parent}: its pairs are counted in the states all the "
+            "same"))
 
 
 def _listed(row: dict[str, Any]) -> Listed:
