@@ -9,14 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "is_refusal",
-           "public_name"]
+__all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "finding",
+           "is_refusal", "public_name"]
+
+
+class _Explained(str):
+    """The text of an error, which knows its first part."""
+
+    finding: str
 
 
 def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) -> str:
     """The text of an error: <where>: expected <x>, got <y>. <consequence>. <fix>."""
     parts = [f"{where}: expected {expected}, got {got}", consequence, fix]
-    return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts)
+    text = _Explained(" ".join(part if part.endswith((".", "?")) else f"{part}."
+                               for part in parts))
+    text.finding = parts[0]
+    return text
+
+
+def finding(error: BaseException) -> str:
+    """What an error has found, for who goes on: its consequence and fix are for who stops."""
+    said = error.args[0] if error.args else ""
+    return said.finding if isinstance(said, _Explained) else str(error)
 
 
 def public_name(store: Any) -> str:

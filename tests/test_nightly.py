@@ -480,6 +480,16 @@ def test_runs_whose_documents_are_damaged_are_left_out_and_named(nights):
     assert not nights.night().is_new
 
 
+def test_a_result_that_cannot_be_compared_with_is_told_without_advice_to_who_stops(nights):
+    nights.append(200)
+    first = nights.night().path
+    shutil.rmtree(first / "result.zarr")
+    nights.append(200)
+    told, = (said for said in nights.night().document["notices"] if first.name in said)
+    assert told == (f"run {first.name} could not be compared with: read result "
+                    f"{first / 'result.zarr'}: expected a result of `lrh run`, got nothing there")
+
+
 def test_pairs_recorded_in_days_to_come_count_and_are_told(nights):
     nights.append(300, day=1)
     nights.night(window="last 30 days")

@@ -285,6 +285,7 @@ def test_few_pairs_are_read_as_a_whole_every_night(make_pairs, tmp_path):
 
 
 def test_states_that_cannot_be_read_are_left_out_and_named(make_pairs, tmp_path):
+    tmp_path /= "night no. 1"
     made = make_pairs(6, 600, 8, [2.0], noise=0.05)
     pairs = Pairs(made.x, made.y)
     states = StoredStates(tmp_path, {"a": 1})
@@ -304,7 +305,10 @@ def test_states_that_cannot_be_read_are_left_out_and_named(make_pairs, tmp_path)
     chunk.write_bytes(content)
     with pytest.raises(ValueError, match=r"000001\.zarr cannot be read") as caught:
         list(states.load(states.segments()[0]))
-    assert "no result" not in str(caught.value)  # it becomes a notice of a run that goes on
+    told = str(caught.value)  # it becomes a notice of a run that goes on
+    assert "no result" not in told
+    assert told.endswith(")")
+    assert told.count(str(tmp_path)) == 2  # where, and in which of its arrays
 
 
 def test_states_of_overlapping_segments_are_never_counted_together(make_pairs, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 from lrh_dask.drift.alerts import Alert, judge, unjudged
 from lrh_dask.drift.drift import Drift, compare
 from lrh_dask.drift.explained import Explained, explained
-from lrh_dask.errors import BadPairs, SettingsError
+from lrh_dask.errors import BadPairs, SettingsError, finding
 from lrh_dask.nights.agenda import Agenda
 from lrh_dask.nights.ledger import Checked
 from lrh_dask.nights.night import Night
@@ -80,7 +80,7 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
         try:
             drifts[name] = _drift_since(catalog, run, tonight)
         except (BadPairs, SettingsError) as error:
-            notices.append(f"run {run.run} could not be compared with: {error}")
+            notices.append(f"run {run.run} could not be compared with: {finding(error)}")
     tested = _explained(catalog, runs, tonight)
     alert_settings = tonight.settings.alerts
     judged: dict[str, Any] = {"drifts": drifts, "explained": tested,

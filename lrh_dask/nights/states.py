@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from lrh_dask.errors import finding
 from lrh_dask.runs.basis import Basis, Outlook, StoredBasis
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial, ReadStats
@@ -267,7 +268,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                   for name, array in group.arrays()}
         attributes = _checked(dict(group.attrs.asdict()))
     except Exception as error:
-        what = str(error).partition(". ")[0]  # what follows is for runs that end there
-        message = f"states {path} cannot be read ({what})"
+        message = f"states {path} cannot be read ({finding(error)})"
         raise ValueError(message) from error
     return attributes, arrays
