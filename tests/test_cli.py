@@ -108,6 +108,16 @@ def test_an_error_is_a_document_too_where_json_is_asked_for(lrh, tmp_path):
     assert done.stderr.endswith(f"error: {error['message']}\n")
 
 
+@pytest.mark.parametrize("call", [
+    ["run"], ["plan", "a.zarr", "--nope"], ["wait", "RUN", "--timeout", "soon"], ["nope"]])
+def test_a_wrong_call_is_a_document_too_where_json_is_asked_for(call, tmp_path):
+    done = lrh(*call, "--json", cwd=tmp_path)
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["exit_code"]) == (2, 2)
+    assert error["message"] in " ".join(done.stderr.replace("│", " ").split())
+    assert lrh(*call, cwd=tmp_path).stdout == ""
+
+
 @pytest.mark.parametrize(("cluster", "fits"), [
     ({"kind": "slurm", "workers": 1, "options": {"cores": 4, "memory": "64MiB"}}, False),
     ({"kind": "slurm", "workers": 1, "options": {"cores": 1, "memory": "16GiB"}}, True),

@@ -7,7 +7,7 @@ import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -261,13 +261,18 @@ app.command(rich_help_panel="Fit")(doctor)
 def main() -> None:
     """Run the command line; every error is one message on standard error and an exit code.
 
-    With ``--json`` it is a document on standard output as well, which is never left empty.
+    With ``--json`` it is a document on standard output as well.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal without these signs gets question marks
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
+    except SystemExit as end:  # Typer's, which has told of a wrong call
+        wrong: Any = end.__context__
+        if hasattr(wrong, "format_message"):
+            _document(wrong, wrong.format_message(), wrong.exit_code)
+        raise
     except LrhError as error:
         _fail(error, str(error), error.exit_code, told=error.has_result)
     except Exception as error:
@@ -278,8 +283,13 @@ def main() -> None:
 
 
 def _fail(error: Exception, message: str, code: int, *, told: bool = False) -> None:
-    if "--json" in sys.argv and not told:
-        typer.echo(json.dumps({"error": {
-            "kind": type(error).__name__, "message": message, "exit_code": code}}))
+    if not told:
+        _document(error, message, code)
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)
+
+
+def _document(error: Any, message: str, code: int) -> None:
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": {
+            "kind": type(error).__name__, "message": message, "exit_code": code}}))
