@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lrh_dask import SettingsError
+from lrh_dask.settings.cluster_settings import QUEUES
 from lrh_dask.settings.config import (
     NightlySettings,
     RunSettings,
@@ -43,7 +44,10 @@ def test_unknown_settings_are_all_named():
     ({"store": "a", "center": "maybe"}, "center: expected auto, yes or no, got 'maybe'"),
     ({"store": "a", "method": "best"}, "method: Input should be 'symmetric'"),
     ({"store": "a", "cluster": {"memory_limit": "4gibb"}}, "expected a size such as 4GiB"),
-    ({"store": "a", "cluster": {"kind": "address"}}, "needs `address` beside it"),
+    ({"store": "a", "cluster": {"kind": "address"}}, "needs `address` beside it, such as"),
+    *(({"store": "a", "cluster": {"kind": kind}},
+       f"`kind: {kind}` needs `workers` beside it, such as `workers: 8`")
+      for kind in (*QUEUES, "kubernetes")),
     ({"store": "a", "cluster": {"kind": "address", "address": "tcp://h:1", "workers": 2}},
      "`workers` cannot be set"),
     ({"store": "a", "rank": True}, "rank: expected 'auto' or a whole number >= 1, got True"),

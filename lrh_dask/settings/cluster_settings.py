@@ -20,9 +20,11 @@ Kind = Literal["local", "address", "scheduler_file", "slurm", "pbs", "lsf", "sge
 QUEUES: tuple[Kind, ...] = ("slurm", "pbs", "lsf", "sge")
 
 _HERE = {"workers", "threads_per_worker", "memory_limit"}
-_NEEDS: dict[Kind, set[str]] = {
-    "address": {"address"}, "scheduler_file": {"scheduler_file"}, "ssh": {"hosts"},
-    "kubernetes": {"workers"}, **{queue: {"workers"} for queue in QUEUES}}
+_NEEDS: dict[Kind, str] = {
+    "address": "address: tcp://host:8786", "scheduler_file": "scheduler_file: scheduler.json",
+    "ssh": "hosts: [HOST, HOST]",
+    **{kind: "workers: 8" for kind in (*QUEUES, "kubernetes")}}
+"""What a kind cannot do without, as it may stand in a file."""
 _TAKES: dict[Kind, set[str]] = {
     "local": _HERE, "address": {"address", "tls", "wait_seconds"},
     "scheduler_file": {"scheduler_file", "tls", "wait_seconds"},
@@ -121,8 +123,9 @@ class ClusterSettings(Strict):
         given = {name for name in self.model_fields_set - {"kind"}
                  if getattr(self, name) not in (None, (), {})}
         wrong = []
-        if missing := sorted(_NEEDS.get(self.kind, set()) - given):
-            wrong.append(f"`kind: {self.kind}` needs {_listed(missing)} beside it")
+        example = _NEEDS.get(self.kind, "")
+        if (needed := example.partition(":")[0]) and needed not in given:
+            wrong.append(f"`kind: {self.kind}` needs `{needed}` beside it, such as `{example}`")
         if foreign := sorted(given - _TAKES[self.kind]):
             why = " (a cluster that runs already)" if self.runs_already else ""
             wrong.append(f"{_listed(foreign)} cannot be set for `kind: {self.kind}`{why}, which "
