@@ -118,14 +118,31 @@ def test_a_wrong_call_is_a_document_too_where_json_is_asked_for(call, tmp_path):
     assert lrh(*call, cwd=tmp_path).stdout == ""
 
 
-@pytest.mark.parametrize(("cluster", "fits"), [
-    ({"kind": "slurm", "workers": 1, "options": {"cores": 4, "memory": "64MiB"}}, False),
-    ({"kind": "slurm", "workers": 1, "options": {"cores": 1, "memory": "16GiB"}}, True),
-    ({"kind": "kubernetes", "workers": 1}, True), ({"workers": 1, "memory_limit": "16MiB"}, False)])
-def test_a_plan_is_priced_by_the_workers_that_settings_ask_for(lrh, store, tmp_path, cluster, fits):
+@pytest.mark.parametrize("cluster", [
+    {"kind": "slurm", "workers": 1, "options": {"cores": 4, "memory": "64MiB"}},
+    {"kind": "kubernetes", "workers": 1, "options": {"resources": {"limits": {"memory": "16Mi"}}}},
+    {"workers": 1, "memory_limit": "16MiB"}])
+def test_a_plan_is_priced_by_the_workers_that_settings_ask_for(lrh, store, tmp_path, cluster):
     (tmp_path / "run.yaml").write_text(json.dumps({"store": store.name, "cluster": cluster}))
     done = lrh("plan", "run.yaml", cwd=tmp_path)
-    assert done.returncode == (0 if fits else 2), done.stderr
+    assert done.returncode == 2
+    assert "of its limit of 16 MiB" in done.stderr
+
+
+def test_a_plan_says_where_the_memory_of_workers_is_not_known(lrh, store, tmp_path):
+    (tmp_path / "run.yaml").write_text(json.dumps({
+        "store": store.name, "cluster": {"kind": "kubernetes", "workers": 1}}))
+    assert "of a memory that these settings do not tell" in lrh(
+        "plan", "run.yaml", cwd=tmp_path).stdout
+    done = lrh("plan", "run.yaml", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["worker_bytes"] is None
+    assert "3.0 GiB each" in lrh("plan", store.name, "--memory-limit", "3GiB", cwd=tmp_path).stdout
+
+
+def test_a_queue_is_not_asked_for_workers_that_are_too_small(lrh, store, tmp_path):
+    cluster = {"kind": "slurm", "workers": 1, "options": {"cores": 4, "memory": "64MiB"}}
+    (tmp_path / "run.yaml").write_text(json.dumps({"store": store.name, "cluster": cluster}))
+    assert "of its limit of 16 MiB" in lrh("run", "run.yaml", cwd=tmp_path).stderr
 
 
 def test_inspect_says_what_a_store_holds(lrh, store, tmp_path):

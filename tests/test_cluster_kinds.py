@@ -14,7 +14,7 @@ from cluster_processes import process, until
 import lrh_dask
 from lrh_dask import RunFailed, SettingsError
 from lrh_dask.clusters.cluster import connect
-from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_variables
+from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_of, worker_variables
 from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +53,22 @@ def test_pods_get_what_makes_workers_fast_and_their_own_environment(env):
     told = found if isinstance(found, dict) else {item["name"]: item["value"] for item in found}
     assert told == {**{name: str(n) for name, n in worker_variables(1).items()}, "A": "b"}
     assert (options["n_workers"], options["resource_timeout"]) == (2, 300)
+
+
+@pytest.mark.parametrize(("kind", "options", "threads", "gib"), [
+    ("slurm", {"cores": 4, "memory": "64GiB"}, 1, 16),
+    ("lsf", {"cores": 4, "processes": 2, "memory": "64GiB"}, 2, 32),
+    ("pbs", {"memory": "64GiB"}, 1, None),  # of how many processes?
+    ("sge", {}, 1, None), ("kubernetes", {}, 1, None), ("ssh", {}, 1, None), ("cuda", {}, 1, None),
+    ("kubernetes", {"resources": {"limits": {"memory": "8Gi"}}}, 1, 8)])
+def test_a_worker_is_as_large_as_settings_make_it(kind, options, threads, gib):
+    found = worker_of(settings_of(kind, options=options))
+    assert found == (threads, gib and gib * 2**30)
+
+
+def test_a_size_that_is_none_is_told():
+    with pytest.raises(SettingsError, match="memory such as 64GiB, got .*'gigs'"):
+        worker_of(settings_of("slurm", options={"cores": 1, "memory": "16 gigs"}))
 
 
 def test_passwords_in_options_are_kept_out_of_results():

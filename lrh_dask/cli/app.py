@@ -211,7 +211,7 @@ def plan(store: Store, rank: RankText = None, basis: BasisText = None,
     """Price a run (bytes read, flops, tasks, memory of a worker) without running it."""
     from dataclasses import asdict
 
-    from lrh_dask.cli.jobs import price_of
+    from lrh_dask.cli.jobs import price_of, worker_of
     from lrh_dask.reports.screen import Screen
     from lrh_dask.settings.config import RunSettings, settings_of
     from lrh_dask.stores.opening import open_pairs
@@ -222,10 +222,12 @@ def plan(store: Store, rank: RankText = None, basis: BasisText = None,
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit})
     found, split = price_of(open_pairs(settings.store, x=settings.x, y=settings.y), settings)
+    _, worker_bytes = worker_of(settings.cluster)
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "route": found.route.name}))
+        typer.echo(json.dumps({**asdict(found), "route": found.route.name,
+                               "worker_bytes": worker_bytes}))
         return
-    Screen().plan(found, len(split.runs))
+    Screen().plan(found, len(split.runs), worker_bytes)
 
 
 @app.command(rich_help_panel="Results")

@@ -6,17 +6,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
 from lrh_dask.clusters.cluster import connect, default_workers
+from lrh_dask.clusters.cluster_kinds import worker_of as asked_worker
 from lrh_dask.errors import LrhError
 from lrh_dask.reports.screen import Screen, size
 from lrh_dask.runs.budget import Plan
 from lrh_dask.runs.dashboard import dashboard_of, performance_report
 from lrh_dask.runs.pipeline import fit, price
 from lrh_dask.runs.shards import Partition
-from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
+from lrh_dask.settings.cluster_settings import ClusterSettings
 from lrh_dask.settings.config import RunSettings
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.opening import open_pairs
@@ -24,7 +24,7 @@ from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import is_result, save_result
 from lrh_dask.stores.writing import refuse_existing, refuse_unwritable
 
-__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job"]
+__all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "worker_of"]
 
 
 class Stopped(LrhError):
@@ -51,7 +51,7 @@ def run_job(settings: RunSettings, screen: Screen, *,
     if report is not None:
         refuse_unwritable(report, fix="Choose another place with --performance-report")
     pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
-    if settings.cluster.kind == "local":  # too dear a run ends before a cluster starts
+    if worker_of(settings.cluster)[1] is not None:  # too dear a run ends before a cluster starts
         price_of(pairs, settings)
     with connect(settings.cluster, screen.say) as client:
         screen.say(dashboard_of(client))
@@ -65,22 +65,23 @@ def price_of(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
     Raises:
         SettingsError: the rank is out of reach, or the workers are too small.
     """
+    threads, n_bytes = worker_of(settings.cluster)
     return price(pairs, rank=None if settings.rank == "auto" else settings.rank,
                  basis=None if settings.basis == "auto" else settings.basis,
-                 method=settings.method, threads=settings.cluster.threads_per_worker,
-                 worker_bytes=_worker_bytes(settings.cluster))
+                 method=settings.method, threads=threads,
+                 worker_bytes=sys.maxsize if n_bytes is None else n_bytes)
 
 
-def _worker_bytes(cluster: ClusterSettings) -> int:
-    """Memory of a worker; no limit where settings do not tell it of other machines."""
-    if cluster.memory_limit is not None:
-        return int(parse_bytes(cluster.memory_limit))
-    if cluster.kind == "local":
-        return int(MEMORY_LIMIT // (cluster.workers or default_workers()))
-    if cluster.kind in QUEUES and "memory" in cluster.options:
-        processes = cluster.options.get("processes", cluster.options.get("cores", 1))
-        return int(parse_bytes(cluster.options["memory"]) // processes)
-    return sys.maxsize
+def worker_of(cluster: ClusterSettings) -> tuple[int, int | None]:
+    """Threads and bytes of a worker; None where settings do not tell it of other machines.
+
+    Raises:
+        SettingsError: they tell no size.
+    """
+    threads, n_bytes = asked_worker(cluster)
+    if n_bytes is None and cluster.kind == "local":
+        n_bytes = int(MEMORY_LIMIT // (cluster.workers or default_workers()))
+    return threads, n_bytes
 
 
 def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessian:

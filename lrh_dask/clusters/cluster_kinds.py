@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from dask.utils import parse_bytes
+
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, QUEUES, ClusterSettings, Kind
 
-__all__ = ["KINDS", "ClusterKind", "start_cluster", "worker_variables"]
+__all__ = ["KINDS", "ClusterKind", "start_cluster", "worker_of", "worker_variables"]
 
 LOOPBACK = "127.0.0.1:0"
 
@@ -109,14 +111,44 @@ def _submit(cluster: Any, n_workers: int | None) -> None:
 def _for_queue(settings: ClusterSettings) -> dict[str, Any]:
     """One thread a process unless asked otherwise; the dashboard answers to this machine only."""
     options = dict(settings.options)
+    processes, threads = _of_a_job(options)
     if "cores" in options:
-        options.setdefault("processes", options["cores"])
-    threads = max(1, options.get("cores", 1) // options.get("processes", 1))
+        options.setdefault("processes", processes)
     exports = [f"export {name}={n}" for name, n in worker_variables(threads).items()]
     return {**options, "n_workers": 0,  # submitted once it stands
             "job_script_prologue": [*exports, *options.get("job_script_prologue", [])],
             "scheduler_options": {"dashboard_address": LOOPBACK,
                                   **options.get("scheduler_options", {})}}
+
+
+def _of_a_job(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Worker processes of a job, and threads of each."""
+    cores = options.get("cores", 1)
+    processes = options.get("processes", cores)
+    return processes, max(1, cores // processes)
+
+
+def worker_of(settings: ClusterSettings) -> tuple[int, int | None]:
+    """Threads and bytes of a worker as settings ask for them; None where they do not tell.
+
+    Raises:
+        SettingsError: they tell no size.
+    """
+    options, processes, threads = settings.options, 1, settings.threads_per_worker
+    memory: Any = settings.memory_limit
+    try:
+        if settings.kind in QUEUES:
+            processes, threads = _of_a_job(options)
+            memory = options.get("memory") if {"cores", "processes"} & set(options) else None
+        elif settings.kind == "kubernetes":
+            memory = ((options.get("resources") or {}).get("limits") or {}).get("memory")
+        return threads, None if memory is None else int(parse_bytes(memory) / processes)
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise SettingsError(explain(
+            f"cluster.options for kind {settings.kind}",
+            expected="numbers of cores and processes, and memory such as 64GiB",
+            got=f"{type(error).__name__}: {error}", consequence="Nothing was started",
+            fix="See the examples in configs/")) from error
 
 
 def _for_kubernetes(settings: ClusterSettings) -> dict[str, Any]:

@@ -115,8 +115,8 @@ class Screen:
         for notice in p["notices"]:
             self.say(f"Notice: {notice}.")
 
-    def plan(self, plan: Plan, n_runs: int) -> None:
-        """The price of a run."""
+    def plan(self, plan: Plan, n_runs: int, worker_bytes: int | None) -> None:
+        """The price of a run; ``worker_bytes`` that a worker has, None where nobody knows yet."""
         facts = Table.grid(padding=(0, 2))
         passes = 2 if plan.route in {Route.fitted_basis, Route.by_features} else 1
         most = "at most " * (plan.route is Route.fitted_basis)
@@ -128,7 +128,9 @@ class Screen:
                 ("tasks", f"{plan.n_tasks}"),
                 ("memory", f"at most {size(plan.peak_worker_bytes)} a worker"
                  + f"; {size(plan.usual_worker_bytes)} where y has few strong directions"
-                 * (plan.usual_worker_bytes < plan.peak_worker_bytes))):
+                 * (plan.usual_worker_bytes < plan.peak_worker_bytes)),
+                ("workers", f"{size(worker_bytes)} each" if worker_bytes is not None else
+                 "of a memory that these settings do not tell")):
             facts.add_row(f"[bold]{name}[/bold]", escape(text))
         self.output.print(facts)
 
