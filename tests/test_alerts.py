@@ -16,6 +16,7 @@ from lrh_dask.drift.alerts import Alert, AlertsRaised, judge, unjudged
 from lrh_dask.drift.drift import compare
 from lrh_dask.drift.explained import Explained
 from lrh_dask.nights.webhook import notify
+from lrh_dask.settings.ages import seconds_of
 from lrh_dask.settings.alert_settings import AlertSettings
 
 QUIET = hessian_of([5.0, -2.0])
@@ -90,16 +91,17 @@ def test_residual_is_that_of_held_out_pairs():
 
 
 @pytest.mark.parametrize(("text", "seconds", "shown"), [
-    ("36h", 129_600, "1 d 12 h"), ("2 days", 172_800, "2 d 0 h"), ("90 min", 5400, "1.5 h"),
-    ("1.5d", 129_600, "1 d 12 h"), ("1 week", 604_800, "7 d 0 h")])
+    ("36h", 129_600, "36 h"), ("2 days", 172_800, "2 d"), ("90 min", 5400, "1.5 h"),
+    ("1.5d", 129_600, "36 h"), ("1 week", 604_800, "7 d"), ("20m", 1200, "20 min")])
 def test_an_age_is_read_and_shown_as_a_person_writes_it(text, seconds, shown):
     asked = settings(stale_after=text)
     assert asked.stale_seconds == seconds
     alerts = judge(asked, QUIET, newest_age_seconds=seconds + 1)
     assert names(alerts) == ["stale_after"]
-    assert alerts[0].shown_limit == shown
-    assert f"(stale_after: {shown})" in str(alerts[0])
+    assert str(alerts[0]).startswith(
+        f"the newest pair is {shown} old (stale_after: {shown}). ")
     assert judge(asked, QUIET, newest_age_seconds=seconds - 1) == ()
+    assert seconds_of(shown) == seconds
 
 
 def test_what_is_not_known_raises_nothing_and_is_said():

@@ -13,6 +13,7 @@ from rich.table import Table
 from lrh_dask.nights.underway import State, Status
 from lrh_dask.reports.screen import Screen, figure
 from lrh_dask.runs.progress import Event
+from lrh_dask.settings.ages import age_words
 from lrh_dask.stores.catalog import Listed
 
 __all__ = ["Follower", "show_runs", "show_status", "show_statuses"]
@@ -78,11 +79,7 @@ def _how_far(status: Status) -> str:
 
 
 def _ago(moment: float) -> str:
-    seconds = max(time.time() - moment, 0.0)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+    return f"{age_words(max(time.time() - moment, 0.0))} ago"
 
 
 class Follower:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from lrh_dask.errors import LrhError
+from lrh_dask.settings.ages import age_words
 from lrh_dask.settings.alert_settings import AlertSettings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Alert:
     @property
     def shown_limit(self) -> str:
         """The limit as a person writes it."""
-        return _age(self.limit) if self.name == "stale_after" else f"{self.limit:.6g}"
+        return age_words(self.limit) if self.name == "stale_after" else f"{self.limit:.6g}"
 
 
 class AlertsRaised(LrhError):
@@ -165,14 +165,8 @@ def _residual(limit: float | None, hessian: LowRankHessian) -> Alert | None:
 def _stale(limit: float | None, age: float | None) -> Alert | None:
     if limit is None or age is None or not age > limit:
         return None
-    return Alert("stale_after", f"the newest pair is {_age(age)} old, the limit {_age(limit)}", age,
-                 limit, "Check that pairs are still being recorded")
-
-
-def _age(seconds: float) -> str:
-    days, rest = divmod(timedelta(seconds=round(seconds)), timedelta(days=1))
-    hours = f"{rest.total_seconds() / 3600:.3g} h"
-    return f"{days} d {hours}" if days else hours
+    return Alert("stale_after", f"the newest pair is {age_words(age)} old", age, limit,
+                 "Check that pairs are still being recorded")
 
 
 def _once_in(chance: float) -> str:

@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from lrh_dask.errors import SettingsError, explain
+from lrh_dask.settings.ages import age_words
 from lrh_dask.stores.writing import replace_file
 
 __all__ = ["State", "Status", "forget_old", "jobs_folder", "note", "status_of", "statuses"]
@@ -99,7 +100,7 @@ def status_of(runs: Path, run: str) -> Status:
     silent = time.time() - max(status.updated, path.stat().st_mtime)
     if status.state is State.running and silent > LOST_AFTER:
         return replace(status, state=State.lost, exit_code=4,
-                       error=f"nothing was heard from {status.where} for {silent:.0f} seconds")
+                       error=f"nothing was heard from {status.where} for {age_words(silent)}")
     return status
 
 

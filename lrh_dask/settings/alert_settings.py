@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
+from lrh_dask.settings.ages import seconds_of
+
 __all__ = ["AlertSettings", "is_url", "shown_url"]
 
-SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
-AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(m|min|minutes?|h|hours?|d|days?|w|weeks?)\s*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -39,7 +38,7 @@ class AlertSettings(BaseModel):
     @field_validator("stale_after")
     @classmethod
     def _is_an_age(cls, value: str | None) -> str | None:
-        if value is not None and not (AGE.fullmatch(value) and _seconds(value) > 0):
+        if value is not None and not seconds_of(value) > 0:
             message = f"expected an age such as 36h or 2 days, got {value!r}"
             raise ValueError(message)
         return value
@@ -60,7 +59,7 @@ class AlertSettings(BaseModel):
     @property
     def stale_seconds(self) -> float | None:
         """``stale_after`` in seconds."""
-        return None if self.stale_after is None else _seconds(self.stale_after)
+        return None if self.stale_after is None else seconds_of(self.stale_after)
 
 
 def is_url(text: str) -> bool:
@@ -75,8 +74,3 @@ def shown_url(url: str) -> str:
     except ValueError:
         return "the webhook"
     return f"{parts.scheme}://{parts.hostname or '?'}/..."
-
-
-def _seconds(age: str) -> float:
-    matched = AGE.fullmatch(age)
-    return float(matched[1]) * SECONDS[matched[2][0]] if matched else math.nan
