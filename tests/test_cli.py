@@ -110,7 +110,7 @@ def test_an_error_is_a_document_too_where_json_is_asked_for(lrh, tmp_path):
 
 @pytest.mark.parametrize("call", [
     ["run"], ["plan", "a.zarr", "--nope"], ["wait", "RUN", "--timeout", "soon"], ["nope"]])
-def test_a_wrong_call_is_a_document_too_where_json_is_asked_for(call, tmp_path):
+def test_a_wrong_call_is_a_document_too_where_json_is_asked_for(lrh, call, tmp_path):
     done = lrh(*call, "--json", cwd=tmp_path)
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["exit_code"]) == (2, 2)
