@@ -1,10 +1,13 @@
 """Recorders: every pair that was added is stored once, and one bad pair costs no others."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from appenders import holds
 
 from lrh_dask import BadPairs, PairWriter, SettingsError, append_pairs, open_pairs
+from lrh_dask.stores import local_stores
 
 X, Y = np.random.default_rng(0).standard_normal((2, 57, 5))
 
@@ -60,3 +63,27 @@ def test_a_recorder_goes_on_in_a_store_of_its_kind(store):
     assert open_pairs(store).n_pairs == 58
     with pytest.raises(SettingsError, match="at least 1"):
         PairWriter(store, rows_at_once=0)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_pairs_whose_append_was_interrupted_after_it_was_published_count_once(
+        tmp_path, monkeypatch, error):
+    store = tmp_path / "a.zarr"
+    append_pairs(store, X[:10], Y[:10], chunk_rows=10)
+    writer = PairWriter(store, rows_at_once=40)
+    writer.add(X[10:20], Y[10:20])
+
+    def failing(folder, keys, _sync=local_stores.sync_folders):
+        _sync(folder, keys)
+        if folder == store and open_pairs(store).n_pairs == 20:
+            monkeypatch.undo()
+            raise error
+
+    monkeypatch.setattr(local_stores, "sync_folders", failing)
+    with contextlib.suppress(KeyboardInterrupt):
+        writer.flush()
+    writer.add(X[20:30], Y[20:30])
+    writer.flush()
+    pairs = open_pairs(store)
+    assert pairs.n_pairs == 30
+    np.testing.assert_array_equal(pairs.read(0, 30).x, X[:30])

@@ -9,6 +9,7 @@ After a kill before (4) the next append finds what (1) said, and takes (2) and (
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -70,7 +71,7 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
         arrays, before = _settled(folder, names)
         incoming.refuse_unlike(name, arrays)
         incoming.refuse_unfit()
-        stop = before.rows + incoming.n_rows
+        stop, batch = before.rows + incoming.n_rows, None
         try:
             with _said_clearly(name):
                 publish(folder, arrays, replace(before, appending_to=stop))
@@ -81,10 +82,17 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
                     sync_folders(folder_of(array), [])
                 batch = stamp.batch(before.rows, stop, digest)
                 publish(folder, arrays, before.with_batch(batch), chunks)
-        except BaseException:
+        except BaseException as error:
+            published: tuple[Batch, ...] = ()
             with contextlib.suppress(OSError, LrhError):  # else the next append does it
-                _settled(folder, names)
-            raise
+                published = _settled(folder, names)[1].batches
+            if batch not in published or not isinstance(error, Exception):
+                raise
+            # They are there, and would count twice if they were appended again.
+            logging.getLogger(__name__).warning(
+                "rows %d-%d of %s are published; a failure of the machine could still lose them: "
+                "%s", before.rows, stop - 1, name, error)
+    assert batch is not None
     return batch
 
 

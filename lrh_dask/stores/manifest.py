@@ -18,11 +18,15 @@ from typing import Any
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
 
-__all__ = ["NODE", "Batch", "Manifest", "Stamp", "chunk_digests", "group_file",
+__all__ = ["NODE", "AppendedBefore", "Batch", "Manifest", "Stamp", "chunk_digests", "group_file",
            "manifest_of", "node_of_chunks"]
 
 NODE = "lrh_manifest"
 VERSION = 1
+
+
+class AppendedBefore(SettingsError):
+    """The same rows are a batch already."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,11 @@ class Stamp:
         """Raise where rows of that digest are a batch already, as when a job runs twice.
 
         Raises:
-            SettingsError: they are, and are not meant to count again.
+            AppendedBefore: they are, and are not meant to count again.
         """
         same = [batch for batch in manifest.batches if batch.digest == digest]
         if same and not self.again:
-            raise SettingsError(explain(
+            raise AppendedBefore(explain(
                 f"append to {store}", expected="rows that are not there yet",
                 got=f"those of rows {same[0].start}-{same[0].stop - 1}, bit for bit, "
                     f"recorded {same[0].recorded}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from lrh_dask.errors import SettingsError, explain
 from lrh_dask.stores.appending import append_pairs, refuse_unlike
 from lrh_dask.stores.blocks import CHUNK_BYTES
 from lrh_dask.stores.incoming import Incoming
-from lrh_dask.stores.manifest import Stamp
+from lrh_dask.stores.manifest import AppendedBefore, Stamp
 
 __all__ = ["PairWriter"]
 
@@ -44,7 +45,7 @@ class PairWriter:
         Stamp(label)
         self._store, self._label, self._rows_at_once = store, label, rows_at_once
         self._buffers: dict[str, np.ndarray] = {}
-        self._n_waiting = 0
+        self._n_waiting = self._n_tried = 0
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +90,26 @@ class PairWriter:
             BadPairs: the store has pairs of another kind meanwhile.
             RunFailed: the disk does not take it; it waits still.
         """
+        if self._n_tried:  # an append of these was interrupted: perhaps they are there
+            with contextlib.suppress(AppendedBefore):
+                self._append(self._n_tried, again=False)
+            self._drop(self._n_tried)
         if self._n_waiting:
-            rows = {label: buffer[:self._n_waiting] for label, buffer in self._buffers.items()}
-            append_pairs(self._store, rows["x"], rows["y"], rows.get("weight"),
-                         label=self._label, again=True)
-            self._n_waiting = 0
+            self._n_tried = self._n_waiting
+            self._append(self._n_waiting, again=True)
+            self._drop(self._n_waiting)
+
+    def _append(self, n_rows: int, *, again: bool) -> None:
+        rows = {label: buffer[:n_rows] for label, buffer in self._buffers.items()}
+        append_pairs(self._store, rows["x"], rows["y"], rows.get("weight"), label=self._label,
+                     again=again)
+
+    def _drop(self, n_rows: int) -> None:
+        """Forget the first rows, which are in the store."""
+        left = self._n_waiting - n_rows
+        for buffer in self._buffers.values():
+            buffer[:left] = buffer[n_rows:self._n_waiting].copy()
+        self._n_waiting, self._n_tried = left, 0
 
     def _begin(self, rows: dict[str, np.ndarray]) -> None:
         """Room for a batch of pairs like these."""
