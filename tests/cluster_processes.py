@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -73,6 +75,34 @@ def cluster(folder, n_workers=2, *args, **kwargs):
 
 def address_in(path):
     return json.loads(path.read_text(encoding="utf-8"))["address"]
+
+
+@contextlib.contextmanager
+def tunnel(address):
+    """Another address for what takes connections at one, as of `ssh -L`; gone after the block."""
+    host, port = address.removeprefix("tcp://").split(":")
+    ends = []
+
+    def copy(source, target):
+        with contextlib.suppress(OSError):
+            while some := source.recv(2**16):
+                target.sendall(some)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve(door):
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                here, there = door.accept()[0], socket.create_connection((host, int(port)))
+                ends.extend((here, there))
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    with socket.create_server((HOST, 0)) as door:
+        threading.Thread(target=serve, args=(door,), daemon=True).start()
+        yield f"tcp://{HOST}:{door.getsockname()[1]}"
+        door.shutdown(socket.SHUT_RDWR)
+        for end in ends:
+            end.close()
 
 
 def until(there, log, started):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slow_reading
-from cluster_processes import HOST, address_in, cluster, scheduler, worker
+from cluster_processes import HOST, address_in, cluster, scheduler, tunnel, worker
 
 from lrh_dask import fit, open_pairs
 from lrh_dask.nights import underway
@@ -160,13 +160,38 @@ def test_a_driver_that_dies_with_its_worker_is_begun_again(submit, slow, tmp_pat
     with scheduler(tmp_path) as path, worker(path, "--no-nanny", *SLOWLY) as first:
         run = submit(slow, path)
         until(runs, run, states=[State.running], done=lambda now: sum(now.done.values()) > 0)
+        follower = subprocess.Popen([sys.executable, "-m", "lrh_dask", "wait", run, "--runs", runs],
+                                    stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         with worker(path, "--no-nanny", *SLOWLY):
             driver = driver_of(first.pid)
             first.kill()
             os.kill(driver, signal.SIGKILL)
             now = until(runs, run, states=[State.done])
+            _, followed = follower.communicate(timeout=30)
     assert now.attempt == 2
+    assert follower.returncode == 0, followed
     assert json.loads((runs / run / "run.json").read_text())["n_pairs"] == N_SLOW
+
+
+def test_a_run_whose_driver_the_scheduler_has_given_up_is_lost(lrh, submit, slow, tmp_path):
+    allow = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    with scheduler(tmp_path, env=allow) as path, worker(path, "--no-nanny", *SLOWLY) as only:
+        run = submit(slow, path)
+        until(tmp_path / "runs", run, states=[State.running])
+        only.kill()
+        waited = lrh("wait", run, "--timeout", 60, cwd=tmp_path)
+    assert waited.returncode == 4
+    assert "has no driver of it any more" in waited.stdout
+    assert status_of(tmp_path / "runs", run).state is State.lost
+
+
+def test_the_driver_goes_by_the_address_that_its_worker_has(
+        lrh, config, scheduler_file, tmp_path):
+    """The submitter may have come through a tunnel that is closed by now."""
+    with tunnel(address_in(scheduler_file)) as address:
+        done = lrh("submit", config.name, "--scheduler", address, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lrh("wait", done.stdout.strip(), cwd=tmp_path).returncode == 0
 
 
 def test_a_driver_does_not_outlive_its_worker_and_is_begun_again_at_once(submit, slow, tmp_path):
@@ -256,7 +281,7 @@ def test_waiting_may_be_given_up_and_the_run_goes_on(
 def test_a_run_that_waits_for_a_scheduler_that_is_gone_is_told_of_it(lrh, tmp_path):
     underway.note(tmp_path, Status("a-run", State.queued, scheduler="tcp://127.0.0.1:9",
                                    began=time.time()))
-    done = lrh("wait", "a-run", "--runs", tmp_path, "--timeout", 8, cwd=tmp_path)
+    done = lrh("wait", "a-run", "--runs", tmp_path, "--timeout", 25, cwd=tmp_path)
     assert done.returncode == 124
     assert done.stderr.count("no scheduler answers at tcp://127.0.0.1:9 from here") == 1
     assert "`lrh cancel a-run`" in done.stderr

@@ -18,8 +18,6 @@ from lrh_dask.errors import LrhError, SettingsError, explain
 __all__ = ["commands"]
 
 commands = typer.Typer()
-LOOKS_EVERY = 30.0
-"""Seconds between two looks whether the scheduler of a run that waits is there."""
 
 Config = Annotated[str, typer.Argument(
     metavar="CONFIG.yaml", help="A file of settings; `store:` and `runs:` are all it needs.")]
@@ -132,32 +130,19 @@ def wait(run: RunId, folder: Runs = "runs",
          as_json: Json = False) -> None:
     """Wait for a run, showing its progress; the exit code is that of the run."""
     from lrh_dask.cli.runs_screen import Follower, show_status
-    from lrh_dask.nights.submitting import BEGINS_WITHIN, answers
-    from lrh_dask.nights.underway import State, status_of
+    from lrh_dask.nights.following import follow
     from lrh_dask.reports.screen import Screen
 
     path, screen = _folder(folder), Screen(quiet_output=as_json)
-    began = time.monotonic()
-    until = None if timeout is None else began + timeout
-    now, look = status_of(path, run), began + BEGINS_WITHIN
+    until = math.inf if timeout is None else time.monotonic() + timeout
     with Follower(screen).following() as follower:
-        follower.show(now)
-        while not now.state.is_final:
-            if until is not None and time.monotonic() > until:
+        for now in follow(path, run, screen.say):
+            follower.show(now)
+            if not now.state.is_final and time.monotonic() > until:
                 raise StillRunning(explain(
                     f"wait for run {run}", expected=f"its end within {timeout:g} seconds",
                     got=now.state.value, consequence="The run goes on",
                     fix=f"Wait longer, or `lrh cancel {run}`"))
-            if now.state is State.queued and time.monotonic() > look:
-                look = time.monotonic() + LOOKS_EVERY
-                if not answers(now.scheduler):
-                    look = math.inf  # said once
-                    screen.say(f"Notice: no scheduler answers at {now.scheduler} from here, and "
-                               "the run has not begun. If it is gone, "
-                               f"`lrh cancel {run}` and submit again")
-            time.sleep(0.5)
-            now = status_of(path, run)
-            follower.show(now)
     if as_json:
         typer.echo(json.dumps(_plain(now)))
     else:

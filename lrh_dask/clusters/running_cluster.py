@@ -16,7 +16,7 @@ from typing import Any
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, ClusterSettings, TlsSettings
 
-__all__ = ["connected", "security_of", "wait_for_workers"]
+__all__ = ["client_of", "connected", "security_of", "wait_for_workers"]
 
 
 @contextlib.contextmanager
@@ -27,15 +27,28 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
         RunFailed: no scheduler answers, or it has no workers.
         SettingsError: the address is none, or a file is missing or holds something else.
     """
-    security = security_of(settings.tls) if settings.tls else None
-    address = settings.address or _address_in(Path(settings.scheduler_file or ""))
-    with _quiet(), _client(address, security) as client:
+    with client_of(settings) as client:
+        address = client.scheduler.address
         if not wait_for_workers(client, 1, settings.patience):
             raise RunFailed(explain(
                 f"scheduler {address}", expected="at least one worker",
                 got=f"none within {settings.patience:g} seconds",
                 consequence="Nothing was started",
                 fix=f"Start one with `dask worker {address}`"))
+        yield client
+
+
+@contextlib.contextmanager
+def client_of(settings: ClusterSettings) -> Iterator[Any]:
+    """The same client, whether or not there are workers.
+
+    Raises:
+        RunFailed: no scheduler answers.
+        SettingsError: the address is none, or a file is missing or holds something else.
+    """
+    security = security_of(settings.tls) if settings.tls else None
+    address = settings.address or _address_in(Path(settings.scheduler_file or ""))
+    with _quiet(), _client(address, security) as client:
         yield client
 
 

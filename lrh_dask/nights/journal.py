@@ -99,7 +99,8 @@ class Journal:
         finally:
             over.set()
             heart.join()
-            forget_old(self._runs)
+            with contextlib.suppress(OSError):  # others tidy up as well
+                forget_old(self._runs)
 
     def end(self, state: State, exit_code: int, *, result: str | None = None,
             error: str = "") -> None:

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from lrh_dask.clusters.cluster import reach
+from lrh_dask.clusters.versions import compare_versions, refuse_mismatched
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.nights.journal import PARENT
 from lrh_dask.nights.underway import State, Status, jobs_folder, note, status_of
@@ -29,7 +28,7 @@ from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.stores.writing import replace_file
 
-__all__ = ["BEGINS_WITHIN", "answers", "submit"]
+__all__ = ["driver_key", "submit"]
 
 BEGINS_WITHIN = 5.0
 """Seconds that a submission is watched for a sign of life before the call returns."""
@@ -64,21 +63,12 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
             consequence="Nothing was submitted", fix="Choose another with `runs:`")) from error
     try:
         with reach(settings.cluster) as client:
+            refuse_mismatched(compare_versions(client))
             return _handed_over(client, runs, run, recompute=recompute)
     except BaseException:
         if not (folder / "status.json").exists():  # nothing was submitted
             shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def answers(scheduler: str) -> bool:
-    """Whether something takes connections at the address of a scheduler, as seen from here."""
-    address = urlsplit(scheduler)
-    try:
-        with socket.create_connection((address.hostname or "", address.port or 0), LOOKS_AGAIN):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 def _seen_from_anywhere(settings: NightlySettings, raw: dict[str, Any]) -> dict[str, Any]:
@@ -107,8 +97,8 @@ def _handed_over(client: Any, runs: Path, run: str, *, recompute: bool) -> Statu
             fix="Put the folder of runs on a disk that workers and you share"))
     note(runs, Status(run, State.queued, scheduler=client.scheduler.address, began=time.time()))
     future = client.submit(
-        drive, str(runs), run, client.scheduler.address, recompute, key=f"lrh-driver-{run}",
-        pure=False, workers=able, allow_other_workers=True, priority=1)
+        drive, str(runs), run, recompute, key=driver_key(run), pure=False,
+        workers=able, allow_other_workers=True, priority=1)
     fire_and_forget(future)
     return _wait_for_a_sign(runs, run, future)
 
@@ -132,14 +122,20 @@ def _wait_for_a_sign(runs: Path, run: str, future: Any) -> Status:
     return status
 
 
-def drive(runs: str, run: str, scheduler: str, recompute: bool) -> int:
+def driver_key(run: str) -> str:
+    """The key of the task that drives a run."""
+    return f"lrh-driver-{run}"
+
+
+def drive(runs: str, run: str, recompute: bool) -> int:
     """The task on the cluster: a process that carries the run out; its exit code.
 
     Raises:
         Reschedule: this worker does not see the folder of runs.
     """
-    from distributed import Reschedule, secede
+    from distributed import Reschedule, get_worker, secede
 
+    scheduler = get_worker().scheduler.address  # the submitter may have come by another way
     secede()  # it waits for tasks that need this worker's threads
     folder = jobs_folder(Path(runs)) / run
     if not _sees(str(folder / "settings.yaml")):

@@ -92,12 +92,12 @@ def status_of(runs: Path, run: str) -> Status:
         known = json.loads(path.read_text(encoding="utf-8"))
         status = Status(**{f.name: known[f.name] for f in fields(Status) if f.name in known}
                         | {"state": State[known["state"]]})
+        silent = time.time() - max(status.updated, path.stat().st_mtime)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(explain(
             f"run {run!r} in {runs}", expected="a run that was begun or submitted there",
             got="none" if isinstance(error, FileNotFoundError) else f"{error}",
             consequence="There is nothing to tell", fix="`lrh status` lists them")) from error
-    silent = time.time() - max(status.updated, path.stat().st_mtime)
     if status.state is State.running and silent > LOST_AFTER:
         return replace(status, state=State.lost, exit_code=4,
                        error=f"nothing was heard from {status.where} for {age_words(silent)}")
