@@ -11,6 +11,7 @@ from lrh_dask.nights.ledger import digest_leaf
 from lrh_dask.nights.night import Counted, fit_night
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.tokens import chunk_tokens, suspects
+from lrh_dask.nights.totals import total_of
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.runs.segments import lay_out, with_buckets
 from lrh_dask.runs.tasks import LEAST_JUDGED
@@ -388,3 +389,40 @@ def test_digests_are_of_rows_whatever_the_chunks_that_hold_them(make_pairs, tmp_
     changed[3, 2] = np.nextafter(changed[3, 2], 10)
     other = write_pairs(tmp_path / "other.zarr", made.x, changed, chunk_rows=40)
     assert digest_leaf(open_pairs(other), run, "")[0] != found[0]
+
+
+def test_a_night_merges_the_states_of_few_nights_before_it(make_pairs, tmp_path):
+    made = make_pairs(7, 1400, 8, [2.0, -1.0], noise=0.05)
+    pairs = Pairs(made.x, made.y)
+    states, found = StoredStates(tmp_path, {"a": 1}), []
+    for i in range(12):
+        found.append(night(pairs, segments(100 * i, 100 * i + 100),
+                           known_of(states) if found else None, n_before=i))
+        states.add(found[-1].added, None, afresh=False)
+    stored = states.segments()[0]
+    plain = reduce(Partial.merge, states.load(stored))
+    n_loaded = []
+
+    def loading(segments, load=states.load):
+        n_loaded.append(len(segments))
+        return load(segments)
+
+    states.load = loading
+    first = total_of(states, stored[:11], keep=True)
+    same_bits(total_of(states, stored, keep=True), plain)
+    assert n_loaded == [11, 1]
+    same_bits(first, reduce(Partial.merge, loading(stored[:11])))
+    n_loaded.clear()
+    total_of(states, stored[1:], keep=False)  # a window that has moved on
+    chunk = next(p for p in states.current.glob("total.zarr/float64/c/*") if p.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-4])
+    same_bits(total_of(states, stored, keep=False), plain)
+    assert n_loaded == [11, 12]
+
+
+def same_bits(one, other):
+    assert one.stats == other.stats
+    for bucket, state in one.states.items():
+        for name in ("rows", "gram", "sum_x", "sum_y"):
+            np.testing.assert_array_equal(getattr(state, name), getattr(
+                other.states[bucket], name))

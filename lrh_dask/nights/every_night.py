@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lrh_dask.nights.night import Counted, Night, fit_night
 from lrh_dask.nights.publishing import Tonight, age_of, publish
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.tokens import chunk_tokens, suspects
+from lrh_dask.nights.totals import total_of
 from lrh_dask.nights.underway import State
 from lrh_dask.nights.webhook import notify
 from lrh_dask.runs import progress
@@ -33,7 +33,6 @@ from lrh_dask.runs.dashboard import dashboard_of, performance_report, run_span
 from lrh_dask.runs.graph import Stages
 from lrh_dask.runs.pipeline import guarded, new_run_id
 from lrh_dask.runs.segments import cut_into_segments
-from lrh_dask.runs.tree import Partial
 from lrh_dask.settings.config import NightlySettings, settings_of
 from lrh_dask.statistics.asked import asked_of
 from lrh_dask.statistics.hessian import LowRankHessian
@@ -217,8 +216,8 @@ class _Call:
             return None
         try:
             with threadpool_limits(1, user_api="blas"):
-                states = [reduce(Partial.merge, self.states.load(agenda.stored))] if (
-                    agenda.stored) else []
+                states = [total_of(self.states, agenda.stored, keep=len(
+                    agenda.stored) == n_before)] if agenda.stored else []
             basis = self.states.basis()
         except ValueError as error:
             self._tell(f"{error}: all pairs are read again")

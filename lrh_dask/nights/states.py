@@ -3,6 +3,7 @@
     <folder>/lineage.json           the settings that all of its states were made with
             /<sequence>-<digest of Q>/basis.zarr        Q, and the reduced pairs it was found in
                                      /<sequence>.zarr   triangles by segment and bucket: one run's
+                                     /total.zarr        many of these together (:mod:`.totals`)
             /current                the name of the second folder (``all`` is all of R^D)
             /tokens.json            what was last seen of each chunk
 
@@ -31,7 +32,8 @@ from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.windows import Segment
 from lrh_dask.stores.writing import attributes_of, put_in_order, replace_file, written_aside
 
-__all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis"]
+__all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis", "is_states", "read_group",
+           "write_group"]
 
 FORMAT_VERSION = 1
 ALL, NONE = "all", "none"
@@ -87,6 +89,11 @@ class StoredStates:
                     shutil.rmtree(group, ignore_errors=True)
 
     @property
+    def current(self) -> Path | None:
+        """Where those are that belong together; None where there are none yet."""
+        return self._current
+
+    @property
     def exist(self) -> bool:
         """Whether there may be some."""
         return self._current is not None
@@ -121,7 +128,7 @@ class StoredStates:
         """
         if self._current is None or self._current.name.endswith(f"-{ALL}"):
             return None
-        attributes, arrays = _read(self._current / "basis.zarr")
+        attributes, arrays = read_group(self._current / "basis.zarr")
         known = dict(attributes["basis"])
         reduced, unjudged = (partial_of(part, arrays) for part in attributes["parts"])
         outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
@@ -139,7 +146,7 @@ class StoredStates:
             ValueError: some cannot be read.
         """
         for group in dict.fromkeys(item.group for item in segments):
-            attributes, arrays = _read(group)
+            attributes, arrays = read_group(group)
             for item in segments:
                 if item.group == group:
                     yield partial_of(attributes["parts"][item.index], arrays)
@@ -165,8 +172,8 @@ class StoredStates:
             parts.append({"segment": asdict(segment), **described(partial, arrays)})
         if states:
             with written_aside(current / f"{sequence:06d}.zarr", overwrite=True,
-                               is_ours=_is_states) as aside:
-                _write(aside, {"parts": parts, "sequence": sequence}, arrays)
+                               is_ours=is_states) as aside:
+                write_group(aside, {"parts": parts, "sequence": sequence}, arrays)
         if basis is not None:  # after them: pairs that are in no segment are read again
             _write_basis(current / "basis.zarr", basis)
         replace_file(self.folder / "lineage.json",
@@ -224,7 +231,8 @@ def _digest(attributes: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
-def _is_states(path: Path) -> bool:
+def is_states(path: Path) -> bool:
+    """Whether a group of states lies at a path."""
     return "lrh_dask_states" in attributes_of(path)
 
 
@@ -234,11 +242,13 @@ def _write_basis(path: Path, stored: StoredBasis) -> None:
     known = {"n_blind": basis.n_blind, "tail": basis.tail, "outside": basis.outside,
              "complete": basis.complete, "is_full": basis.outlook.is_full,
              "n_pairs_wanted": basis.outlook.n_pairs, "n_read": basis.outlook.stats.n_pairs}
-    with written_aside(path, overwrite=True, is_ours=_is_states) as aside:
-        _write(aside, {"parts": parts, "basis": known}, arrays, q=basis.q)
+    with written_aside(path, overwrite=True, is_ours=is_states) as aside:
+        write_group(aside, {"parts": parts, "basis": known}, arrays, q=basis.q)
 
 
-def _write(aside: Path, attributes: dict[str, Any], arrays: Packed, **more: np.ndarray) -> None:
+def write_group(aside: Path, attributes: dict[str, Any], arrays: Packed,
+                **more: np.ndarray) -> None:
+    """Attributes and arrays of a group, with checksums."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
@@ -252,7 +262,7 @@ def _write(aside: Path, attributes: dict[str, Any], arrays: Packed, **more: np.n
     group.attrs.put({**known, "digest": _digest(known)})
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_group(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Attributes and arrays of a group.
 
     Raises:
