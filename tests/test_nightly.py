@@ -497,10 +497,15 @@ def test_pairs_recorded_in_days_to_come_count_and_are_told(nights):
     manifest = nights.store / "lrh_manifest" / "zarr.json"
     manifest.write_text(manifest.read_text().replace("2026-11-03", "2091-11-03"))  # a wrong clock
     nights.append(50, day=3)
-    found = nights.night(window="last 30 days")
+    asked = {"window": "last 30 days", "alerts": {"stale_after": "1 min"}}
+    found = nights.night(**asked)
     assert (found.document["n_pairs"], found.document["late_pairs"]) == (450, 0)
     assert any("rows 300-399 say that they were recorded after today" in said
                for said in found.document["notices"])
+    for night in (found, nights.night(**asked)):
+        alert, = night.alerts
+        newest = datetime.now(UTC) - START - timedelta(3)
+        assert alert.measured == pytest.approx(newest.total_seconds(), abs=60)
 
 
 def test_the_index_can_be_deleted_damaged_or_stale(nights):

@@ -72,7 +72,7 @@ def test_every_row_of_the_window_is_counted_once_and_no_other(history, window):
     batches, stored = history
     kept, fresh = window.choose(stored, batches, NOW)
     assert set(kept) <= set(stored)
-    assert rows_of(cut_into_segments(fresh, window)) == rows_of(fresh)
+    assert rows_of(cut_into_segments(fresh, window, NOW)) == rows_of(fresh)
     counted = rows_of([*kept, *fresh])
     if window.n_pairs is None:
         assert sorted(counted) == wanted_rows(batches, window)
@@ -86,15 +86,38 @@ def test_days_are_counted_back_from_the_newest_pair_not_from_today():
     batches = [Segment(10 * i, 10 * i + 10, day, day) for i, day in enumerate(DAYS)]
     kept, fresh = Window(days=3).choose([], batches, NOW)
     assert (kept, rows_of(fresh)) == ([], list(range(250, 280)))
-    assert [s.first[:10] for s in cut_into_segments(fresh, Window(days=3))] == [
+    assert [s.first[:10] for s in cut_into_segments(fresh, Window(days=3), NOW)] == [
         "2026-11-26", "2026-11-27", "2026-11-28"]
+
+
+A_WRONG_CLOCK = "2031-01-01T00:00:00Z"
 
 
 def test_a_pair_of_days_to_come_does_not_move_the_window():
     batches = [Segment(10 * i, 10 * i + 10, day, day) for i, day in enumerate(DAYS[:20])]
-    wrong = Segment(200, 210, "2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z")
-    _, fresh = Window(days=3).choose([], [*batches, wrong], DAYS[19])
+    wrong = Segment(200, 210, A_WRONG_CLOCK, A_WRONG_CLOCK)
+    _, fresh = Window(days=3).choose([], [*batches, wrong], NOW)
     assert rows_of(fresh) == list(range(170, 210))
+    assert rows_of(Window(days=3).choose([], [wrong], NOW)[1]) == list(range(200, 210))
+
+
+def test_a_pair_of_days_to_come_is_the_newest_until_others_are_appended():
+    batches = [Segment(0, 100, DAYS[1], DAYS[1], ("old",)),
+               Segment(100, 110, A_WRONG_CLOCK, A_WRONG_CLOCK, ("wrong",)),
+               Segment(110, 210, DAYS[2], DAYS[2], ("new",)),
+               Segment(210, 220, DAYS[0], DAYS[0], ("late",))]
+    for n, newest in ((1, (0, 100)), (2, (100, 110)), (3, (110, 210)), (4, (110, 210))):
+        _, fresh = Window(latest=True).choose([], batches[:n], NOW)
+        assert rows_of(fresh) == list(range(*newest))
+        _, fresh = Window(n_pairs=10).choose([], batches[:n], NOW)
+        assert rows_of(fresh) == list(range(newest[1] - 10, newest[1]))
+
+
+def test_pairs_of_days_to_come_are_counted_apart_from_others():
+    times = [DAYS[0], A_WRONG_CLOCK, DAYS[1], "2026-11-30T20:00:00Z"]  # clocks differ
+    rows = [Segment(10 * i, 10 * i + 10, time, time) for i, time in enumerate(times)]
+    assert [(s.start, s.stop) for s in cut_into_segments(rows, Window(), NOW)] == [
+        (0, 10), (10, 20), (20, 40)]
 
 
 def test_the_newest_pairs_are_exact_at_first_and_whole_segments_later():
@@ -102,7 +125,7 @@ def test_the_newest_pairs_are_exact_at_first_and_whole_segments_later():
     window = Window(n_pairs=100)
     _, fresh = window.choose([], batches, NOW)
     assert rows_of(fresh) == list(range(900, 1000))
-    first = cut_into_segments(fresh, window)
+    first = cut_into_segments(fresh, window, NOW)
     assert [s.n_pairs for s in first] == [10] * 10
     batches.append(Segment(1000, 1005, DAYS[1], DAYS[1]))
     kept, fresh = window.choose(first, batches, NOW)

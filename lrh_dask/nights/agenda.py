@@ -15,7 +15,7 @@ from lrh_dask.runs.segments import cut_into_segments
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
-from lrh_dask.stores.windows import Segment, Window, uncovered
+from lrh_dask.stores.windows import Segment, Window, ahead, uncovered
 
 __all__ = ["RECOMPUTE", "Agenda", "agenda_of", "key_of", "lineage_of"]
 
@@ -78,10 +78,10 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
             f"window {settings.window!r} of {pairs.name}", expected="some pairs in it",
             got="none", consequence="There is nothing to count",
             fix="Check the label; `lrh inspect` lists those of the store"))
-    newest = max((segment.last for segment in before if segment.last <= now), default="")
+    newest = max((segment.last for segment in before if not ahead(segment, now)), default="")
     seen_to = max((segment.stop for segment in before), default=0)
     unseen = uncovered([*kept, *fresh], before)
-    return Agenda([by_segment[segment] for segment in kept], cut_into_segments(fresh, window),
+    return Agenda([by_segment[segment] for segment in kept], cut_into_segments(fresh, window, now),
                   new_pairs=sum(part.n_pairs for part in unseen),
                   late_pairs=sum(part.n_pairs for part in unseen
                                  if part.start >= seen_to and part.last < newest),
@@ -90,12 +90,13 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
 
 def _to_come(batches: Sequence[Segment], now: str) -> tuple[str, ...]:
     """What a user should know of pairs that were recorded later than now."""
-    ahead = [batch for batch in batches if batch.last[:10] > now[:10]]
-    if not ahead:
+    wrong = [batch for batch in batches if ahead(batch, now)]
+    if not wrong:
         return ()
-    rows = ", ".join(f"{batch.start}-{batch.stop - 1}" for batch in ahead[:N_LISTED])
-    return (f"rows {rows}{', ...' if len(ahead) > N_LISTED else ''} say that they were recorded "
-            f"after today ({now[:10]}): a clock was wrong. They count, in any window of days",)
+    rows = ", ".join(f"{batch.start}-{batch.stop - 1}" for batch in wrong[:N_LISTED])
+    return (f"rows {rows}{', ...' if len(wrong) > N_LISTED else ''} say that they were recorded "
+            f"after today ({now[:10]}): a clock was wrong. They count in any window of days; "
+            "in others they are taken to be as new as the rows before them",)
 
 
 def lineage_of(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class _Call:
     def _fit(self, agenda: Agenda, *, n_before: int) -> Night:
         known, s = self._counted(agenda, n_before), self.settings
         new = agenda.new if known is not None else cut_into_segments(
-            agenda.rows, Window.parse(s.window))
+            agenda.rows, Window.parse(s.window), self.now)
         with self.journal.stages(sum(segment.n_pairs for segment in new)) as stages:
             return fit_night(
                 self.pairs, new, known, run_id=self.journal.run, asked=self.asked,

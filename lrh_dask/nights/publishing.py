@@ -30,7 +30,7 @@ from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import load_result, plain, save_result, summary
-from lrh_dask.stores.windows import Segment, uncovered
+from lrh_dask.stores.windows import Segment, ahead, uncovered
 
 __all__ = ["Tonight", "age_of", "publish"]
 
@@ -122,11 +122,12 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
     return document, alerts
 
 
-def age_of(segments: Sequence[Segment]) -> float:
-    """Seconds since the newest pair was recorded, but for those of a clock that was ahead."""
-    ages = [(datetime.now(UTC) - datetime.fromisoformat(segment.last)).total_seconds()
-            for segment in segments]
-    return min((age for age in ages if age >= 0), default=0.0)
+def age_of(segments: Sequence[Segment]) -> float | None:
+    """Seconds since the newest pair was recorded; None where all clocks were wrong."""
+    now = datetime.now(UTC)
+    newest = max((s.last for s in segments if not ahead(s, now.isoformat())), default=None)
+    return None if newest is None else max(
+        (now - datetime.fromisoformat(newest)).total_seconds(), 0.0)
 
 
 def _to_compare_with(runs: Sequence[Listed]) -> dict[str, Listed]:

@@ -7,15 +7,19 @@ from dataclasses import replace
 from itertools import groupby, pairwise
 
 from lrh_dask.runs.shards import HELD_OUT_EVERY, N_BUCKETS, Partition, partition
-from lrh_dask.stores.windows import STEPS_A_WINDOW, Segment, Window
+from lrh_dask.stores.windows import STEPS_A_WINDOW, Segment, Window, ahead
 
 __all__ = ["cut_into_segments", "lay_out", "with_buckets"]
 
-def cut_into_segments(rows: Sequence[Segment], window: Window) -> list[Segment]:
-    """Segments of rows to be counted, as fine as the window will ask for them."""
+def cut_into_segments(rows: Sequence[Segment], window: Window, now: str) -> list[Segment]:
+    """Segments of rows to be counted, as fine as the window will ask for them.
+
+    Those of which nobody knows when they were recorded are kept apart from others.
+    """
     def kind(segment: Segment) -> object:
-        return (segment.first[:10] if window.days is not None else
-                segment.labels if window.latest or window.label is not None else None)
+        return ahead(segment, now), (
+            segment.first[:10] if window.days is not None else
+            segment.labels if window.latest or window.label is not None else None)
 
     segments: list[Segment] = []
     for _, group in groupby(_numbered(rows), key=lambda item: (item[0], kind(item[1]))):

@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.stores.windows import A_DAY
 
 __all__ = ["NODE", "AppendedBefore", "Batch", "Manifest", "Stamp", "chunk_digests", "group_file",
            "manifest_of", "node_of_chunks"]
@@ -132,7 +133,7 @@ class Stamp:
                 fix="Give the time at which the pairs were recorded, or leave it out")) from error
         if recorded.tzinfo is None:
             recorded = recorded.replace(tzinfo=UTC)
-        if recorded - datetime.now(UTC) > timedelta(days=1):
+        if recorded - datetime.now(UTC) > A_DAY:
             raise SettingsError(explain(
                 "append", expected="a time that has been", got=f"{recorded.isoformat()}",
                 consequence="Windows of the last days would go by it, so nothing was appended",

@@ -9,13 +9,15 @@ a store without batches counts as one batch a night, recorded when it was first 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
-__all__ = ["STEPS_A_WINDOW", "Segment", "Window", "uncovered"]
+__all__ = ["A_DAY", "STEPS_A_WINDOW", "Segment", "Window", "ahead", "uncovered"]
 
+A_DAY = timedelta(days=1)
+"""Clocks may differ by so much."""
 STEPS_A_WINDOW = 10
 """A window of so many pairs slides in steps of about a tenth."""
 
@@ -63,13 +65,16 @@ class Segment:
                        max(self.last, other.last), tuple(sorted({*self.labels, *other.labels})))
 
 
+Age = Callable[[Segment], tuple[str, int]]
+
+
 @dataclass(frozen=True)
 class Window:
     """Which rows a run is about; all where nothing is set.
 
     Attributes:
-        days: those of so many days up to the newest one that was recorded, or to today where a
-            clock was wrong and that is still to come.
+        days: those of so many days up to the newest one that was recorded, and those that are
+            :func:`ahead`, which move no window.
         n_pairs: the newest so many, or as many as whole segments make up.
         label: those of one training run; ``latest`` that of the newest rows.
     """
@@ -111,28 +116,29 @@ class Window:
             stored: disjoint segments whose states are there; ``batches``: all rows, some at least.
             now: time of day (ISO 8601, UTC).
         """
+        age = _ages(batches, now)
         if self.n_pairs is not None:
-            return self._newest(stored, batches)
-        newest = max(batches, key=_age)
+            return self._newest(stored, batches, age)
+        newest = max(batches, key=age)
         label = newest.labels if self.latest else () if self.label is None else (self.label,)
 
         def inside(segment: Segment) -> bool:
             if self.days is not None:
-                end = min(newest.last[:10], now[:10])
-                oldest = date.fromisoformat(end) - timedelta(self.days - 1)
+                end, _ = age(newest)
+                oldest = date.fromisoformat(end[:10] or now[:10]) - timedelta(self.days - 1)
                 return segment.first[:10] >= oldest.isoformat()
             return not (self.latest or self.label) or segment.labels == label
 
         kept = [segment for segment in stored if inside(segment)]
         return kept, [rows for rows in uncovered(batches, kept) if inside(rows)]
 
-    def _newest(self, stored: Sequence[Segment],
-                batches: Sequence[Segment]) -> tuple[list[Segment], list[Segment]]:
+    def _newest(self, stored: Sequence[Segment], batches: Sequence[Segment],
+                age: Age) -> tuple[list[Segment], list[Segment]]:
         wanted = self.n_pairs or 0
         kept: list[Segment] = []
         fresh: list[Segment] = []
         left, known = wanted, set(stored)
-        for segment in sorted([*stored, *uncovered(batches, stored)], key=_age, reverse=True):
+        for segment in sorted([*stored, *uncovered(batches, stored)], key=age, reverse=True):
             if segment in known and left < segment.n_pairs <= -(-wanted // STEPS_A_WINDOW):
                 break  # a step
             whole = segment in known and segment.n_pairs <= left
@@ -143,6 +149,11 @@ class Window:
             if not left:
                 break
         return sorted(kept, key=_start), sorted(fresh, key=_start)
+
+
+def ahead(segment: Segment, now: str) -> bool:
+    """Whether a clock was wrong: some rows were recorded more than a day later than now."""
+    return segment.last > f"{datetime.fromisoformat(now) + A_DAY:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def uncovered(batches: Iterable[Segment], stored: Iterable[Segment]) -> list[Segment]:
@@ -163,5 +174,16 @@ def _start(segment: Segment) -> int:
     return segment.start
 
 
-def _age(segment: Segment) -> tuple[str, int]:
-    return segment.last, segment.stop
+def _ages(batches: Sequence[Segment], now: str) -> Age:
+    """What rows are put in order by: when they were recorded, and their place.
+
+    Of those that are :func:`ahead` nobody knows when: they were appended after what lies before.
+    """
+    def age(segment: Segment) -> tuple[str, int]:
+        if not ahead(segment, now):
+            return segment.last, segment.stop
+        return max((batch.last for batch in batches
+                    if batch.start < segment.stop and not ahead(batch, now)),
+                   default=""), segment.stop
+
+    return age
