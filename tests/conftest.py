@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import array_api_strict
 import numpy as np
@@ -203,6 +206,37 @@ def lrh(capfd, monkeypatch):
         return subprocess.CompletedProcess(args, ended.value.code or 0, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def receiver():
+    """A web server of this machine that keeps what it is sent and answers as it is told to."""
+    kept = SimpleNamespace(got=[], answer=200, wait=threading.Event())
+    kept.wait.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            kept.got.append((self.path, self.headers["Content-Type"],
+                             self.rfile.read(int(self.headers["Content-Length"]))))
+            kept.wait.wait(20)
+            self.send_response(kept.answer)
+            if kept.answer == 302:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        kept.url = f"http://127.0.0.1:{server.server_port}/s3cr3t"
+        yield kept
+        kept.wait.set()
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

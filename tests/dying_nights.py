@@ -32,6 +32,7 @@ def append(store, seed, n):
 def settings(folder, runs, scheduler_file, basis):
     return settings_from({
         "store": f"{folder}/pairs.zarr", "runs": str(runs), "basis": basis,
+        "alerts": {"sharpness_above": 0.1},
         "cluster": {"kind": "scheduler_file", "scheduler_file": scheduler_file}},
         "here", NightlySettings)
 
@@ -80,7 +81,10 @@ def die_at_every_step(folder, scheduler_file, basis, first, by):
         assert (after.n_pairs, after.new_pairs) == (FIRST + SECOND, SECOND)
         assert (after.eigenvalues, after.standard_errors, after.residual) == (
             whole.eigenvalues, whole.standard_errors, whole.residual)
-        assert not night(runs).is_new
+        assert found.alerts  # also of a night that died before it could tell
+        again = night(runs)
+        assert not again.is_new
+        assert not again.alerts
         left = [path for path in runs.rglob(".*") if path.name != ".lock"
                 and "jobs" not in path.parts]
         assert left == []

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,37 +136,6 @@ def test_raised_alerts_end_a_run_with_exit_code_5():
     assert error.exit_code == 5
     assert str(error) == ("1 alert: the residual is 0.5 (residual_above: 0.3). Look. "
                           "The run itself is done.")
-
-
-@pytest.fixture
-def receiver():
-    """A web server of this machine that keeps what it is sent and answers as it is told to."""
-    kept = SimpleNamespace(got=[], answer=200, wait=threading.Event())
-    kept.wait.set()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            kept.got.append((self.path, self.headers["Content-Type"],
-                             self.rfile.read(int(self.headers["Content-Length"]))))
-            kept.wait.wait(20)
-            self.send_response(kept.answer)
-            if kept.answer == 302:
-                self.send_header("Location", "/elsewhere")
-            self.end_headers()
-
-        do_GET = do_POST
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        kept.url = f"http://127.0.0.1:{server.server_port}/{SECRET}"
-        yield kept
-        kept.wait.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_a_webhook_gets_the_alerts_and_the_run_as_json(receiver):

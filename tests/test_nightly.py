@@ -17,6 +17,7 @@ from object_storage import make_bucket, moto, put
 
 from lrh_dask import LowRankHessian, fit, open_pairs
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError
+from lrh_dask.nights import every_night
 from lrh_dask.nights.every_night import nightly
 from lrh_dask.reports.screen import Screen
 from lrh_dask.runs import budget
@@ -454,6 +455,46 @@ def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):
     found = nights.night()
     assert [run.run for run in Catalog(nights.runs).runs()] == [first.path.name, found.path.name]
     assert any("gone backwards" in said for said in found.document["notices"])
+
+
+def test_alerts_of_a_night_that_died_before_it_told_them_are_told_by_the_next(
+        nights, receiver, monkeypatch):
+    alerts = {"sharpness_above": 0.1, "webhook": receiver.url}
+    nights.append(300)
+    with monkeypatch.context() as patch:
+        patch.setattr(every_night._Call, "_ended", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            nights.night(alerts=alerts)
+    assert receiver.got == []
+    found = nights.night(alerts=alerts)
+    assert not found.is_new
+    assert [alert.name for alert in found.alerts] == ["sharpness_above"]
+    assert [json.loads(body)["run"]["run"] for *_, body in receiver.got] == [found.document["run"]]
+    assert nights.night(alerts=alerts).alerts == ()
+    assert len(receiver.got) == 1
+
+
+def test_old_pairs_are_an_alert_of_every_call_and_sent_once(nights, receiver):
+    alerts = {"stale_after": "1h", "webhook": receiver.url}
+    nights.append(300, day=1)
+    assert [len(nights.night(alerts=alerts).alerts) for _ in range(3)] == [1, 1, 1]
+    assert len(receiver.got) == 1
+    nights.append(10, day=2)
+    nights.night(alerts=alerts)
+    assert len(receiver.got) == 2
+
+
+def test_what_looking_again_has_cost_is_told_where_nothing_is_new(nights):
+    group = zarr.open_group(nights.store, mode="w")
+    for label in ("x", "y"):  # compressed: of a chunk the time of writing tells
+        group.create_array(label, data=getattr(nights.made, label)[:300], chunks=(128, D))
+    nights.night()
+    for path in nights.store.rglob("c/*/*"):
+        os.utime(path)
+    found = nights.night()
+    assert not found.is_new
+    assert found.document["bytes"]["verify"] == 300 * 2 * D * 8
+    assert found.document["seconds"]["verify"] > 0
 
 
 def test_runs_whose_documents_are_damaged_are_left_out_and_named(nights):

@@ -22,6 +22,7 @@ from lrh_dask.nights.agenda import RECOMPUTE, Agenda, agenda_of, key_of, lineage
 from lrh_dask.nights.journal import Journal, Watcher
 from lrh_dask.nights.ledger import Checked, refuse_changed
 from lrh_dask.nights.night import Counted, Night, fit_night
+from lrh_dask.nights.owed import Owed
 from lrh_dask.nights.publishing import Tonight, age_of, publish
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.tokens import chunk_tokens, suspects
@@ -108,6 +109,7 @@ class _Call:
         self.pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
         self.states = StoredStates(catalog.folder / "states", lineage_of(settings, self.pairs))
         self.states.put_in_order()
+        self.owed = Owed(catalog.folder)
         self.damaged = catalog.damaged()
         self.runs = catalog.runs()
         self.ours = [run for run in self.runs if run.lineage == self.states.name]
@@ -138,7 +140,7 @@ class _Call:
             self.notices.append("chunks were written since the last run, and whether rows that it "
                                 "counted have changed cannot be told: all are read again")
         if not doubtful and not may_differ and self._is_done(agenda):
-            return self._nothing_new()
+            return self._nothing_new(Checked())
         self.journal.say(
             f"{self.pairs.name}: {self.pairs.n_pairs:,} pairs over {self.pairs.n_features:,} "
             f"features; {agenda.new_pairs:,} new, {agenda.late_pairs:,} of them late")
@@ -150,7 +152,7 @@ class _Call:
                 checked = self._checked(client, doubtful) if doubtful else Checked()
                 if not may_differ and self._is_done(agenda):
                     self.states.keep_tokens({**before, **tokens})
-                    return self._nothing_new()
+                    return self._nothing_new(checked)
                 night = self._fit(agenda, n_before=len(stored))
         self._keep_states(night, tokens)
         return self._publish(agenda, night, checked, performance)
@@ -254,41 +256,65 @@ class _Call:
         digests = [d for item in self.states.segments()[0] if item.segment in segments
                    for d in item.digests]
         key = key_of(self.states.name, self.settings, segments, digests)
-        document, alerts = publish(self.catalog, Tonight(
-            self.journal.run, self.now, self.settings, self.pairs, night, segments, digests, agenda,
-            (self.states.name, self.states.lineage), key, self.states.n_bytes, checked,
-            self.notices, performance))
-        self._end(State.done, document, alerts)
-        return Outcome(document, self.catalog.folder / self.journal.run, is_new=True,
-                       alerts=alerts)
+        document, alerts = publish(self.catalog, self.owed, Tonight(
+            run=self.journal.run, created=self.now, started=self.started, settings=self.settings,
+            pairs=self.pairs, night=night, segments=segments, digests=digests, agenda=agenda,
+            lineage=(self.states.name, self.states.lineage), key=key,
+            states_bytes=self.states.n_bytes, checked=checked, notices=self.notices,
+            performance=performance))
+        if any(alert.name == "stale_after" for alert in alerts):
+            self.owed.stale_again(max(s.last for s in segments))
+        return self._ended(State.done, document, alerts)
 
-    def _nothing_new(self) -> Outcome:
+    def _nothing_new(self, checked: Checked) -> Outcome:
         """The last run again; of alerts, whether its pairs have grown too old."""
         assert self.before is not None
         document = self.catalog.document(self.before.run)
-        segments = [Segment.known(s) for s in document["ledger"]["segments"]]
-        path = self.catalog.folder / self.before.run
         self.catalog.point_at(self.before.run)
         if self.before.run == self.journal.run:  # it was published, and then its process died
-            alerts = tuple(Alert(**alert) for alert in document["alerts"])
-            self._end(State.done, document, alerts)
-            return Outcome(document, path, is_new=True, alerts=alerts)
+            return self._ended(State.done, document, _alerts_of(document))
+        segments = [Segment.known(s) for s in document["ledger"]["segments"]]
         stale = self.settings.alerts.model_copy(update={
             "sharpness_above": None, "residual_above": None})
-        alerts = judge(stale, load_result(path / "result.zarr"),
+        alerts = judge(stale, load_result(self.catalog.folder / self.before.run / "result.zarr"),
                        newest_age_seconds=age_of(segments))
         document |= {
-            "seconds": {**dict.fromkeys(document["seconds"], 0.0),
+            "seconds": {**dict.fromkeys(document["seconds"], 0.0), "verify": checked.seconds,
                         "total": time.time() - self.started},
-            "bytes": dict.fromkeys(document["bytes"], 0), "new_pairs": 0, "late_pairs": 0,
-            "read_all": False, "notices": self.notices,
+            "bytes": {**dict.fromkeys(document["bytes"], 0), "verify": checked.n_bytes},
+            "new_pairs": 0, "late_pairs": 0, "read_all": False, "notices": self.notices,
             "alerts": [asdict(alert) for alert in alerts]}
-        self._end(State.nothing_new, document, alerts)
-        return Outcome(document, path, is_new=False, alerts=alerts)
+        again = bool(alerts) and self.owed.stale_again(max(s.last for s in segments))
+        return self._ended(State.nothing_new, document, alerts, is_told=again)
 
-    def _end(self, state: State, document: dict[str, Any], alerts: Sequence[Alert]) -> None:
-        """Tell how it ended, and send alerts."""
-        self.journal.end(state, AlertsRaised.exit_code if alerts else 0, result=document["run"])
+    def _ended(self, state: State, document: dict[str, Any], alerts: Sequence[Alert], *,
+               is_told: bool = False) -> Outcome:
+        """Tell how it ended, and send alerts: these, and what an earlier call has died before.
+
+        Args:
+            is_told: these alerts were sent before.
+        """
+        run = str(document["run"])
+        to_send = [] if is_told or not alerts else [(document, alerts)]
+        owed = self.owed.run
+        if owed not in {None, self.journal.run} and any(owed == row.run for row in self.runs):
+            before = self.catalog.document(str(owed))
+            late = _alerts_of(before)
+            to_send.append((before, late))
+            alerts = (*alerts, *late)
+            document["alerts"] = [asdict(alert) for alert in alerts]
+            self.journal.say(f"Notice: alerts of run {owed} had not been told.")
+        self.journal.end(state, AlertsRaised.exit_code if alerts else 0, result=run)
         webhook = self.settings.alerts.webhook
-        if alerts and webhook is not None and (lost := notify(webhook, alerts, document)):
-            self.journal.say(f"Notice: {lost}.")
+        lost = [said for of_run, these in to_send if webhook is not None and (
+            said := notify(webhook, these, of_run))]
+        for said in lost:
+            self.journal.say(f"Notice: {said}.")
+        if not lost:
+            self.owed.settle()
+        return Outcome(document, self.catalog.folder / run, is_new=state is State.done,
+                       alerts=tuple(alerts))
+
+
+def _alerts_of(document: dict[str, Any]) -> tuple[Alert, ...]:
+    return tuple(Alert(**alert) for alert in document["alerts"])

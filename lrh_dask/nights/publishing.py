@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from lrh_dask.errors import BadPairs, SettingsError, finding
 from lrh_dask.nights.agenda import Agenda
 from lrh_dask.nights.ledger import Checked
 from lrh_dask.nights.night import Night
+from lrh_dask.nights.owed import Owed
 from lrh_dask.reports.comparison import drift_document
 from lrh_dask.reports.night_page import DataLedger, NightPage, PastRun
 from lrh_dask.reports.night_report import write_night_report
@@ -40,7 +42,7 @@ class Tonight:
     """All that a run has to say for itself.
 
     Attributes:
-        created: when it began (ISO 8601, UTC).
+        created: when it began (ISO 8601, UTC); ``started``: the same, in seconds since 1970.
         segments, digests: of all pairs that it is about.
         agenda: what was to be done.
         lineage: name and settings of it; ``key``: digest of all that the result depends on.
@@ -51,6 +53,7 @@ class Tonight:
 
     run: str
     created: str
+    started: float
     settings: NightlySettings
     pairs: Pairs
     night: Night
@@ -65,7 +68,8 @@ class Tonight:
     performance: Path
 
 
-def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[Alert, ...]]:
+def publish(catalog: Catalog, owed: Owed,
+            tonight: Tonight) -> tuple[dict[str, Any], tuple[Alert, ...]]:
     """Publish a run; what ``lrh nightly --json`` prints of it, and the alerts it raises.
 
     Raises:
@@ -118,6 +122,8 @@ def publish(catalog: Catalog, tonight: Tonight) -> tuple[dict[str, Any], tuple[A
                                  "digests": [asdict(d) for d in tonight.digests]})):
             (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
+    if alerts:  # before they can be read: whoever dies now is not the only one who knew
+        owed.note(tonight.run)
     catalog.publish(tonight.run, document, fill)
     return document, alerts
 
@@ -179,7 +185,8 @@ def _with_provenance(tonight: Tonight, notices: Sequence[str]) -> LowRankHessian
     known = tonight.night.hessian.provenance
     return replace(tonight.night.hessian, provenance={
         **known, "run": tonight.run, "notices": [*known["notices"], *notices],
-        "seconds": {**known["seconds"], "verify": tonight.checked.seconds},
+        "seconds": {**known["seconds"], "verify": tonight.checked.seconds,
+                    "total": time.time() - tonight.started},
         "bytes": {**known["bytes"], "verify": tonight.checked.n_bytes},
         "bytes_read": known["bytes_read"] + tonight.checked.n_bytes})
 

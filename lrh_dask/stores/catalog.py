@@ -227,6 +227,7 @@ def _row(path: Path, document: dict[str, Any]) -> Listed:
         BadPairs: something is missing there.
     """
     try:
+        document["ledger"]["segments"], document["lineage_settings"]  # what the next night needs
         return _listed({**document, "eigenvalues": document["eigenvalues"][:N_LEADING],
                         "standard_errors": document["standard_errors"][:N_LEADING],
                         "n_alerts": len(document["alerts"])})
