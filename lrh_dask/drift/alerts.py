@@ -149,7 +149,8 @@ def _explained(limit: float | None, found: Explained | None) -> Alert | None:
         return None
     return Alert("drift_beyond",
                  f"the last run leaves {found.residual:.3g} of {found.n_pairs:,} new pairs where "
-                 f"{found.held_out:.3g} was promised, {found.excess:.1f} standard errors more",
+                 f"{found.held_out:.3g} was promised, {found.excess:.1f} standard errors more (by "
+                 f"chance {_once_in(found.chance)})",
                  found.excess, limit,
                  "The Hessian has moved, or the new pairs are noisier: look at the new shards")
 

@@ -12,10 +12,12 @@ With X̃ = XQ, Ỹ = YQ, M = QᵀHQ and b̃ = Qᵀb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr
 
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.linalg.solve import Rows
@@ -55,6 +57,16 @@ class Explained:
         """By how many standard errors new pairs are explained worse than was promised."""
         error = float(np.hypot(self.error, self.held_out_error))
         return (self.residual - self.held_out) / error if error > 0 else float("nan")
+
+    @property
+    def chance(self) -> float:
+        """How likely noise alone does that: few buckets know their own scatter badly.
+
+        Student's t of ``n_buckets`` - 1 degrees of freedom, one-sided.
+        """
+        if self.n_buckets < 2 or math.isnan(self.excess):
+            return float("nan")
+        return float(stdtr(self.n_buckets - 1, -self.excess))
 
 
 def explained(before: LowRankHessian, triangles: Mapping[int, Triangle],

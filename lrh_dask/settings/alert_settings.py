@@ -24,7 +24,8 @@ class AlertSettings(BaseModel):
     """Largest eigenvalue that is still quiet, in units of y per unit of x."""
     drift_beyond: Annotated[float, Field(gt=0)] | None = None
     """Standard errors by which an eigenvalue, or the residual of new pairs, may change. With 10
-    eigenvalues a night chance goes beyond 3 twice a month, beyond 5 once in three years."""
+    eigenvalues a night chance goes beyond 3 twice a month, beyond 5 once in three years; the
+    residual of new pairs, whose error five buckets tell, goes beyond 5 once in nine months."""
     overlap_below: Annotated[float, Field(gt=0, le=1)] | None = None
     """Least mean cos² of the angles between leading subspaces, where noise does not explain it."""
     residual_above: Annotated[float, Field(gt=0)] | None = None

@@ -9,9 +9,11 @@ a store without batches counts as one batch a night, recorded when it was first 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 __all__ = ["A_DAY", "STEPS_A_WINDOW", "Segment", "Window", "ahead", "uncovered"]
@@ -157,17 +159,19 @@ def ahead(segment: Segment, now: str) -> bool:
 
 
 def uncovered(batches: Iterable[Segment], stored: Iterable[Segment]) -> list[Segment]:
-    """What lies of batches in no stored segment."""
-    left = list(batches)
-    for taken in stored:
-        parts = []
-        for segment in left:
-            before = replace(segment, stop=min(segment.stop, max(taken.start, segment.start)))
-            after = replace(segment, start=max(segment.start, min(taken.stop, segment.stop)))
-            apart = segment.stop <= taken.start or taken.stop <= segment.start
-            parts += [segment] if apart else [s for s in (before, after) if s.n_pairs > 0]
-        left = parts
-    return sorted(left, key=_start)
+    """What lies of batches in no stored segment; in O(n log n)."""
+    taken = sorted(stored, key=_start)
+    ends = list(accumulate((segment.stop for segment in taken), max))
+    left = []
+    for segment in sorted(batches, key=_start):
+        start, i = segment.start, bisect_right(ends, segment.start)
+        while i < len(taken) and taken[i].start < segment.stop:
+            if taken[i].start > start:
+                left.append(replace(segment, start=start, stop=taken[i].start))
+            start, i = max(start, taken[i].stop), i + 1
+        if start < segment.stop:
+            left.append(segment if start == segment.start else replace(segment, start=start))
+    return left
 
 
 def _start(segment: Segment) -> int:
