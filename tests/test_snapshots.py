@@ -86,3 +86,12 @@ def test_without_the_extra_it_is_named(tmp_path):
                           check=False)
     assert done.returncode == 2
     assert "pip install 'lrh-dask[icechunk]'" in done.stderr
+
+
+def test_rows_that_are_there_already_are_refused_before_they_are_written(tmp_path):
+    store = tmp_path / "a.icechunk"
+    append_pairs(store, X, Y)
+    size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    with pytest.raises(SettingsError, match="rows that are not there yet"):
+        append_pairs(store, X, Y)
+    assert sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) == size

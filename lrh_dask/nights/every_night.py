@@ -129,6 +129,10 @@ class _Call:
             self.notices.append(f"the window holds {n_pairs:,} pairs: it slides in steps of about "
                                 "a tenth")
         tokens = chunk_tokens(self.pairs, agenda.rows)  # before reading: a later change shows
+        if not all(tokens.values()):
+            self.notices.append("this kind of store does not tell when a chunk was written: rows "
+                                "that were counted are read every night to see that they are the "
+                                "same. A copy on disk, or in s3:// or gs://, spares that")
         # A snapshot stands for all rows: those outside of the window are to be the same, too.
         counted = agenda.digests if self.pairs.snapshot is None else [
             d for item in stored for d in item.digests]

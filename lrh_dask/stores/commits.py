@@ -49,6 +49,8 @@ def commit_rows(folder: Path, names: Mapping[str, str], incoming: Incoming, stam
         refuse_unpublished(name, arrays, before)
         incoming.refuse_unlike(name, arrays)
         incoming.refuse_unfit()
+        # Before they are written: chunks of a commit that is refused would stay.
+        stamp.refuse_again(name, before, incoming.digest_in_memory(arrays))
         return _commit(name, session, arrays, before, incoming, stamp)
 
 

@@ -142,6 +142,22 @@ class Incoming:
                 rows = np.concatenate([before, rows])
             yield first, rows
 
+    def digest_in_memory(self, arrays: Mapping[str, Any]) -> str | None:
+        """Digest (hex) of the rows as these arrays are going to hold them.
+
+        None where they are not in memory: to read them for that would cost as much as to append.
+        """
+        digest = RowsDigest()
+        for label, array in arrays.items():
+            given = self.arrays[label]
+            if not isinstance(given, np.ndarray):
+                return None
+            digest.begin()
+            at_once = max(1, LOOKED_AT_BYTES * len(given) // max(given.nbytes, 1))
+            for first in range(0, len(given), at_once):
+                digest.add(given[first:first + at_once].astype(array.dtype, copy=False))
+        return digest.hex()
+
     def _refuse_unfit(self, label: str, start: int, rows: np.ndarray) -> None:
         least = 0.0 if label == "weight" else -np.inf
         good = np.ones(len(rows), bool)

@@ -71,6 +71,7 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
         arrays, before = _settled(folder, names)
         incoming.refuse_unlike(name, arrays)
         incoming.refuse_unfit()
+        stamp.refuse_again(name, before, incoming.digest_in_memory(arrays))
         stop, batch = before.rows + incoming.n_rows, None
         try:
             with _said_clearly(name):

@@ -106,8 +106,10 @@ class Stamp:
         """The batch of rows ``start`` to ``stop``, which have that digest."""
         return Batch(start, stop, self.label, self._utc(), digest)
 
-    def refuse_again(self, store: str, manifest: Manifest, digest: str) -> None:
+    def refuse_again(self, store: str, manifest: Manifest, digest: str | None) -> None:
         """Raise where rows of that digest are a batch already, as when a job runs twice.
+
+        None is not known yet.
 
         Raises:
             AppendedBefore: they are, and are not meant to count again.
