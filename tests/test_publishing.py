@@ -8,13 +8,19 @@ import pytest
 from cluster_processes import cluster
 
 
+@pytest.fixture(scope="module")
+def scheduler_file(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("cluster"), 1) as path:
+        yield path
+
+
 @pytest.mark.parametrize(("basis", "first", "by"), [
     ("auto", 1, 31), (6, 5, 37),
     pytest.param("auto", 0, 1, marks=pytest.mark.long),
     pytest.param(6, 0, 1, marks=pytest.mark.long)])
-def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(tmp_path, basis, first, by):
-    with cluster(tmp_path, 1) as scheduler:
-        done = subprocess.run([sys.executable, dying_nights.__file__, *map(str, (
-            tmp_path, scheduler, basis, first, by))], capture_output=True, text=True, check=False)
+def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
+        scheduler_file, tmp_path, basis, first, by):
+    done = subprocess.run([sys.executable, dying_nights.__file__, *map(str, (
+        tmp_path, scheduler_file, basis, first, by))], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100  # steps

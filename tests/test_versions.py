@@ -26,10 +26,22 @@ def settings_for(path):
     return ClusterSettings(kind="scheduler_file", scheduler_file=str(path))
 
 
-@contextlib.contextmanager
-def one_worker(folder, on_scheduler=None, on_worker=None):
-    with scheduler(folder, env=on_scheduler) as path, worker(path, env=on_worker):
+@pytest.fixture(scope="module")
+def scheduler_file(tmp_path_factory):
+    """Of a scheduler like this process, that workers come to and leave."""
+    with scheduler(tmp_path_factory.mktemp("scheduler")) as path:
         yield path
+
+
+@pytest.fixture
+def one_worker(scheduler_file):
+    """Starts one, in an environment of its own, as the only one."""
+    @contextlib.contextmanager
+    def started(env=None):
+        with worker(scheduler_file, "--no-nanny", env=env):
+            yield scheduler_file
+
+    return started
 
 
 def agreements(path):
@@ -37,8 +49,8 @@ def agreements(path):
         return {package.name: package for package in compare_versions(client)}
 
 
-def test_the_same_environment_agrees_in_everything(tmp_path):
-    with one_worker(tmp_path) as path:
+def test_the_same_environment_agrees_in_everything(one_worker):
+    with one_worker() as path:
         found = agreements(path)
     assert {package.agreement for package in found.values()} == {Agreement.same}
     assert {"python", "lrh-dask", "dask", "distributed", "numpy", "zarr", "numcodecs", "scipy",
@@ -52,8 +64,8 @@ def test_the_same_environment_agrees_in_everything(tmp_path):
     (f'__version__ = "{__version__}"', "failed (ModuleNotFoundError: No module named "
                                        "'lrh_dask.runs')"),
 ], ids=["missing", "older", "broken"])
-def test_a_worker_without_this_lrh_dask_is_refused(tmp_path, module, said):
-    with one_worker(tmp_path, on_worker=other_software(tmp_path / "other", module)) as path:
+def test_a_worker_without_this_lrh_dask_is_refused(tmp_path, one_worker, module, said):
+    with one_worker(other_software(tmp_path / "other", module)) as path:
         with pytest.raises(RunFailed, match="expected the same lrh-dask") as caught, \
                 connect(settings_for(path)):
             raise AssertionError
@@ -63,7 +75,8 @@ def test_a_worker_without_this_lrh_dask_is_refused(tmp_path, module, said):
 
 def test_the_scheduler_needs_lrh_dask_too(tmp_path):
     """It unpickles the graph."""
-    with one_worker(tmp_path, on_scheduler=other_software(tmp_path / "other", GONE)) as path:
+    other = other_software(tmp_path / "other", GONE)
+    with scheduler(tmp_path, env=other) as path, worker(path, "--no-nanny"):
         with pytest.raises(RunFailed, match="none on the scheduler"), connect(settings_for(path)):
             raise AssertionError
 
@@ -78,10 +91,10 @@ def another_checkout(folder):
     return copy / "errors.py"
 
 
-def test_the_source_that_a_worker_has_loaded_is_compared(tmp_path):
+def test_the_source_that_a_worker_has_loaded_is_compared(tmp_path, one_worker):
     """Not the one on its disk by now, as after `git pull` under a running cluster."""
     changed = another_checkout(tmp_path / "other")
-    with one_worker(tmp_path, on_worker={"PYTHONPATH": str(tmp_path / "other")}) as path:
+    with one_worker({"PYTHONPATH": str(tmp_path / "other")}) as path:
         before = agreements(path)["lrh-dask"]
         shutil.copy(Path(lrh_dask.__file__).parent / "errors.py", changed)
         after = agreements(path)["lrh-dask"]
@@ -90,9 +103,9 @@ def test_the_source_that_a_worker_has_loaded_is_compared(tmp_path):
     assert "other source" in str(before)
 
 
-def test_what_a_run_survives_is_a_notice_and_what_it_does_not_an_error(tmp_path):
+def test_what_a_run_survives_is_a_notice_and_what_it_does_not_an_error(tmp_path, one_worker):
     other = other_software(tmp_path / "other", numpy="2.99.1", zarr="3.0.1", dask="2020.1.0")
-    with one_worker(tmp_path, on_worker=other) as path:
+    with one_worker(other) as path:
         found = agreements(path)
         with pytest.raises(RunFailed) as caught:
             refuse_mismatched(found.values())
@@ -104,9 +117,9 @@ def test_what_a_run_survives_is_a_notice_and_what_it_does_not_an_error(tmp_path)
     assert "numpy" not in said
 
 
-def test_a_notice_does_not_stop_a_run(tmp_path):
+def test_a_notice_does_not_stop_a_run(tmp_path, one_worker):
     other, heard = other_software(tmp_path / "other", numpy="2.99.1"), []
-    with one_worker(tmp_path, on_worker=other) as path:
+    with one_worker(other) as path:
         with connect(settings_for(path), heard.append):
             pass
     assert heard[0].startswith("Cluster: tcp://127.0.0.1")
