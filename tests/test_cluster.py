@@ -52,14 +52,15 @@ def run(store, *args, env=None):
     return json.loads(done.stdout), done.stderr
 
 
-def test_a_run_by_scheduler_file_address_or_environment_is_the_same(store, two_processes):
+def test_a_run_by_scheduler_file_address_or_environment_is_the_same(lrh, store, two_processes):
     address = address_in(two_processes)
-    by_file, said = run(store, "--scheduler", two_processes)
-    assert f"Cluster: {address}, 2 workers, 2 threads" in said
-    by_address, _ = run(store, "--scheduler", address)
+    by_file, by_address = (lrh("run", store, "--overwrite", "--json", "--scheduler", named,
+                               cwd=store.parent) for named in (two_processes, address))
+    assert f"Cluster: {address}, 2 workers, 2 threads" in by_file.stderr
     by_environment, said = run(store, env={"DASK_SCHEDULER_ADDRESS": address})
     assert f"Cluster: {address} (named by DASK_SCHEDULER_ADDRESS" in said
-    assert by_file["eigenvalues"] == by_address["eigenvalues"] == by_environment["eigenvalues"]
+    assert (json.loads(by_file.stdout)["eigenvalues"]
+            == json.loads(by_address.stdout)["eigenvalues"] == by_environment["eigenvalues"])
 
 
 def test_option_goes_before_file_before_environment_before_local(store, tmp_path, two_processes):
@@ -83,7 +84,7 @@ def test_the_cluster_outlives_its_runs(two_processes):
 
 def test_a_scheduler_file_may_be_written_a_little_later(tmp_path):
     path = tmp_path / "late.json"
-    with process([sys.executable, "-c", "import time, runpy, sys; time.sleep(2); sys.argv = "
+    with process([sys.executable, "-c", "import time, sys; time.sleep(0.5); sys.argv = "
                   "['dask', 'scheduler', '--host', '127.0.0.1', '--port', '0', "
                   f"'--dashboard-address', '127.0.0.1:0', '--scheduler-file', '{path}']; "
                   "from dask.__main__ import main; main()"], tmp_path / "late.log"), \
@@ -93,9 +94,9 @@ def test_a_scheduler_file_may_be_written_a_little_later(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    (None, "got none within 2 seconds"), ("{}", "KeyError: 'address'"), ("[1", "JSONDecodeError")])
+    (None, "got none within 1 seconds"), ("{}", "KeyError: 'address'"), ("[1", "JSONDecodeError")])
 def test_a_scheduler_file_that_is_none_is_told(tmp_path, text, said, monkeypatch):
-    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 1)
     path = tmp_path / "s.json"
     if text is not None:
         path.write_text(text)
@@ -105,13 +106,19 @@ def test_a_scheduler_file_that_is_none_is_told(tmp_path, text, said, monkeypatch
     assert said in str(caught.value)
 
 
-def test_no_workers_is_told_after_the_seconds_that_were_set(tmp_path):
-    with scheduler(tmp_path) as path:
-        begin = time.monotonic()
-        with pytest.raises(RunFailed, match=r"none within 2 seconds.*dask worker tcp://"), \
-                connect(at(path, wait_seconds=2)):
-            raise AssertionError
-        assert time.monotonic() - begin < 8
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A scheduler without workers."""
+    with scheduler(tmp_path_factory.mktemp("alone")) as path:
+        yield path
+
+
+def test_no_workers_is_told_after_the_seconds_that_were_set(alone):
+    begin = time.monotonic()
+    with pytest.raises(RunFailed, match=r"none within 2 seconds.*dask worker tcp://"), \
+            connect(at(alone, wait_seconds=2)):
+        raise AssertionError
+    assert time.monotonic() - begin < 8
 
 
 def lose_all_workers(path, lost):
@@ -122,11 +129,10 @@ def lose_all_workers(path, lost):
         waiting.result(timeout=60)
 
 
-def test_a_run_whose_workers_are_gone_for_good_ends(tmp_path):
+def test_a_run_whose_workers_are_gone_for_good_ends(alone):
     """Dask would wait for ever."""
-    with scheduler(tmp_path) as path, worker(path, "--no-nanny") as lost, \
-            pytest.raises(RunFailed, match="none for 2 seconds"):
-        lose_all_workers(path, lost)
+    with worker(alone, "--no-nanny") as lost, pytest.raises(RunFailed, match="none for 2 seconds"):
+        lose_all_workers(alone, lost)
 
 
 def fail_after(seconds, path):
@@ -180,16 +186,15 @@ def encrypted(tmp_path_factory, certificates):
         yield path
 
 
-def test_tls_from_a_settings_file(store, tmp_path, encrypted, certificates):
+def test_tls_from_a_settings_file(lrh, store, tmp_path, encrypted, certificates):
     (tmp_path / "run.yaml").write_text(json.dumps({
         "store": str(store), "cluster": {"kind": "address", "address": address_in(encrypted),
                                          "tls": certificates}}))
-    done, said = run(store, env={})  # the same store, on this machine
-    again = subprocess.run([LRH, "run", tmp_path / "run.yaml", "--json", "--overwrite"],
-                           capture_output=True, text=True, timeout=120, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "Cluster: tls://127.0.0.1" in again.stderr
-    assert json.loads(again.stdout)["eigenvalues"] == done["eigenvalues"]
+    done = lrh("run", "run.yaml", "--json", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Cluster: tls://127.0.0.1" in done.stderr
+    here = lrh_dask.fit(lrh_dask.open_pairs(store))
+    np.testing.assert_array_equal(json.loads(done.stdout)["eigenvalues"], here.eigenvalues)
 
 
 def test_tls_from_dasks_own_settings(store, encrypted, certificates):
@@ -226,9 +231,9 @@ def clients():
 def test_a_client_that_could_not_start_is_closed_and_the_others_are_not(
         two_processes, address, monkeypatch):
     """One that the garbage collector closes has stopped a client that was just starting."""
-    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 2)
     with connect(at(two_processes)) as mine:
         before = clients()
+        monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 1)
         with pytest.raises((RunFailed, SettingsError)) as caught, \
                 connect(ClusterSettings(kind="address", address=address)):
             raise AssertionError

@@ -107,7 +107,7 @@ def ended(jobs):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("kind", ["slurm", "lsf"])
+@pytest.mark.parametrize("kind", ["slurm", pytest.param("lsf", marks=pytest.mark.long)])
 def test_a_run_on_a_queue_gives_what_any_cluster_gives_and_takes_its_jobs_back(kind, queue):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 8))

@@ -14,6 +14,7 @@ from cluster_processes import HOST, address_in, other_software, scheduler, worke
 from test_cluster import certificates, encrypted  # noqa: F401 - fixtures
 
 import lrh_dask
+from lrh_dask.clusters import running_cluster
 from lrh_dask.clusters.cluster import worker_environment
 from lrh_dask.clusters.doctor import examine
 from lrh_dask.clusters.findings import Health
@@ -106,10 +107,18 @@ def test_what_is_wrong_is_found(found_ill, name, health, said, fix):
     assert fix in found_ill[name].fix
 
 
-def test_a_worker_without_lrh_dask_is_examined_as_far_as_it_goes(tmp_path, good_store):
+@pytest.fixture(scope="module")
+def scheduler_file(tmp_path_factory):
+    """Of a scheduler that workers come to and leave."""
+    with scheduler(tmp_path_factory.mktemp("scheduler")) as path:
+        yield path
+
+
+def test_a_worker_without_lrh_dask_is_examined_as_far_as_it_goes(
+        scheduler_file, tmp_path, good_store):
     gone = other_software(tmp_path / "other", "raise ModuleNotFoundError('lrh_dask')")
-    with scheduler(tmp_path) as path, worker(path, env={**FAST, **gone}):
-        found = looked_at(path, good_store)
+    with worker(scheduler_file, env={**FAST, **gone}):
+        found = looked_at(scheduler_file, good_store)
     assert found["versions"].health is Health.poor
     assert "pip install lrh-dask==" in found["versions"].fix
     assert found["allocator"].health is found["BLAS threads"].health is Health.good
@@ -123,7 +132,7 @@ def test_a_dashboard_for_all_is_told_although_tasks_are_safe(tmp_path):
     assert "dashboard of the scheduler (0.0.0.0:" in found.said
 
 
-def test_a_store_that_only_this_machine_has_is_told(tmp_path, healthy):
+def test_a_store_that_only_this_machine_has_is_told(scheduler_file, tmp_path):
     """The worker sees another one under the same name: a folder of its own, in place of ours."""
     store = lrh_dask.write_pairs(tmp_path / "p.zarr", X, X, chunk_rows=20)
     hidden = tmp_path / "empty"
@@ -132,32 +141,31 @@ def test_a_store_that_only_this_machine_has_is_told(tmp_path, healthy):
               f'mount --bind "{hidden}" "{store}" && exec "$0" "$@"')
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a folder for one process alone")
-    with scheduler(tmp_path) as path, worker(path, prefix=prefix):
-        found = looked_at(path, store)["store"]
+    with worker(scheduler_file, "--no-nanny", prefix=prefix):
+        found = looked_at(scheduler_file, store)["store"]
     assert found.health is Health.poor
     assert "the worker cannot read" in found.said
     assert "shared disk" in found.fix
 
 
-def test_another_store_of_the_same_name_is_told(tmp_path, healthy):
+def test_another_store_of_the_same_name_is_told(scheduler_file, tmp_path):
     store = lrh_dask.write_pairs(tmp_path / "p.zarr", X, X, chunk_rows=20)
     other = lrh_dask.write_pairs(tmp_path / "other.zarr", X, 3 * X, chunk_rows=20)
     prefix = ("unshare", "--mount", "sh", "-c",
               f'mount --bind "{other}" "{store}" && exec "$0" "$@"')
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a folder for one process alone")
-    with scheduler(tmp_path) as path, worker(path, prefix=prefix):
-        found = looked_at(path, store)["store"]
+    with worker(scheduler_file, "--no-nanny", prefix=prefix):
+        found = looked_at(scheduler_file, store)["store"]
     assert found.health is Health.poor
     assert "is another store for the worker" in found.said
 
 
-def test_more_memory_than_the_machine_has_is_told(tmp_path):
+def test_more_memory_than_the_machine_has_is_told(scheduler_file):
     """Dask cuts a worker's limit at the machine's memory, but not the sum of two."""
-    limit = f"{int(0.8 * psutil.virtual_memory().total)}"
-    with scheduler(tmp_path) as path, worker(path, "--memory-limit", limit), \
-            worker(path, "--memory-limit", limit):
-        found = looked_at(path)["memory limits"]
+    half = ("--no-nanny", "--memory-limit", f"{int(0.8 * psutil.virtual_memory().total)}")
+    with worker(scheduler_file, *half), worker(scheduler_file, *half):
+        found = looked_at(scheduler_file)["memory limits"]
     assert found.health is Health.poor
     assert "2 workers" in found.said
 
@@ -254,30 +262,26 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_poor(healthy):
     assert "--device cpu" in found.fix
 
 
-def doctor(*args):
-    return subprocess.run([LRH, "doctor", *map(str, args)], capture_output=True, text=True,
-                          timeout=120, check=False)
-
-
 def test_the_local_cluster_of_a_run_is_healthy(good_store):
-    done = doctor(good_store, "--workers", 1, "--memory-limit", "1GiB", "--json")
+    done = subprocess.run([LRH, "doctor", good_store, "--workers", "1", "--memory-limit", "1GiB",
+                           "--json"], capture_output=True, text=True, timeout=120, check=False)
     found = json.loads(done.stdout)
     assert {f["health"] for f in found if f["name"] not in {"GPU", "free disk"}} == {"good"}
     assert done.returncode == 0
     assert "Cluster: on this machine, 1 worker, 1 thread" in done.stderr
 
 
-def test_what_is_poor_is_exit_code_1_with_the_fix_below(ill):
-    done = doctor("--scheduler", ill)
+def test_what_is_poor_is_exit_code_1_with_the_fix_below(lrh, ill):
+    done = lrh("doctor", "--scheduler", ill, cwd="/")
     assert done.returncode == 1
     assert "poor  open ports" in done.stdout
     assert "→ Bind them to 127.0.0.1" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("1 poor, ")
 
 
-@pytest.mark.long
-def test_without_a_cluster_the_store_is_looked_at_still(good_store):
-    done = doctor(good_store, "--scheduler", f"tcp://{HOST}:9", "--json")
+def test_without_a_cluster_the_store_is_looked_at_still(lrh, good_store, monkeypatch):
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 1)
+    done = lrh("doctor", good_store, "--scheduler", f"tcp://{HOST}:9", "--json", cwd="/")
     found = {f["name"]: f for f in json.loads(done.stdout)}
     assert done.returncode == 1
     assert found["cluster"]["health"] == "poor"
@@ -288,8 +292,8 @@ def test_a_store_that_is_none_is_a_finding(healthy, tmp_path):
     assert looked_at(healthy, tmp_path / "nothing")["store"].health is Health.poor
 
 
-def test_a_settings_file_names_cluster_and_store(healthy, good_store, tmp_path):
+def test_a_settings_file_names_cluster_and_store(lrh, healthy, good_store, tmp_path):
     (tmp_path / "run.yaml").write_text(json.dumps({
         "store": str(good_store), "cluster": {"kind": "scheduler_file",
                                               "scheduler_file": str(healthy)}}))
-    assert "store chunks" in doctor(tmp_path / "run.yaml").stdout
+    assert "store chunks" in lrh("doctor", "run.yaml", cwd=tmp_path).stdout
