@@ -25,12 +25,13 @@ from lrh_dask.runs.metering import Reading
 from lrh_dask.stores.writing import pairs_group
 
 LRH = Path(sys.executable).with_name("lrh")
-ROUTES = {  # shape, chunk, names of tasks, stages
-    Route.all_features: ((3000, 40), (150, 40), {"lrh-fit", "lrh-merge", "lrh-solve"}, ["fit"]),
-    Route.whole_pairs: ((200, 900), (20, 900), {"lrh-basis", "lrh-merge", "lrh-solve"}, ["basis"]),
-    Route.fitted_basis: ((2000, 2600), (100, 2600), {
+ROUTES = {  # shape, chunk, what is asked for, names of tasks, stages
+    Route.all_features: ((3000, 40), (150, 40), {}, {"lrh-fit", "lrh-merge", "lrh-solve"}, ["fit"]),
+    Route.whole_pairs: ((200, 900), (20, 900), {}, {
+        "lrh-basis", "lrh-merge", "lrh-solve"}, ["basis"]),
+    Route.fitted_basis: ((3000, 40), (150, 40), {"basis": 24}, {
         "lrh-basis", "lrh-merge", "lrh-orth", "lrh-fit", "lrh-solve"}, ["basis", "fit"]),
-    Route.by_features: ((40, 60_000), (40, 3000), {
+    Route.by_features: ((40, 60_000), (40, 3000), {}, {
         "lrh-basis", "lrh-solve", "lrh-vectors"}, ["basis", "vectors"])}
 
 
@@ -46,10 +47,12 @@ def stored(path, shape, chunks, seed=0):
     return open_pairs(path)
 
 
-@pytest.fixture(autouse=True)
-def no_store_is_small(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def no_store_is_small():
     """Few pairs of very many features are not taken whole, however small the store is."""
-    monkeypatch.setattr(budget, "MAX_WHOLE_BYTES", 3 * 2**20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "MAX_WHOLE_BYTES", 3 * 2**20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +75,20 @@ def spans(client, tag):
     return client.run_on_scheduler(look)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_tasks_and_stages_of_a_run_go_by_few_names_in_a_span_of_its_own(tmp_path, fresh, route):
-    shape, chunks, names, stages = ROUTES[route]
-    hessian = fit(stored(tmp_path / "a.zarr", shape, chunks))
+@pytest.fixture(scope="module", params=ROUTES, ids=lambda route: route.name)
+def ran(request, fresh, tmp_path_factory):
+    """A route; the pairs, the result, and the metrics of tasks of a run on it."""
+    shape, chunks, asked, *_ = ROUTES[request.param]
+    pairs = stored(tmp_path_factory.mktemp("ran") / "a.zarr", shape, chunks)
+    before = metrics(fresh)
+    hessian = fit(pairs, **asked)
+    found = {key: value - before.get(key, 0) for key, value in metrics(fresh).items()}
+    return request.param, pairs, hessian, found
+
+
+def test_tasks_and_stages_of_a_run_go_by_few_names_in_a_span_of_its_own(fresh, ran):
+    route, _, hessian, _ = ran
+    *_, names, stages = ROUTES[route]
     assert hessian.provenance["route"] == route.name
     tag = f"lrh {hessian.provenance['run']}"
     name, prefixes, parts, n_tasks = spans(fresh, tag)
@@ -90,17 +103,17 @@ def test_rows_in_memory_go_by_a_name_too_and_there_is_no_other(tmp_path, fresh):
     fit(Pairs(x, x))
     known = fresh.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
     assert {name for name in known if not name.startswith("lrh-")} == set()
-    assert known <= set().union(*(names for _, _, names, _ in ROUTES.values())) | {
+    assert known <= set().union(*(names for *_, names, _ in ROUTES.values())) | {
         "lrh-rows", "lrh-coefficients"}
 
 
 def test_two_runs_at_once_do_not_mix(tmp_path, fresh):
-    shape, chunks, names, _ = ROUTES[Route.fitted_basis]
+    shape, chunks, asked, names, _ = ROUTES[Route.fitted_basis]
     pairs = [stored(tmp_path / f"{seed}.zarr", shape, chunks, seed) for seed in range(2)]
     events, found = {0: [], 1: []}, {}
 
     def run(i):
-        found[i] = fit(pairs[i], on_event=events[i].append)
+        found[i] = fit(pairs[i], on_event=events[i].append, **asked)
 
     both = [threading.Thread(target=run, args=(i,)) for i in range(2)]
     for one in both:
@@ -124,13 +137,10 @@ def metrics(client):
     return found
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_bytes_and_seconds_of_reading_are_told_by_the_tasks_that_read(tmp_path, fresh, route):
-    shape, chunks, names, _ = ROUTES[route]
-    pairs = stored(tmp_path / "a.zarr", shape, chunks)
-    before = metrics(fresh)
-    read = fit(pairs).provenance["bytes"]
-    found = {key: value - before.get(key, 0) for key, value in metrics(fresh).items()}
+def test_bytes_and_seconds_of_reading_are_told_by_the_tasks_that_read(ran):
+    route, pairs, hessian, found = ran
+    *_, names, _ = ROUTES[route]
+    read = hessian.provenance["bytes"]
     told = {name: found[name, "lrh-read", "bytes"] for name in names
             if found.get((name, "lrh-read", "bytes"))}
     assert told == {
@@ -188,10 +198,10 @@ def scraped(port):
 
 
 def test_prometheus_has_the_stages_of_a_run_and_the_bytes_it_has_read(tmp_path):
-    shape, chunks, names, _ = ROUTES[Route.fitted_basis]
+    shape, chunks, asked, names, _ = ROUTES[Route.fitted_basis]
     pairs = stored(tmp_path / "a.zarr", shape, chunks)
-    with cluster(tmp_path) as path, Client(scheduler_file=str(path)) as client:
-        read = fit(pairs).provenance["bytes"]
+    with cluster(tmp_path, 2, "--no-nanny") as path, Client(scheduler_file=str(path)) as client:
+        read = fit(pairs, **asked).provenance["bytes"]
         info = client.scheduler_info(n_workers=-1)
         scheduler = scraped(info["services"]["dashboard"])
         workers = [scraped(w["services"]["dashboard"]) for w in info["workers"].values()]
@@ -248,16 +258,12 @@ def test_addresses_can_be_clicked_in_a_terminal_and_copied_from_a_file():
     assert screen.errors.file.getvalue() == f"{said}\n"
 
 
-def lrh(*args, cwd):
-    return subprocess.run([LRH, *map(str, args)], cwd=cwd, capture_output=True, text=True,
-                          timeout=120, check=False, stdin=subprocess.DEVNULL)
-
-
 def test_a_run_leaves_dasks_report_which_needs_no_network(tmp_path):
     x = np.random.default_rng(0).standard_normal((200, 12))
     write_pairs(tmp_path / "pairs.zarr", x, x)
-    done = lrh("run", "pairs.zarr", "--workers", 1, "--performance-report", "dask.html", "--json",
-               cwd=tmp_path)
+    done = subprocess.run([LRH, "run", "pairs.zarr", "--workers", "1", "--performance-report",
+                           "dask.html", "--json"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_pairs"] == 200
     page = (tmp_path / "dask.html").read_text(encoding="utf-8")
@@ -279,7 +285,7 @@ def test_a_report_that_cannot_be_made_is_told_and_fails_nothing(tmp_path, two_wo
     assert len(told) == 2
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(lrh, tmp_path):
     x = np.random.default_rng(0).standard_normal((200, 12))
     write_pairs(tmp_path / "pairs.zarr", x, x)
     (tmp_path / "file").touch()
