@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from lrh_dask.errors import SettingsError
 from lrh_dask.linalg.arrays import Device, pick_device
@@ -163,6 +164,13 @@ def make_buckets():
 @pytest.fixture(scope="session")
 def merge_in_any_order():
     return _merge_in_any_order
+
+
+@pytest.fixture(scope="module")
+def one_blas_thread():
+    """Matrices of these tests are so small that more threads wait longer than they compute."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import lrh_dask
 from lrh_dask.cli.app import app
 from lrh_dask.errors import SettingsError
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 SIX = [5.0, -4.0, 3.0, 2.0, -1.0, 0.5]
 
 

@@ -16,6 +16,8 @@ from lrh_dask.statistics.chance import antisymmetric_share
 from lrh_dask.statistics.fitting import rotating_folds
 from lrh_dask.statistics.held_out import Split, score, view_of
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 SURE = {Verdict.converged, Verdict.noisy, Verdict.rank_limited}
 
 

@@ -21,6 +21,8 @@ from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.windows import Segment
 from lrh_dask.stores.writing import write_pairs
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 DAY = "2026-11-20T00:00:00Z"
 
 

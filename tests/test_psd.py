@@ -10,6 +10,8 @@ from lrh_dask.linalg import psd
 from lrh_dask.linalg.psd import semidefinite_solve
 from lrh_dask.linalg.solve import symmetric_fit
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 
 def rows(seed, n, k, noise, condition=1.0):
     rng = np.random.default_rng(seed)

@@ -12,6 +12,8 @@ from lrh_dask.runs.shards import gathered, partition
 from lrh_dask.runs.spec import HELD_OUT, group_of
 from lrh_dask.stores import blocks
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 D, RANK = 48, 6
 
 

@@ -8,6 +8,8 @@ from reference import kronecker_fit, least_norm_fit
 
 from lrh_dask import BadPairs, Pairs, fit
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 SHAPES = [(6, 30), (30, 60), (20, 800)]
 """Pairs n <= D/2: `symmetric` takes all of R^D on the first two, the pairs whole on the last."""
 

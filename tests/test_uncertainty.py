@@ -12,6 +12,8 @@ from lrh_dask.statistics.biases import noise_bias
 from lrh_dask.statistics.sampling import jackknife_errors, scatter_of, unevenness
 from lrh_dask.statistics.uncertainty import errors_of_cut
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 
 def variances_one_entry_at_a_time(x, vectors, ridge, noise):
     """Var(u_iᵀ M u_j) (k, k): M is linear in Y, so every entry's share adds up."""
