@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lrh_dask import Pairs, fit
-from lrh_dask.nights import night as going_on
+from lrh_dask.nights import going_on
+from lrh_dask.nights.going_on import Counted, fit_night
 from lrh_dask.nights.ledger import digest_leaf
-from lrh_dask.nights.night import Counted, fit_night
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.tokens import chunk_tokens, suspects
 from lrh_dask.nights.totals import total_of

@@ -19,10 +19,10 @@ from lrh_dask.runs.shards import Partition
 from lrh_dask.settings.cluster_settings import ClusterSettings
 from lrh_dask.settings.config import RunSettings
 from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.stores.aside import refuse_existing, refuse_unwritable
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import is_result, save_result
-from lrh_dask.stores.writing import refuse_existing, refuse_unwritable
 
 __all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "worker_of"]
 

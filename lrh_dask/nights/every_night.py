@@ -19,9 +19,9 @@ from lrh_dask.clusters.cluster import connect
 from lrh_dask.drift.alerts import Alert, AlertsRaised, judge
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.nights.agenda import RECOMPUTE, Agenda, agenda_of, key_of, lineage_of
+from lrh_dask.nights.going_on import Counted, Night, fit_night
 from lrh_dask.nights.journal import Journal, Watcher
 from lrh_dask.nights.ledger import Checked, refuse_changed
-from lrh_dask.nights.night import Counted, Night, fit_night
 from lrh_dask.nights.owed import Owed
 from lrh_dask.nights.publishing import Tonight, age_of, publish
 from lrh_dask.nights.states import StoredStates

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lrh_dask.stores.writing import replace_file
+from lrh_dask.stores.aside import replace_file
 
 __all__ = ["Owed"]
 

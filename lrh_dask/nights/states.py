@@ -28,9 +28,9 @@ from lrh_dask.errors import finding
 from lrh_dask.runs.basis import Basis, Outlook, StoredBasis
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial, ReadStats
+from lrh_dask.stores.aside import attributes_of, put_in_order, replace_file, written_aside
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.windows import Segment
-from lrh_dask.stores.writing import attributes_of, put_in_order, replace_file, written_aside
 
 __all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis", "is_states", "read_group",
            "write_group"]

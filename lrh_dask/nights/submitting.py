@@ -26,7 +26,7 @@ from lrh_dask.nights.journal import PARENT
 from lrh_dask.nights.underway import State, Status, jobs_folder, note, status_of
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.settings.config import NightlySettings
-from lrh_dask.stores.writing import replace_file
+from lrh_dask.stores.aside import replace_file
 
 __all__ = ["driver_key", "submit"]
 

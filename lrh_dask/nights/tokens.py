@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lrh_dask.errors import BadPairs
 from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.stored_chunks import keys_of_rows
 from lrh_dask.stores.windows import Segment
 
 __all__ = ["chunk_tokens", "suspects"]
@@ -38,7 +39,7 @@ def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
         token = _token_of(array)
         rows = stored_chunks(array)[0]
         at = sorted({i for start, stop in spans for i in range(start // rows, -(-stop // rows))})
-        for key in (key for i in at for key in _keys(array, i)):
+        for key in (key for i in at for key in keys_of_rows(array, i * rows, (i + 1) * rows)):
             tokens[f"{label}/{key}"] = token(key)
     return tokens
 
@@ -51,7 +52,8 @@ def suspects(pairs: Pairs, tokens: dict[str, str], before: dict[str, str],
     for label, array in pairs.arrays.items():
         rows = stored_chunks(array)[0]
         spans += [(i * rows, (i + 1) * rows) for i in range(-(-array.shape[0] // rows))
-                  if any(may_have_changed(label, key) for key in _keys(array, i))]
+                  if any(may_have_changed(label, key)
+                         for key in keys_of_rows(array, i * rows, (i + 1) * rows))]
     joined: list[list[int]] = []
     for start, stop in sorted(spans):
         if joined and start <= joined[-1][1]:
@@ -77,14 +79,6 @@ def _since(pairs: Pairs, tokens: dict[str, str],
         return lambda *_: True
     names = {label: array.path for label, array in pairs.arrays.items()}
     return lambda label, key: f"{names[label]}/{key}" in changed
-
-
-def _keys(array: Any, row: int) -> Iterator[str]:
-    """Keys of the chunks of one row of the grid."""
-    n = [-(-size // chunk) for size, chunk in zip(array.shape[1:], stored_chunks(array)[1:],
-                                                 strict=True)]
-    for column in range(n[0]) if n else [None]:
-        yield array.metadata.encode_chunk_key((row,) if column is None else (row, column))
 
 
 def _token_of(array: Any) -> Callable[[str], str]:

@@ -14,7 +14,7 @@ from lrh_dask.errors import SettingsError
 from lrh_dask.nights.states import Stored, StoredStates, is_states, read_group, write_group
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial
-from lrh_dask.stores.writing import attributes_of, written_aside
+from lrh_dask.stores.aside import attributes_of, written_aside
 
 __all__ = ["total_of"]
 

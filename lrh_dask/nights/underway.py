@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.settings.ages import age_words
-from lrh_dask.stores.writing import replace_file
+from lrh_dask.stores.aside import replace_file
 
 __all__ = ["State", "Status", "forget_old", "jobs_folder", "note", "status_of", "statuses"]
 

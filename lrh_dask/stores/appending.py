@@ -9,6 +9,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 from lrh_dask.errors import SettingsError, explain, public_name
+from lrh_dask.stores.aside import written_aside
 from lrh_dask.stores.blocks import CHUNK_BYTES
 from lrh_dask.stores.commits import commit_first, commit_rows
 from lrh_dask.stores.incoming import IN_MEMORY, Incoming
@@ -16,7 +17,7 @@ from lrh_dask.stores.local_stores import append_locally, fill_empty
 from lrh_dask.stores.manifest import Batch, Stamp
 from lrh_dask.stores.opening import open_arrays
 from lrh_dask.stores.snapshots import is_repository
-from lrh_dask.stores.writing import empty_group, is_pairs, written_aside
+from lrh_dask.stores.writing import empty_group, is_pairs
 
 __all__ = ["NAMES", "append", "append_pairs", "refuse_unlike"]
 

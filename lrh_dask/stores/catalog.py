@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
-from lrh_dask.stores.locks import exclusive
-from lrh_dask.stores.writing import (
+from lrh_dask.stores.aside import (
     beside,
     put_in_order,
     refuse_unwritable,
     replace_file,
     written_aside,
 )
+from lrh_dask.stores.locks import exclusive
 
 __all__ = ["N_RECENT", "Busy", "Catalog", "Listed"]
 

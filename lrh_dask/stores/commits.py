@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lrh_dask.errors import RunFailed, explain
+from lrh_dask.stores.aside import written_aside
 from lrh_dask.stores.incoming import Incoming
 from lrh_dask.stores.locks import exclusive
 from lrh_dask.stores.manifest import NODE, Batch, Manifest, Stamp, manifest_of
 from lrh_dask.stores.snapshots import BRANCH, first_line, icechunk, newest, repository
 from lrh_dask.stores.stored_chunks import RowsDigest
 from lrh_dask.stores.targets import refuse_ragged, refuse_unpublished, target_arrays
-from lrh_dask.stores.writing import empty_group, is_pairs, written_aside
+from lrh_dask.stores.writing import empty_group, is_pairs
 
 __all__ = ["commit_first", "commit_rows"]
 

@@ -20,7 +20,7 @@ from lrh_dask.errors import BadPairs, explain
 from lrh_dask.statistics.certificates import Certificates
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.statistics.verdicts import Verdict
-from lrh_dask.stores.writing import attributes_of, written_aside
+from lrh_dask.stores.aside import attributes_of, written_aside
 
 if TYPE_CHECKING:
     import zarr

@@ -343,7 +343,7 @@ def in_small_chunks(path: str, height: int) -> str:
     if not Path(small).exists():
         old = rivals.open_group(path)
         n, d = old["x"].shape
-        with patch("lrh_dask.stores.writing._sync_tree", lambda _: None), pairs_group(
+        with patch("lrh_dask.stores.aside._sync_tree", lambda _: None), pairs_group(
                 small, (n, d), old["x"].dtype, chunks=(height, d)) as group:
             for row in range(0, n, 1000 * height):
                 for name in ("x", "y"):
