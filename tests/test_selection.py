@@ -177,10 +177,14 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
     assert choices[0].held_out_residual != choices[1].held_out_residual
 
 
-def test_the_error_of_the_held_out_residual_covers_its_scatter(make_pairs, make_buckets):
-    choices = []
-    for seed in range(40):
-        pairs = make_pairs(seed, 200, 10, FIVE, noise=0.3)
-        choices.append(choose_from(make_buckets(pairs.x, pairs.y, 10), rank=5, center=False))
+@pytest.mark.parametrize("size", [0.1, 0.5, 3.0])
+def test_the_error_of_the_held_out_residual_covers_its_scatter(make_pairs, make_buckets, size):
+    """Noise of one size in all stores, not one that goes by the energy of each."""
+    choices, hessian = [], make_pairs(0, 20, 10, FIVE).hessian
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        x, noise = rng.standard_normal((2, 200, 10))
+        choices.append(choose_from(make_buckets(x, x @ hessian + size * noise, 10), rank=5,
+                                   center=False))
     scatter = np.std([c.held_out_residual for c in choices])
     assert 0.7 < scatter / np.mean([c.residual_by_rank_error[5] for c in choices]) < 1.4

@@ -142,7 +142,8 @@ def choose(buckets: dict[int, Triangle], moments: dict[int, Moments], folds: lis
         n_basis=k, ridge=best.ridge, rank=chosen, n_terms=n_terms, center=best.center,
         held_out_residual=_ratio(by_rank[chosen], energy),
         residual_by_rank=np.sqrt(np.maximum(by_rank, 0.0) / energy),
-        residual_by_rank_error=_root_error(squares, energy), chance=chance)
+        residual_by_rank_error=_root_error(squares, np.array(
+            [buckets[b].energy for fold in folds for b in fold.test])), chance=chance)
 
 
 def _search(views_of: Callable[[bool], list[View]], sizes: list[int], asked: Asked,
@@ -183,13 +184,23 @@ def _ratio(squares: float, energy: float) -> float:
     return float(np.sqrt(max(squares, 0.0) / energy)) if energy > 0 else 0.0
 
 
-def _root_error(squares: np.ndarray, energy: float) -> np.ndarray:
-    """Standard error of sqrt(Σ squares / energy) over buckets, by the delta method."""
-    n = squares.shape[0]
+def _root_error(squares: np.ndarray, energies: np.ndarray) -> np.ndarray:
+    """Standard errors of the residuals √R, R = Σ squares / Σ energies over n buckets.
+
+    Squares and energies vary together, so that of a ratio of sums:
+
+        Var R ≈ n/(n-1) Σ (squares_b - R energies_b)² / (Σ energies)²,    error = √(Var R) / 2√R
+
+    Args:
+        squares: (n, ranks) left of each bucket; ``energies``: (n,) its own.
+    Source: Cochran 1977 (Sampling Techniques), section 6.5.
+    """
+    n, total = squares.shape[0], float(energies.sum())
     if n < 2:
         return np.full(squares.shape[1], np.nan)
-    total = np.maximum(squares.sum(axis=0), np.finfo(float).tiny)
-    return np.sqrt(n) * squares.std(axis=0, ddof=1) / (2.0 * np.sqrt(total * energy))
+    ratio = np.maximum(squares.sum(axis=0), np.finfo(float).tiny) / total
+    scatter = squares - energies[:, None] * ratio
+    return np.sqrt(n / (n - 1.0) * np.sum(scatter**2, axis=0)) / total / (2.0 * np.sqrt(ratio))
 
 
 def _decide_center(without: Candidate, with_b: Candidate, n_pairs: int) -> bool:
