@@ -202,6 +202,14 @@ def test_inspection_names_chunks_that_are_not_as_they_were_appended(tmp_path, la
     assert "as_appended" not in inspect_pairs(open_pairs(store))  # every chunk would be read
 
 
+def test_a_damaged_manifest_is_told_by_an_append(tmp_path):
+    store = tmp_path / "a.zarr"
+    append_pairs(store, X, Y)
+    (store / "lrh_manifest" / "zarr.json").write_text("{")
+    with pytest.raises(BadPairs, match=r"Restore lrh_manifest/zarr\.json from a copy"):
+        append_pairs(store, Y, X)
+
+
 def test_damaged_digests_are_told_and_runs_do_not_need_them(tmp_path):
     store = tmp_path / "a.zarr"
     append_pairs(store, X, Y)

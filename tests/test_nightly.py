@@ -168,6 +168,51 @@ def test_counted_rows_that_have_changed_are_an_error_unless_all_are_to_be_read_a
     assert not nights.night().is_new
 
 
+def test_rows_that_have_changed_are_found_where_the_stored_states_are_gone(nights):
+    nights.append(300, chunk_rows=100)
+    nights.night()
+    shutil.rmtree(nights.runs / "states")
+    rewrite(nights.store)
+    nights.append(50)
+    with pytest.raises(BadPairs, match=r"other numbers in 1 blocks"):
+        nights.night()
+    assert nights.night(recompute=True).document["n_pairs"] == 350
+
+
+def test_states_that_are_gone_are_told_and_made_anew(nights):
+    nights.append(300)
+    nights.night()
+    shutil.rmtree(nights.runs / "states")
+    nights.append(50)
+    found = nights.night()
+    assert (found.document["n_pairs"], found.document["new_pairs"]) == (350, 50)
+    assert any("is gone or damaged: all pairs are read again" in said
+               for said in found.document["notices"])
+
+
+def test_a_result_that_is_gone_is_published_again_from_what_is_stored(nights):
+    nights.append(300)
+    first = nights.night()
+    shutil.rmtree(first.path / "result.zarr")
+    found = nights.night()
+    assert found.is_new
+    assert found.document["bytes"]["fit"] == 0
+    np.testing.assert_array_equal(found.document["eigenvalues"], first.document["eigenvalues"])
+    assert any("published again" in said for said in found.document["notices"])
+    assert not nights.night().is_new
+
+
+def test_what_another_setting_has_changed_is_no_drift(nights):
+    alerts = {"overlap_below": 0.9, "drift_beyond": 3}
+    nights.append(600)
+    nights.night(alerts=alerts)
+    found = nights.night(alerts=alerts, psd=True)  # one eigenvalue is negative
+    assert found.document["rank"] < 3
+    assert found.alerts == ()
+    assert any("psd from False to True changed since run" in said
+               for said in found.document["notices"])
+
+
 def test_a_store_that_was_copied_is_no_change(nights):
     nights.append(300)
     first = nights.night()

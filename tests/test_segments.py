@@ -79,6 +79,8 @@ def test_every_row_of_the_window_is_counted_once_and_no_other(history, window):
         return
     n = min(window.n_pairs, len(rows_of(batches)))
     assert len(counted) == len(set(counted)) <= n
+    newest = sorted((b.last, row) for b in batches for row in range(b.start, b.stop))[-n:]
+    assert set(counted) <= {row for _, row in newest}  # whatever was stored
     assert len(counted) >= n - -(-window.n_pairs // STEPS_A_WINDOW)
 
 
@@ -131,6 +133,17 @@ def test_the_newest_pairs_are_exact_at_first_and_whole_segments_later():
     kept, fresh = window.choose(first, batches, NOW)
     assert [(s.start, s.stop) for s in fresh] == [(1000, 1005)]
     assert kept == first[1:]  # 95 pairs: the tenth segment would make 105
+
+
+def test_late_pairs_are_in_a_window_of_pairs_that_was_counted_over_later_ones():
+    batches = [Segment(450 * i, 450 * i + 450, DAYS[i], DAYS[i]) for i in range(3)]
+    window = Window(n_pairs=1000)
+    stored = cut_into_segments(window.choose([], batches, NOW)[1], window, NOW)
+    late = Segment(1350, 1650, DAYS[1].replace("T12", "T18"), DAYS[1].replace("T12", "T18"))
+    kept, fresh = window.choose(stored, [*batches, late], NOW)
+    counted = set(rows_of([*kept, *fresh]))
+    assert counted >= {*range(1350, 1650)}
+    assert 900 <= len(counted) <= 1000
 
 
 def test_late_pairs_of_an_old_day_are_not_in_a_window_of_new_days():

@@ -84,7 +84,7 @@ def submit(config: Config, scheduler: Scheduler = None, recompute: Recompute = F
     typer.echo(status.run)
     screen = Screen()
     screen.say(f"{status.state.value}. Next: lrh wait {status.run} --runs "
-               f"{shlex.quote(settings.runs)}")
+               f"{shlex.quote(str(Path(settings.runs).absolute()))}")
 
 
 @commands.command(rich_help_panel="Every night")

@@ -17,7 +17,8 @@ from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.windows import Segment, Window, ahead, uncovered
 
-__all__ = ["RECOMPUTE", "Agenda", "agenda_of", "key_of", "lineage_of"]
+__all__ = ["RECOMPUTE", "Agenda", "agenda_of", "key_of", "lineage_of",
+           "refuse_shrunk"]
 
 N_LISTED = 3
 RECOMPUTE = "If it was meant, pass --recompute: all pairs are read again, and states made anew"
@@ -63,12 +64,7 @@ def agenda_of(settings: NightlySettings, pairs: Pairs, stored: Sequence[Stored],
         SettingsError: there is nothing in the window.
     """
     end = max((item.segment.stop for item in stored), default=0)
-    if end > pairs.n_pairs:
-        raise BadPairs(explain(
-            pairs.name, expected=f"the {end:,} rows that were counted, and more",
-            got=f"{pairs.n_pairs:,}: the store has shrunk",
-            consequence="Pairs that are gone are in the stored states, so nothing was added",
-            fix=RECOMPUTE))
+    refuse_shrunk(pairs, end)
     window, by_segment = Window.parse(settings.window), {item.segment: item for item in stored}
     batches = Segment.of(pairs.batches) or [
         *by_segment, *uncovered([Segment(0, pairs.n_pairs, now, now)], by_segment)]
@@ -97,6 +93,20 @@ def _to_come(batches: Sequence[Segment], now: str) -> tuple[str, ...]:
     return (f"rows {rows}{', ...' if len(wrong) > N_LISTED else ''} say that they were recorded "
             f"after today ({now[:10]}): a clock was wrong. They count in any window of days; "
             "in others they are taken to be as new as the rows before them",)
+
+
+def refuse_shrunk(pairs: Pairs, end: int) -> None:
+    """Raise where rows up to ``end`` were counted, and are not there any more.
+
+    Raises:
+        BadPairs: they are not.
+    """
+    if end > pairs.n_pairs:
+        raise BadPairs(explain(
+            pairs.name, expected=f"the {end:,} rows that were counted, and more",
+            got=f"{pairs.n_pairs:,}: the store has shrunk",
+            consequence="Pairs that are gone are in the stored states, so nothing was added",
+            fix=RECOMPUTE))
 
 
 def lineage_of(settings: NightlySettings, pairs: Pairs) -> dict[str, Any]:

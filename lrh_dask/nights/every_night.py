@@ -17,13 +17,20 @@ from threadpoolctl import threadpool_limits
 
 from lrh_dask.clusters.cluster import connect
 from lrh_dask.drift.alerts import Alert, AlertsRaised, judge
-from lrh_dask.errors import RunFailed, explain
-from lrh_dask.nights.agenda import RECOMPUTE, Agenda, agenda_of, key_of, lineage_of
+from lrh_dask.errors import BadPairs, RunFailed, explain, finding
+from lrh_dask.nights.agenda import (
+    RECOMPUTE,
+    Agenda,
+    agenda_of,
+    key_of,
+    lineage_of,
+    refuse_shrunk,
+)
 from lrh_dask.nights.going_on import Counted, Night, fit_night
 from lrh_dask.nights.journal import Journal, Watcher
 from lrh_dask.nights.ledger import Checked, refuse_changed
 from lrh_dask.nights.owed import Owed
-from lrh_dask.nights.publishing import Tonight, age_of, publish
+from lrh_dask.nights.publishing import Tonight, age_of, changed_settings, publish
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.tokens import chunk_tokens, suspects
 from lrh_dask.nights.totals import total_of
@@ -38,6 +45,7 @@ from lrh_dask.settings.config import NightlySettings, settings_of
 from lrh_dask.statistics.asked import asked_of
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.catalog import Catalog, Listed
+from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
@@ -136,6 +144,8 @@ class _Call:
         # A snapshot stands for all rows: those outside of the window are to be the same, too.
         counted = agenda.digests if self.pairs.snapshot is None else [
             d for item in stored for d in item.digests]
+        if not stored and not recompute:
+            counted = self._digests_before()
         before = self.states.tokens()
         doubtful = suspects(self.pairs, tokens, before, counted)
         may_differ = not all(item.digests for item in agenda.stored) and any(
@@ -169,6 +179,10 @@ class _Call:
         if last.created > self.now:
             self._tell(f"the clock says {self.now}, and the last run was at {last.created}: it has "
                        "gone backwards. Runs keep their order all the same")
+        if self.before is not None and (changed := changed_settings(
+                self.catalog.folder / self.before.run, self.settings)):
+            self._tell(f"{', '.join(changed)} changed since run {self.before.run}: what differs "
+                       "from it may be that, and raises no alert of drift")
         if not self.states.exist:
             theirs = self.catalog.document(last.run)["lineage_settings"]
             changed = [f"{name} from {theirs.get(name)!r} to {value!r}"
@@ -176,6 +190,20 @@ class _Call:
             if changed:
                 self._tell(f"{', '.join(changed)} changed since run {last.run}: that starts a new "
                            "lineage, and all pairs are read")
+
+    def _digests_before(self) -> list[RowDigest]:
+        """Of the rows of the last run, where nothing is stored of them any more.
+
+        Raises:
+            BadPairs: the store has fewer rows.
+        """
+        if self.before is None:
+            return []
+        self._tell("what was stored of earlier runs is gone or damaged: all pairs are read again")
+        rows = CountedRows.of(self.catalog.folder / self.before.run)
+        digests = [] if rows is None else sorted(rows.digests)
+        refuse_shrunk(self.pairs, max((d.stop for d in digests), default=0))
+        return digests
 
     def _tell(self, text: str) -> None:
         self.notices.append(text)
@@ -190,7 +218,20 @@ class _Call:
     def _is_done(self, agenda: Agenda) -> bool:
         """Whether the last run is what this one would be."""
         return not agenda.new and self.before is not None and self.before.key == key_of(
-            self.states.name, self.settings, agenda.rows, agenda.digests)
+            self.states.name, self.settings, agenda.rows, agenda.digests) and self._has_result()
+
+    def _has_result(self) -> bool:
+        """Whether the result of the last run is still there."""
+        assert self.before is not None
+        try:
+            load_result(self.catalog.folder / self.before.run / "result.zarr")
+        except BadPairs as error:
+            said = (f"the result of run {self.before.run} cannot be read ({finding(error)}): it is "
+                    "published again, from what is stored")
+            if said not in self.notices:
+                self._tell(said)
+            return False
+        return True
 
     def _checked(self, client: Any, doubtful: Sequence[RowDigest]) -> Checked:
         """Whether rows are still those that were counted.

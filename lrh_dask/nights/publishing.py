@@ -34,7 +34,9 @@ from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import load_result, plain, save_result, summary
 from lrh_dask.stores.windows import Segment, ahead, uncovered
 
-__all__ = ["Tonight", "age_of", "publish"]
+__all__ = ["Tonight", "age_of", "changed_settings", "publish"]
+
+OF_THE_FIT = ("rank", "center", "rtol", "psd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,9 @@ def publish(catalog: Catalog, owed: Owed,
             notices.append(f"run {run.run} could not be compared with: {finding(error)}")
     tested = _explained(catalog, runs, tonight)
     alert_settings = tonight.settings.alerts
-    judged: dict[str, Any] = {"drifts": drifts, "explained": tested,
+    alike = {name: drifts[name] for name, run in _to_compare_with(runs).items() if name in drifts
+             and not changed_settings(catalog.folder / run.run, tonight.settings)}
+    judged: dict[str, Any] = {"drifts": alike, "explained": tested,
                               "newest_age_seconds": age_of(tonight.segments)}
     alerts = judge(alert_settings, tonight.night.hessian, **judged)
     open_limits = unjudged(alert_settings, tonight.night.hessian, **judged)
@@ -134,6 +138,16 @@ def age_of(segments: Sequence[Segment]) -> float | None:
     newest = max((s.last for s in segments if not ahead(s, now.isoformat())), default=None)
     return None if newest is None else max(
         (now - datetime.fromisoformat(newest)).total_seconds(), 0.0)
+
+
+def changed_settings(run: Path, settings: NightlySettings) -> list[str]:
+    """Settings of the fit that a run had otherwise, as words; of what a lineage goes by, none."""
+    try:
+        theirs = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+        return [f"{name} from {theirs[name]!r} to {value!r}" for name in OF_THE_FIT
+                if theirs[name] != (value := getattr(settings, name))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _to_compare_with(runs: Sequence[Listed]) -> dict[str, Listed]:

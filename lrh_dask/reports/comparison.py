@@ -88,11 +88,13 @@ def compare_runs(before: StoredRun, after: StoredRun, *, shared_pairs: float | N
     """
     n_before, n_after = before.hessian.n_pairs, after.hessian.n_pairs
     prints = [run.hessian.provenance.get("fingerprint") for run in (before, after)]
-    if shared_pairs is None and before.counted and after.counted and (
-            before.counted.store == after.counted.store):
+    counted = shared_pairs is None and before.counted is not None and (
+        after.counted is not None and before.counted.store == after.counted.store)
+    if counted and before.counted and after.counted:
         shared_pairs = min(before.counted.n_shared(after.counted), n_before, n_after)
     if shared_pairs is not None:
-        said = f"{shared_pairs:,.0f} pairs are in both runs"
+        least = "at least " * (counted and shared_pairs < min(n_before, n_after))
+        said = f"{least}{shared_pairs:,.0f} pairs are in both runs"
     elif prints[0] is not None and prints[0] == prints[1] and n_before == n_after:
         shared_pairs, said = n_before, ("both runs read the same pairs: what differs is not "
                                         "drift, but settings or versions")

@@ -43,7 +43,7 @@ def commit_rows(folder: Path, names: Mapping[str, str], incoming: Incoming, stam
     with exclusive(folder / LOCK):
         session = repository(name).writable_session(BRANCH)
         group = zarr.open_group(session.store, mode="r+", use_consolidated=False)
-        arrays, before = target_arrays(name, group, names), manifest_of(group, name)
+        before, arrays = manifest_of(group, name), target_arrays(name, group, names)
         if before is None:
             refuse_ragged(name, arrays)
             before = _adopted(arrays, session.snapshot_id)

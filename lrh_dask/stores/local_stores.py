@@ -66,7 +66,9 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
         RunFailed: it cannot be written.
     """
     name = str(folder)
-    target_arrays(name, _opened(folder), names)  # before a lock is made
+    group = _opened(folder)  # before a lock is made
+    manifest_of(group, name)
+    target_arrays(name, group, names)
     with exclusive(folder / names["x"] / LOCK):
         arrays, before = _settled(folder, names)
         incoming.refuse_unlike(name, arrays)
@@ -155,7 +157,7 @@ def _settled(folder: Path, names: Mapping[str, str]) -> tuple[dict[str, Any], Ma
         BadPairs: x, y and weight differ in length, or have rows that nobody published.
     """
     group = _opened(folder)
-    arrays, manifest = target_arrays(str(folder), group, names), manifest_of(group, str(folder))
+    manifest, arrays = manifest_of(group, str(folder)), target_arrays(str(folder), group, names)
     if manifest is None:
         refuse_ragged(str(folder), arrays)
         return arrays, adopt(folder, arrays)

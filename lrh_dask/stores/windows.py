@@ -136,21 +136,24 @@ class Window:
 
     def _newest(self, stored: Sequence[Segment], batches: Sequence[Segment],
                 age: Age) -> tuple[list[Segment], list[Segment]]:
-        wanted = self.n_pairs or 0
-        kept: list[Segment] = []
-        fresh: list[Segment] = []
-        left, known = wanted, set(stored)
-        for segment in sorted([*stored, *uncovered(batches, stored)], key=age, reverse=True):
-            if segment in known and left < segment.n_pairs <= -(-wanted // STEPS_A_WINDOW):
-                break  # a step
-            whole = segment in known and segment.n_pairs <= left
-            part = segment if whole else replace(
-                segment, start=max(segment.start, segment.stop - left), buckets=(), block_rows=0)
-            (kept if whole else fresh).append(part)
+        """The newest rows, whatever is stored, but for steps."""
+        wanted = left = self.n_pairs or 0
+        inside: list[Segment] = []
+        for batch in sorted(batches, key=age, reverse=True):
+            part = replace(batch, start=max(batch.start, batch.stop - left))
+            inside.append(part)
             left -= part.n_pairs
             if not left:
                 break
-        return sorted(kept, key=_start), sorted(fresh, key=_start)
+        kept = [segment for segment in stored if not uncovered([segment], inside)]
+        fresh = uncovered(inside, kept)
+        spare = -(-wanted // STEPS_A_WINDOW)
+        for segment in sorted(set(stored) - set(kept), key=age):  # the window's edge cuts them
+            rest = uncovered(fresh, [segment])
+            n_cut = sum(rows.n_pairs for rows in fresh) - sum(rows.n_pairs for rows in rest)
+            if n_cut <= spare:  # a step: they are left out rather than read again
+                fresh, spare = rest, spare - n_cut
+        return sorted(kept, key=_start), fresh
 
 
 def ahead(segment: Segment, now: str) -> bool:
