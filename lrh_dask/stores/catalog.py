@@ -4,6 +4,7 @@
                      /result.zarr, report.html, ...
             /latest                 the run that was published last (a symbolic link)
             /index.json             a line a run; it can be deleted, and is made anew
+            /alerts.json            what is to be told yet (:mod:`lrh_dask.nights.owed`)
             /states/                what the next run goes on from (:mod:`lrh_dask.nights.states`)
 
 A run is written aside and renamed: what has its name is whole.
