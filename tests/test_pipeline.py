@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 
 import lrh_dask
 from lrh_dask import BadPairs, Pairs, SettingsError, fit, open_pairs, write_pairs
+from lrh_dask.runs import budget
 from lrh_dask.runs.budget import Route
 from lrh_dask.runs.pipeline import price
 
@@ -23,7 +24,14 @@ POST_EIGENVALUES = [2.25745730, 0.14866874]
 
 ROUTES = {  # shapes small enough for a test, one for each route
     Route.all_features: {"n": 3000, "d": 40}, Route.whole_pairs: {"n": 200, "d": 900},
-    Route.fitted_basis: {"n": 2000, "d": 2600}}
+    Route.fitted_basis: {"n": 2000, "d": 600}}
+
+
+@pytest.fixture(autouse=True)
+def hundreds_of_features_are_many(monkeypatch):
+    """Elsewhere a basis is fitted to thousands, which takes a test seconds."""
+    monkeypatch.setattr(budget, "SMALL_FEATURES", 256)
+    monkeypatch.setattr(budget, "MAX_FEATURES", 512)
 
 
 def known(n, d, rank=6, noise=0.05, dtype=np.float32, seed=0):
@@ -131,7 +139,8 @@ MADE = {"sliced": lambda a: a[10:], "differences of rows": lambda a: a[1:] - a[:
             for part in (a[:1500], a[1500:])])}
 
 
-@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("made", [
+    pytest.param(made, marks=[pytest.mark.long] * (made == "stacked columns")) for made in MADE])
 def test_dask_arrays_may_come_of_any_operation(tmp_path, client, made):
     x, y, *_ = known(**ROUTES[Route.all_features])
     write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=500)
@@ -184,7 +193,7 @@ def test_two_calls_give_the_same_bits_and_fingerprint():
 
 
 def test_events_tell_every_pair_once(tmp_path, client):
-    x, y, _, _ = known(2000, 2600)
+    x, y, _, _ = known(**ROUTES[Route.fitted_basis])
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=150))
     events = []
     fit(pairs, on_event=events.append)
