@@ -1,7 +1,7 @@
 """Processes that append numbered pairs, and die at it: ``python appenders.py COMMAND STORE ...``.
 
-A process that has used Zarr has threads, and cannot be forked. So where steps are counted the work
-is done in children of a parent that only forks and waits: they start at once, as all is imported.
+A process that has used Zarr has threads, and cannot be forked. So those that are to die are
+children of a parent that only forks and waits: they start at once, as all is imported.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -52,7 +51,6 @@ def n_published(store):
 
 def append_for_ever(store):
     """Batches of 2 to 24 pairs, each told on standard output when it is published."""
-    print("ready", flush=True)
     while True:
         n = n_published(store)
         append_pairs(store, *numbered(n, n + 2 + 7 * n % 23), chunk_rows=CHUNK_ROWS)
@@ -84,21 +82,31 @@ def live_and_die(store, n_lives):
     """Append for ever, killed again and again at random moments."""
     rng = random.Random(0)
     for _ in range(int(n_lives)):
-        with subprocess.Popen([sys.executable, __file__, "for-ever", store],
-                              stdout=subprocess.PIPE) as child:
-            child.stdout.readline()
-            time.sleep(rng.uniform(0.02, 0.5))
-            child.kill()
-            *told, _ = child.stdout.read().split(b"\n")  # the last one may be cut
-        print(*[line.decode() for line in told[-1:]], sep="\n", end="\n" if told else "")
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.dup2(writing, sys.stdout.fileno())
+            try:
+                append_for_ever(store)
+            finally:  # it has failed: nothing else ends it
+                traceback.print_exc()
+                os._exit(1)
+        os.close(writing)
+        time.sleep(rng.uniform(0.05, 0.5))
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        with open(reading, "rb") as said:
+            *told, _ = said.read().split(b"\n")  # the last one may be cut
+        if told:
+            print(told[-1].decode(), flush=True)
 
 
 def weighted(start, stop):
     return (*numbered(start, stop), np.arange(start, stop) + 1.0)
 
 
-def die_at_every_step(folder, manifest):
-    """Append to copies of a store, killed before the first, second, ... change of a file.
+def die_at_every_step(folder, manifest, by):
+    """Append to copies of a store, killed before change 0, ``by``, 2 ``by``, ... of a file.
 
     manifest: "kept", or "none": then the first append adopts the rows that are there.
     """
@@ -109,7 +117,7 @@ def die_at_every_step(folder, manifest):
     if manifest == "none":
         shutil.rmtree(folder / "base.zarr" / "lrh_manifest")
         (folder / "base.zarr" / "x" / ".lrh-lock").unlink(missing_ok=True)
-    for step in itertools.count():
+    for step in itertools.count(0, int(by)):
         store = folder / f"{step}.zarr"
         shutil.copytree(folder / "base.zarr", store)
         status = in_child(_append_until, store, step)
@@ -198,7 +206,7 @@ def holds(store, x, y):
     return np.array_equal(block.x, x) and np.array_equal(block.y, y)
 
 
-COMMANDS = {"for-ever": append_for_ever, "lives": live_and_die, "tagged": append_tagged,
+COMMANDS = {"lives": live_and_die, "tagged": append_tagged,
             "steps": die_at_every_step}
 
 if __name__ == "__main__":

@@ -54,13 +54,15 @@ def in_batches(store, x, y, cuts, *weight, **kwargs):
 # What a kill leaves
 
 
-@pytest.mark.parametrize("manifest", ["kept", "none"])
-def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(tmp_path, manifest):
+@pytest.mark.parametrize(("manifest", "by"), [
+    ("kept", 3), ("none", 3), *(pytest.param(manifest, 1, marks=pytest.mark.long)
+                                for manifest in ("kept", "none"))])
+def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(tmp_path, manifest, by):
     """Killed before each change of a file in turn, and every time the store is opened and added to.
 
     It ends with the very bytes of a store that was written at once.
     """
-    n_steps = int(ended(appender("steps", tmp_path, manifest)))
+    n_steps = int(ended(appender("steps", tmp_path, manifest, by)))
     assert n_steps > 30
 
 
@@ -104,13 +106,17 @@ def test_an_append_waits_for_the_one_under_way(tmp_path):
     assert holder.stdout.readline() == b"held\n"
     second = subprocess.Popen([sys.executable, "-c", (
         "import sys; from lrh_dask import append_pairs; import numpy as np; "
-        "append_pairs(sys.argv[1], np.ones((4, 5)), np.ones((4, 5)))"), store])
-    time.sleep(3)
+        "print('begins', flush=True); "
+        "append_pairs(sys.argv[1], np.ones((4, 5)), np.ones((4, 5)))"), store],
+        stdout=subprocess.PIPE)
+    assert second.stdout.readline() == b"begins\n"
+    time.sleep(1)
     assert second.poll() is None
     assert open_pairs(store).n_pairs == 57
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
-    assert second.wait(60) == 0
+    second.communicate(timeout=60)
+    assert second.returncode == 0
     assert open_pairs(store).n_pairs == 61
 
 

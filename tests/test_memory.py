@@ -35,8 +35,8 @@ SHAPES = {  # n, D, what else; the route that it takes
     "whole_pairs, as many pairs as features": (1000, 1500, {}, {}),
     "whole_pairs, exact": (200, 60_000, {"noise": 0.0}, {}),
     "whole_pairs, of [X Y]": (200, 60_000, {}, {"method": "least_norm"}),
-    "by_features": (100, 2_000_000, {"chunks": (50, 50_000)}, {}),
-    "by_features, exact": (100, 2_000_000, {"chunks": (50, 50_000), "noise": 0.0}, {}),
+    "by_features": (100, 1_400_000, {"chunks": (50, 50_000)}, {}),
+    "by_features, exact": (100, 1_400_000, {"chunks": (50, 50_000), "noise": 0.0}, {}),
 }
 
 
