@@ -12,6 +12,7 @@ from cluster_processes import address_in, scheduler, worker
 from network_hosts import Unavailable, hosts
 
 import lrh_dask
+from lrh_dask.clusters import running_cluster
 
 LRH = Path(sys.executable).with_name("lrh")
 FIT = """
@@ -83,11 +84,10 @@ def test_the_command_line_takes_the_scheduler_file_of_another_host(network, over
     assert json.loads(done.stdout)["rank"] == 3
 
 
-@pytest.mark.long
-def test_a_host_that_cannot_be_reached_is_told(over_hosts, store):
+def test_a_host_that_cannot_be_reached_is_told(lrh, over_hosts, store, monkeypatch):
     """From outside of the switch."""
-    done = subprocess.run([LRH, "run", store, "--scheduler", over_hosts], capture_output=True,
-                          text=True, timeout=60, check=False)
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 1)
+    done = lrh("run", store, "--scheduler", over_hosts, cwd="/")
     assert done.returncode == 4
     assert "no firewall is between" in done.stderr
     assert "Traceback" not in done.stderr

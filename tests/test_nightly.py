@@ -16,6 +16,7 @@ from cluster_processes import cluster
 from object_storage import make_bucket, moto, put
 
 from lrh_dask import LowRankHessian, fit, open_pairs
+from lrh_dask.clusters import running_cluster
 from lrh_dask.errors import BadPairs, RunFailed, SettingsError
 from lrh_dask.nights import every_night
 from lrh_dask.nights.every_night import nightly
@@ -265,8 +266,9 @@ def test_a_window_slides_without_reading_what_was_read(nights):
 
 
 @pytest.mark.parametrize(("window", "n", "first_row"), [
-    ("last 3 days", 650, 400), ("label b", 200, 200), ("last label", 50, 1000),
-    ("last 500 pairs", 500, 550)])
+    ("last 3 days", 650, 400), ("last 500 pairs", 500, 550),
+    *(pytest.param(*which, marks=pytest.mark.long) for which in (
+        ("label b", 200, 200), ("last label", 50, 1000)))])
 def test_a_window_over_pairs_that_were_counted_as_a_whole_counts_all_of_its_own(
         nights, window, n, first_row):
     for day, label in enumerate("abcde"):
@@ -542,7 +544,7 @@ def test_what_looking_again_has_cost_is_told_where_nothing_is_new(nights):
     assert found.document["seconds"]["verify"] > 0
 
 
-def test_runs_whose_documents_are_damaged_are_left_out_and_named(nights):
+def test_runs_whose_documents_are_damaged_are_left_out_and_named(lrh, nights):
     """One of the size and the time that the index knows, and the last one, which is cut off."""
     documents = []
     for _ in range(3):
@@ -553,7 +555,7 @@ def test_runs_whose_documents_are_damaged_are_left_out_and_named(nights):
     rotten.write_bytes(bytes(seen.st_size))
     os.utime(rotten, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     cut.write_text(cut.read_text()[:100])
-    listed = lrh("runs", "--runs", nights.runs)
+    listed = lrh("runs", "--runs", nights.runs, cwd="/")
     assert listed.returncode == 0
     assert [path.parent.name in listed.stdout for path in documents] == [False, True, False]
     nights.append(200)
@@ -659,11 +661,6 @@ def test_a_run_can_be_cancelled_while_its_cluster_starts(tmp_path):
     assert not list(tmp_path.glob("runs/2*"))
 
 
-def lrh(*args, **kwargs):
-    return subprocess.run([sys.executable, "-m", "lrh_dask", *map(str, args)], text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL, check=False, **kwargs)
-
-
 @pytest.fixture
 def config(nights, tmp_path):
     """A file of settings as small as can be; the cluster is Dask's own setting."""
@@ -673,38 +670,39 @@ def config(nights, tmp_path):
 
 
 def test_the_command_needs_a_store_and_a_folder_and_prints_what_a_run_prints(
-        nights, config, scheduler_file):
+        lrh, nights, config, scheduler_file):
     nights.append(400)
-    done = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    done = lrh("nightly", config, "--scheduler", scheduler_file, "--json", cwd="/")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["new_pairs"] == 400
-    again = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    again = lrh("nightly", config, "--scheduler", scheduler_file, "--json", cwd="/")
     assert again.returncode == 0
     assert json.loads(again.stdout)["new_pairs"] == 0
     assert json.loads(again.stdout)["run"] == document["run"]
-    listed = lrh("runs", "--runs", config)
+    listed = lrh("runs", "--runs", config, cwd="/")
     assert document["run"] in listed.stdout
-    assert len(json.loads(lrh("runs", "--runs", nights.runs, "--json").stdout)) == 1
+    assert len(json.loads(lrh("runs", "--runs", nights.runs, "--json", cwd="/").stdout)) == 1
 
 
-def test_alerts_end_the_command_with_5_and_the_result_is_written(nights, config, scheduler_file):
+def test_alerts_end_the_command_with_5_and_the_result_is_written(
+        lrh, nights, config, scheduler_file):
     nights.append(400, day=0)
     config.write_text(config.read_text() + "alerts:\n  sharpness_above: 2.5\n  stale_after: 1d\n")
-    done = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    done = lrh("nightly", config, "--scheduler", scheduler_file, "--json", cwd="/")
     assert done.returncode == 5
     assert [alert["name"] for alert in json.loads(done.stdout)["alerts"]] == [
         "sharpness_above", "stale_after"]
     assert "2 alerts" in done.stderr
-    again = lrh("nightly", config, "--scheduler", scheduler_file, "--json")
+    again = lrh("nightly", config, "--scheduler", scheduler_file, "--json", cwd="/")
     assert again.returncode == 5  # nothing is new, and that is what is wrong
     assert [alert["name"] for alert in json.loads(again.stdout)["alerts"]] == ["stale_after"]
 
 
-def test_of_two_at_once_one_is_told_to_come_again_or_waits(nights, config, scheduler_file):
+def test_of_two_at_once_one_is_told_to_come_again_or_waits(lrh, nights, config, scheduler_file):
     nights.append(400)
     with Catalog(nights.runs).held(wait=False, say=print):
-        busy = lrh("nightly", config, "--scheduler", scheduler_file)
+        busy = lrh("nightly", config, "--scheduler", scheduler_file, cwd="/")
         assert busy.returncode == 75
         assert "no other run in this folder" in busy.stderr
         waiting = subprocess.Popen(
@@ -730,9 +728,9 @@ def test_two_at_once_for_real_count_each_pair_once(nights, config, scheduler_fil
     assert len(Catalog(nights.runs).runs()) == 1
 
 
-@pytest.mark.long
-def test_a_dead_scheduler_is_told_within_seconds(nights, config):
+def test_a_dead_scheduler_is_told(lrh, nights, config, monkeypatch):
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 1)
     nights.append(100)
-    done = lrh("nightly", config, "--scheduler", "tcp://127.0.0.1:1", timeout=60)
+    done = lrh("nightly", config, "--scheduler", "tcp://127.0.0.1:1", cwd="/")
     assert done.returncode == 4
     assert "Check that `dask scheduler` runs there" in done.stderr

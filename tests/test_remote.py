@@ -3,9 +3,7 @@
 import json
 import os
 import pickle
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,12 +92,10 @@ def test_a_run_gives_the_same_bits_as_from_the_local_copy(workers, url, local):
     assert far.n_pairs == 500
 
 
-def test_the_command_line_takes_an_address(url, tmp_path):
-    lrh = Path(sys.executable).with_name("lrh")
+def test_the_command_line_takes_an_address(lrh, url, tmp_path):
     for command in (["inspect"], ["plan"],
                     ["run", "--out", "result.zarr", "--workers", "1", "--memory-limit", "1GiB"]):
-        done = subprocess.run([lrh, command[0], url, *command[1:]], cwd=tmp_path, check=False,
-                              capture_output=True, text=True, timeout=120)
+        done = lrh(command[0], url, *command[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "result.zarr").is_dir()
 

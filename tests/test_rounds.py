@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from appenders import raw_group
 
-from lrh_dask import Pairs, fit, open_pairs, write_pairs
+from lrh_dask import Pairs, fit, open_pairs
 from lrh_dask.runs import basis, budget
 from lrh_dask.runs.pipeline import price
 from lrh_dask.runs.shards import gathered, partition
@@ -36,7 +37,8 @@ def noisy(n=20_000, values=(1.0, -0.9, 0.8, 0.7, -0.6, 0.5), noise=0.1, seed=0):
 
 
 def stored(tmp_path, x, y):
-    return open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100))
+    """In 200 chunks an array, none of which need be safe from a power cut."""
+    return open_pairs(raw_group(tmp_path / "a.zarr", x, y, chunks=(100, D), compressors=()))
 
 
 def test_a_sample_is_enough_for_a_basis(tmp_path, many):
@@ -64,7 +66,7 @@ def test_what_a_sample_misses_is_told_and_read_and_nothing_is_read_for_the_basis
     x[start:stop, 1:] = 0.0  # the block that is read last has a direction of its own
     x[start:stop, 0] *= 10.0
     y[start:stop] = 2.0 * x[start:stop]
-    found = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100, overwrite=True))
+    found = stored(tmp_path, x, y)
     hessian = fit(found, basis=8)
     read = hessian.provenance["bytes"]
     assert any("lay outside the basis of a sample" in said
@@ -146,8 +148,7 @@ def test_a_strong_direction_that_few_pairs_explore_is_told_although_noise_hides_
     late[-1000:, 0] = 0.5 * rng.standard_normal(1000)
     x += late * u[:, 1]
     y = plain + 2.0 * late * u[:, 1]
-    found = open_pairs(write_pairs(tmp_path / "b.zarr", x.astype("f4"), y.astype("f4"),
-                                   chunk_rows=100))
+    found = stored(tmp_path / "later", x.astype("f4"), y.astype("f4"))
     hessian = fit(found, basis=8)
     said, = (s for s in hessian.provenance["notices"] if "outside the basis" in s)
     assert "in bucket" in said

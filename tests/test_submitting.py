@@ -14,6 +14,7 @@ import slow_reading
 from cluster_processes import HOST, address_in, cluster, scheduler, tunnel, worker
 
 from lrh_dask import fit, open_pairs
+from lrh_dask.clusters import running_cluster
 from lrh_dask.nights import underway
 from lrh_dask.nights.journal import Journal
 from lrh_dask.nights.underway import State, Status, jobs_folder, status_of, statuses
@@ -261,8 +262,8 @@ def test_workers_that_do_not_see_the_folder_are_told_before_anything_is_submitte
     assert "on a disk that workers and you share" in done.stderr
 
 
-@pytest.mark.long
-def test_a_scheduler_that_does_not_answer_is_told_within_seconds(lrh, config, tmp_path):
+def test_a_scheduler_that_does_not_answer_is_told(lrh, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(running_cluster, "CONNECT_SECONDS", 1)
     done = lrh("submit", config, "--scheduler", "tcp://127.0.0.1:1", cwd=tmp_path)
     assert done.returncode == 4
     assert "expected an answer within" in done.stderr
