@@ -81,7 +81,7 @@ def address_in(path):
 def tunnel(address):
     """Another address for what takes connections at one, as of `ssh -L`; gone after the block."""
     host, port = address.removeprefix("tcp://").split(":")
-    ends = []
+    ends, copying = [], []
 
     def copy(source, target):
         with contextlib.suppress(OSError):
@@ -92,15 +92,23 @@ def tunnel(address):
     def serve(door):
         with contextlib.suppress(OSError):  # it was closed
             while True:
-                here, there = door.accept()[0], socket.create_connection((host, int(port)))
-                ends.extend((here, there))
-                for pair in ((here, there), (there, here)):
-                    threading.Thread(target=copy, args=pair, daemon=True).start()
+                ends.append(door.accept()[0])
+                ends.append(socket.create_connection((host, int(port))))
+                for pair in (ends[-2:], ends[:-3:-1]):
+                    copying.append(threading.Thread(target=copy, args=pair))
+                    copying[-1].start()
 
     with socket.create_server((HOST, 0)) as door:
-        threading.Thread(target=serve, args=(door,), daemon=True).start()
+        serving = threading.Thread(target=serve, args=(door,))
+        serving.start()
         yield f"tcp://{HOST}:{door.getsockname()[1]}"
         door.shutdown(socket.SHUT_RDWR)
+        serving.join()
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in copying:
+            thread.join()
         for end in ends:
             end.close()
 
