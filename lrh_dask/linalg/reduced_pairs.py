@@ -12,7 +12,7 @@ dominant directions of Y, and the result is pairs again: it can be stored, merge
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from lrh_dask.linalg.arrays import (
     row_squares,
     to_host,
 )
+from lrh_dask.linalg.ledger import Ledger
 
 __all__ = ["EXACT_ROWS", "ReducedPairs", "Reducing", "reduce_pairs"]
 
@@ -52,6 +53,7 @@ class ReducedPairs:
         n_pairs: how many pairs this stands for.
         tail: sum of the squares cut so far, in the unit of y squared.
         energy: ‖Y‖² of the pairs it stands for.
+        ledger: the rows of the store that it has seen, whether or not they count.
     """
 
     x: Array
@@ -61,6 +63,7 @@ class ReducedPairs:
     n_pairs: int = 0
     tail: float = 0.0
     energy: float = 0.0
+    ledger: Ledger = field(default_factory=lambda: Ledger.of(()))
 
     @staticmethod
     def empty(x: Array, max_rank: int) -> ReducedPairs:
@@ -75,6 +78,7 @@ class ReducedPairs:
 
         Raises:
             BadPairs: the two have different D.
+            RunFailed: some rows are in both.
         Cost: O(D k²) flops, O(D k) bytes; no pass over pairs.
         Source: Iwen & Ong 2016, Alg. 1; Himpe, Leibner & Rave 2018 for the tail.
         """
@@ -83,10 +87,11 @@ class ReducedPairs:
                 "merge reduced pairs", expected=f"{self.x.shape[1]} features",
                 got=f"{other.x.shape[1]}", consequence="They belong to different Hessians.",
                 fix="Merge states of one store only"))
+        ledger = self.ledger.merge(other.ledger)
         if other.n_pairs == 0:
-            return self
+            return replace(self, ledger=ledger)
         if self.n_pairs == 0:
-            return replace(other, max_rank=max(self.max_rank, other.max_rank))
+            return replace(other, max_rank=max(self.max_rank, other.max_rank), ledger=ledger)
         xp = namespace(self.x, other.x)
         return _cut(ReducedPairs(
             x=xp.concat([self.x, other.x], axis=0),
@@ -95,7 +100,8 @@ class ReducedPairs:
             max_rank=max(self.max_rank, other.max_rank),
             n_pairs=self.n_pairs + other.n_pairs,
             tail=self.tail + other.tail,
-            energy=self.energy + other.energy))
+            energy=self.energy + other.energy,
+            ledger=ledger))
 
     def basis(self) -> tuple[Array, np.ndarray]:
         """Gram-Schmidt basis of the directions of y, the most dominant first.
@@ -124,8 +130,9 @@ class ReducedPairs:
 
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
-        return 200 + sum(a.dtype.itemsize * int(np.prod(a.shape))
-                         for a in (self.x, self.y, self.one))
+        return 200 + self.ledger.__sizeof__() + sum(
+            a.dtype.itemsize * int(np.prod(a.shape))
+            for a in (self.x, self.y, self.one))
 
 
 def reduce_pairs(x: Array, y: Array, weight: Array | None = None, *, max_rank: int,

@@ -12,11 +12,12 @@ to u = E u' = Zᵀ c. Products are float64; directions below √eps of the large
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lrh_dask.linalg.arrays import Array, in_range, lower_factor, namespace, to_host
+from lrh_dask.linalg.ledger import Ledger
 
 __all__ = ["CAST_FEATURES", "RowGram", "Summing", "lifting_coefficients"]
 
@@ -37,17 +38,23 @@ class RowGram:
 
     Attributes:
         products: Z Zᵀ (2n, 2n) float64.
+        ledger: the features that it has seen, of all rows.
     """
 
     products: Array
+    ledger: Ledger = field(default_factory=lambda: Ledger.of(()))
 
     def merge(self, other: RowGram) -> RowGram:
-        """The products over the features of both."""
-        return RowGram(self.products + other.products)
+        """The products over the features of both.
+
+        Raises:
+            RunFailed: some features are in both.
+        """
+        return RowGram(self.products + other.products, self.ledger.merge(other.ledger))
 
     def to_host(self) -> RowGram:
         """The same state in host memory, as it travels."""
-        return RowGram(to_host(self.products))
+        return RowGram(to_host(self.products), self.ledger)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """X' and Y' (n, 2n + 1) float64: the pairs in an orthonormal basis of their span.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -33,6 +33,7 @@ from lrh_dask.linalg.arrays import (
     to_host,
     triangular_factor,
 )
+from lrh_dask.linalg.ledger import Ledger
 
 __all__ = ["WELL_CONDITIONED", "Triangle", "merge_all", "summed", "triangular", "united",
            "well_conditioned"]
@@ -61,6 +62,7 @@ class Triangle:
         n_pairs: pairs counted.
         x_energy, x_length: sums of w‖x‖² and of √w‖x‖, for the effective number of pairs.
         gram: RᵀR (2k+1, 2k+1) float64 where it is well conditioned, else None.
+        ledger: the rows of the store that it has seen, whether or not they count.
     """
 
     rows: Array
@@ -71,6 +73,7 @@ class Triangle:
     x_energy: float = 0.0
     x_length: float = 0.0
     gram: Array | None = None
+    ledger: Ledger = field(default_factory=lambda: Ledger.of(()))
 
     @staticmethod
     def empty(n_features: int, n_basis: int) -> Triangle:
@@ -116,6 +119,7 @@ class Triangle:
 
         Raises:
             BadPairs: the two were projected on bases of different size.
+            RunFailed: some rows are in both.
         Cost: O(k³) flops, O(k² + D) bytes.
         Source: Demmel et al. 2012 (TSQR).
         """
@@ -124,10 +128,10 @@ class Triangle:
                 "merge triangles", expected=f"a basis of {self.n_basis} columns",
                 got=f"one of {other.n_basis}", consequence="They cannot describe one fit.",
                 fix="Project all pairs on the same basis"))
-        if other.n_pairs == 0:
-            return self
-        if self.n_pairs == 0:
-            return other
+        one, none = (self, other) if other.n_pairs == 0 else (other, self)
+        if none.n_pairs == 0:
+            ledger = one.ledger.merge(none.ledger)
+            return one if ledger is one.ledger else replace(one, ledger=ledger)
         return merge_all([self, other])
 
     def to_host(self) -> Triangle:
@@ -138,8 +142,9 @@ class Triangle:
 
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask places and spills states by their true size."""
-        return 200 + sum(a.dtype.itemsize * int(np.prod(a.shape))
-                         for a in (self.rows, self.sum_x, self.sum_y, self.gram) if a is not None)
+        return 200 + self.ledger.__sizeof__() + sum(
+            a.dtype.itemsize * int(np.prod(a.shape))
+            for a in (self.rows, self.sum_x, self.sum_y, self.gram) if a is not None)
 
 
 def merge_all(triangles: list[Triangle]) -> Triangle:
@@ -197,7 +202,8 @@ def summed(triangles: list[Triangle], rows: Array, gram: Array | None = None) ->
         sum_x=_total(t.sum_x for t in triangles), sum_y=_total(t.sum_y for t in triangles),
         energy=_total(t.energy for t in triangles), n_pairs=_total(t.n_pairs for t in triangles),
         x_energy=_total(t.x_energy for t in triangles),
-        x_length=_total(t.x_length for t in triangles))
+        x_length=_total(t.x_length for t in triangles),
+        ledger=Ledger.union(t.ledger for t in triangles))
 
 
 def _total(parts: Iterable[Any]) -> Any:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.errors import finding
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.runs.basis import Basis, Outlook, StoredBasis
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial, ReadStats
@@ -32,10 +33,10 @@ from lrh_dask.stores.aside import attributes_of, put_in_order, replace_file, wri
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "digest_of_basis", "is_states", "read_group",
-           "write_group"]
+__all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "checked_ledger", "digest_of_basis",
+           "is_states", "read_group", "write_group"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ALL, NONE = "all", "none"
 CHUNK_NUMBERS = 2**21
 
@@ -149,7 +150,9 @@ class StoredStates:
             attributes, arrays = read_group(group)
             for item in segments:
                 if item.group == group:
-                    yield partial_of(attributes["parts"][item.index], arrays)
+                    segment = item.segment
+                    yield checked_ledger(group, partial_of(attributes["parts"][item.index], arrays),
+                                         Ledger.of([(segment.start, segment.stop)]))
 
     def add(self, states: Sequence[tuple[Segment, Partial]],
             basis: StoredBasis | None, *, afresh: bool,
@@ -200,6 +203,18 @@ class StoredStates:
         """Bytes on disk."""
         return sum(os.path.getsize(Path(root) / name)
                    for root, _, files in os.walk(self.folder) for name in files)
+
+
+def checked_ledger(group: Path, partial: Partial, wanted: Ledger) -> Partial:
+    """A partial state that was read, if it holds the rows that it should.
+
+    Raises:
+        ValueError: it holds others.
+    """
+    if partial.ledger != wanted:
+        message = f"states {group} hold rows {partial.ledger}, where {wanted} are due"
+        raise ValueError(message)
+    return partial
 
 
 def digest_of_basis(basis: Basis) -> str:

@@ -11,7 +11,15 @@ from contextlib import suppress
 from functools import reduce
 
 from lrh_dask.errors import SettingsError
-from lrh_dask.nights.states import Stored, StoredStates, is_states, read_group, write_group
+from lrh_dask.linalg.ledger import Ledger
+from lrh_dask.nights.states import (
+    Stored,
+    StoredStates,
+    checked_ledger,
+    is_states,
+    read_group,
+    write_group,
+)
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.tree import Partial
 from lrh_dask.stores.aside import attributes_of, written_aside
@@ -52,7 +60,9 @@ def _kept(states: StoredStates, segments: Sequence[Stored]) -> tuple[int, Partia
         return 0, None
     try:
         attributes, arrays = read_group(states.current / NAME)
-        return len(names), partial_of(attributes["parts"][0], arrays)
+        total = partial_of(attributes["parts"][0], arrays)
+        rows = Ledger.of((s.segment.start, s.segment.stop) for s in segments[:len(names)])
+        return len(names), checked_ledger(states.current / NAME, total, rows)
     except ValueError:
         return 0, None
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lrh_dask.linalg.arrays import to_host
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.reduced_pairs import reduce_pairs
 from lrh_dask.linalg.row_gram import RowGram, Summing, lifting_coefficients
 from lrh_dask.runs import process, progress
 from lrh_dask.runs.graph import Stages
 from lrh_dask.runs.leaves import device_of_run, read_ahead, weights_of
 from lrh_dask.runs.memory import LIFTED_BYTES
+from lrh_dask.runs.refusals import refuse_incomplete
 from lrh_dask.runs.shards import RUN_BYTES, Partition, Piece, RunOfShards
 from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.tasks import Solved, solve_whole
@@ -49,13 +51,16 @@ def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) 
                                spec, n_told=told)
     solved, n_vectors = lift.solved, lift.coefficients.shape[1]
     lifted = np.empty((pairs.n_features, n_vectors), pairs.dtype)
+    ledger = Ledger.of(())
     stats = solved.basis_stats
     runs = _runs(pairs, LIFTED_BYTES // (n_vectors * pairs.dtype.itemsize))
     coefficients = stages.share("coefficients", lift.coefficients)
     for run, (part, read) in stages.each("vectors", lift_leaf, runs, coefficients, spec,
                                          n_told=told):
         lifted[run.blocks[0][0]:run.blocks[-1][1]] = part
+        ledger = ledger.merge(Ledger.of(run.blocks))
         stats = stats.merge(read)
+    refuse_incomplete("features", ledger, Ledger.of([(0, pairs.n_features)]))
     r = solved.eigenvectors.shape[1]
     return replace(solved, eigenvectors=lifted[:, :r], basis_stats=stats,
                    offset=None if solved.offset is None else lifted[:, r].astype(np.float64),
@@ -74,12 +79,14 @@ def products_leaf(pairs: Pairs, run: RunOfShards, spec: Spec) -> Partial:
         stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
                                       peak_worker_bytes=process.peak_bytes()))
     n_told = _tell(pairs, run, spec, "basis", stats)
-    return Partial({0: summing.state().to_host()}, replace(stats, n_pairs=n_told))
+    state = replace(summing.state().to_host(), ledger=Ledger.of(run.blocks))
+    return Partial({0: state}, replace(stats, n_pairs=n_told))
 
 
 def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec) -> Lift:
     """The fit of pairs that are known by their products."""
     gram: RowGram = partial.states[0]
+    refuse_incomplete("features", gram.ledger, Ledger.of([(0, pairs.n_features)]))
     x, y = gram.rows()
     x_squares, y_squares = np.split(np.diagonal(gram.products), 2)
     weight = weights_of(pairs.read_weight(0, pairs.n_pairs), x_squares, spec)
@@ -88,8 +95,10 @@ def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec)
     for bucket in split.buckets:
         rows = np.concatenate([np.arange(first, last + 1) for first, last in split.rows_of(bucket)])
         rows = rows[counts[rows]]
-        states[bucket] = reduce_pairs(x[rows], y[rows], None if weight is None else weight[rows],
-                                      max_rank=spec.n_pairs)
+        states[bucket] = replace(
+            reduce_pairs(x[rows], y[rows], None if weight is None else weight[rows],
+                         max_rank=spec.n_pairs),
+            ledger=Ledger.of((first, last + 1) for first, last in split.rows_of(bucket)))
     stats = replace(
         partial.stats, zero_x_rows=int(np.count_nonzero(x_squares == 0)),
         zero_y_rows=int(np.count_nonzero(y_squares == 0)),

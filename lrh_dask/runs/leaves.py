@@ -14,6 +14,7 @@ from lrh_dask.errors import BadPairs
 from lrh_dask.linalg.arrays import Array, Device, pick_device
 from lrh_dask.linalg.duplicates import KEPT, RowHashes
 from lrh_dask.linalg.gathering import Gathering, padded
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.reduced_pairs import EXACT_ROWS, Reducing
 from lrh_dask.runs import process, progress
 from lrh_dask.runs.basis import Basis
@@ -145,6 +146,7 @@ def _fold(pairs: Pairs, run: RunOfShards, spec: Spec, slab_rows: int, device: De
         every_row: all rows of the store are read so, and their hashes tell repeated ones.
     """
     folds: dict[int, Fold] = {}
+    seen: dict[int, list[tuple[int, int]]] = {}  # rows, by key
     stats, hashes = ReadStats(), [RowHashes()]
     digests = Digesting(run.blocks if every_row and spec.digested else ())
     for slab, bucket in slabs(pairs, run, slab_rows):
@@ -159,6 +161,7 @@ def _fold(pairs: Pairs, run: RunOfShards, spec: Spec, slab_rows: int, device: De
         for taker in takers:
             part, key = taker.part(slab), taker.key_of(bucket)
             if part is not None:
+                seen.setdefault(key, []).append((part.start, part.start + len(part.x)))
                 counted = rows if part is slab else _counted(part, spec)
                 folds.setdefault(key, taker.new()).add(
                     device.put(counted.x), device.put(counted.y),
@@ -174,7 +177,8 @@ def _fold(pairs: Pairs, run: RunOfShards, spec: Spec, slab_rows: int, device: De
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(spec.stage, run.index, stats.n_pairs,
                                                   stats.n_bytes))
-    return Partial({key: folds[key].state().to_host() for key in sorted(folds)}, stats)
+    return Partial({key: replace(folds[key].state().to_host(), ledger=Ledger.of(seen[key]))
+                    for key in sorted(folds)}, stats)
 
 
 def _in_blocks(pairs: Pairs, run: RunOfShards, slab_rows: int) -> Iterator[tuple[Block, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.linalg.duplicates import RowHashes
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.reduced_pairs import ReducedPairs
 from lrh_dask.linalg.triangle import Triangle
 from lrh_dask.runs.tree import Partial, ReadStats
@@ -70,6 +71,8 @@ def described(partial: Partial, arrays: Packed) -> dict[str, Any]:
     def packed(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return {"at": arrays.add(value)}
+        if isinstance(value, Ledger):
+            return {"spans": value.spans.tolist()}
         return value.item() if isinstance(value, np.generic) else value
 
     states = {}
@@ -88,7 +91,8 @@ def described(partial: Partial, arrays: Packed) -> dict[str, Any]:
 def partial_of(part: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Partial:
     """The partial state that was described so, from these arrays by dtype."""
     def unpacked(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: _unpacked(value["at"], arrays) if isinstance(value, dict) else value
+        return {name: value if not isinstance(value, dict) else
+                _unpacked(value["at"], arrays) if "at" in value else Ledger.of(value["spans"])
                 for name, value in values.items() if name != "kind"}
 
     states = {int(bucket): KINDS[state["kind"]](**unpacked(state))

@@ -28,6 +28,7 @@ from lrh_dask.runs.by_features import fit_by_features
 from lrh_dask.runs.dashboard import run_span
 from lrh_dask.runs.graph import Stages
 from lrh_dask.runs.memory import Shape
+from lrh_dask.runs.refusals import refuse_incomplete
 from lrh_dask.runs.rounds import fit_in_basis
 from lrh_dask.runs.shards import Partition, partition
 from lrh_dask.runs.spec import Spec
@@ -215,6 +216,7 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
     """
     last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
     n_pairs = split.n_pairs
+    refuse_incomplete("rows", solved.ledger, split.ledger)
     counted = n_pairs - last.zero_weight_rows
     if solved.n_pairs != counted:
         raise RunFailed(explain(

@@ -1,15 +1,32 @@
-"""What a run refuses once its pairs were read: weights, points or sizes that leave no fit."""
+"""What a run refuses once its pairs were read: rows left out, or such as leave no fit."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from lrh_dask.errors import BadPairs, explain
+from lrh_dask.errors import BadPairs, RunFailed, explain
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.triangle import Triangle
 from lrh_dask.runs.tree import ReadStats
 from lrh_dask.stores.checks import beyond_squares
 
-__all__ = ["refuse_empty", "refuse_useless"]
+__all__ = ["refuse_empty", "refuse_incomplete", "refuse_useless"]
+
+
+def refuse_incomplete(what: str, seen: Ledger, wanted: Ledger) -> None:
+    """Raise unless exactly the rows (or features: ``what``) that were wanted were seen.
+
+    Raises:
+        RunFailed: naming those that are missing, or that nobody asked for.
+    """
+    if seen == wanted:
+        return
+    missing, foreign = wanted.without(seen), seen.without(wanted)
+    got = [f"{rows.n_rows:,} {said} ({rows})" for rows, said in (
+        (missing, "left out"), (foreign, "of others")) if rows.n_rows]
+    raise RunFailed(explain(
+        "run", expected=f"{wanted.n_rows:,} {what}, each seen once", got=" and ".join(got),
+        consequence="The result would be wrong and was dropped", fix="Please report this"))
 
 
 def refuse_useless(buckets: dict[int, Triangle]) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from math import ceil
 
+from lrh_dask.linalg.ledger import Ledger
+
 __all__ = ["HELD_OUT_EVERY", "N_BUCKETS", "Partition", "Piece", "RunOfShards", "gathered",
            "partition"]
 
@@ -80,6 +82,15 @@ class Partition:
     def n_pairs(self) -> int:
         """Rows of all runs."""
         return sum(run.n_pairs for run in self.runs)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The rows of all runs.
+
+        Raises:
+            RunFailed: two runs hold the same.
+        """
+        return Ledger.of((p.start, p.stop) for run in self.runs for p in run.pieces)
 
     @property
     def segments(self) -> Iterator[tuple[RunOfShards, ...]]:

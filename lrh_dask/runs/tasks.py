@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lrh_dask.errors import RunFailed, explain
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.reduced_pairs import ReducedPairs
 from lrh_dask.linalg.solve import rank_of, rounding_of
 from lrh_dask.linalg.triangle import Triangle
@@ -71,6 +72,7 @@ class Solved:
 
     Attributes:
         eigenvectors: (D, r); ``offset``: b (D,), or None.
+        ledger: the rows that were seen, whether or not they count.
         times: times of day at which stages ended.
         missed: what even the basis of all pairs leaves out of a bucket.
         outlook: of a stored basis: what it was found in, and what is called for by now.
@@ -82,6 +84,7 @@ class Solved:
     basis_stats: ReadStats
     fit_stats: ReadStats
     n_pairs: int
+    ledger: Ledger
     content: str
     times: dict[str, float]
     notices: tuple[str, ...] = ()
@@ -117,7 +120,7 @@ def solve_buckets(partial: Partial, basis: Basis | None, spec: Spec) -> Solved |
         n_blind=None if basis is None else basis.n_blind,
         tail=0.0 if basis is None else basis.tail))
     lifted = outcome.vectors if q is None else q @ outcome.vectors
-    return replace(_done(outcome, lifted, buckets,
+    return replace(_done(outcome, lifted, buckets, partial.ledger,
                          ReadStats() if basis is None else basis.stats, partial.stats,
                          {"basis": begin if basis is None else basis.finished,
                           "fit": begin, "solve": time.time()}), missed=missed)
@@ -186,7 +189,7 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     else:
         outcome = in_units(buckets, lambda scaled: fit_exact(
             spec.method, scaled, folds, rank=spec.asked.rank, dtype=dtype))
-    return _done(outcome, g @ outcome.vectors, buckets, partial.stats, ReadStats(),
+    return _done(outcome, g @ outcome.vectors, buckets, partial.ledger, partial.stats, ReadStats(),
                  {"basis": begin, "fit": begin, "solve": time.time()})
 
 
@@ -211,7 +214,7 @@ def _triangles(held: dict[int, ReducedPairs], x: np.ndarray, y: np.ndarray,
     return triangles
 
 
-def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
+def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle], ledger: Ledger,
           basis_stats: ReadStats, fit_stats: ReadStats, times: dict[str, float]) -> Solved:
     solved = ReadStats(peak_worker_bytes=process.peak_bytes())
     offset = None
@@ -224,7 +227,7 @@ def _done(outcome: Fit, eigenvectors: np.ndarray, buckets: dict[int, Triangle],
         digest.update(np.ascontiguousarray(bucket.sum_x).tobytes())
         digest.update(np.ascontiguousarray(bucket.sum_y).tobytes())
     return Solved(outcome, eigenvectors, offset, basis_stats.merge(solved), fit_stats,
-                  sum(t.n_pairs for t in buckets.values()), digest.hexdigest(), times)
+                  sum(t.n_pairs for t in buckets.values()), ledger, digest.hexdigest(), times)
 
 
 def _missed(buckets: dict[int, Triangle], basis: Basis,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lrh_dask.linalg.duplicates import RowHashes
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.runs.task_spec import Task, TaskRef
 from lrh_dask.stores.digests import RowDigest
 
@@ -71,11 +72,24 @@ class Partial:
     stats: ReadStats
 
     def merge(self, other: Partial) -> Partial:
-        """Bucket by bucket; a bucket that only one side holds is handed on."""
+        """Bucket by bucket; a bucket that only one side holds is handed on.
+
+        Raises:
+            RunFailed: a bucket of both holds the same rows.
+        """
         states = dict(self.states)
         for bucket, state in other.states.items():
             states[bucket] = states[bucket].merge(state) if bucket in states else state
         return Partial(dict(sorted(states.items())), self.stats.merge(other.stats))
+
+    @property
+    def ledger(self) -> Ledger:
+        """The rows that the states of all buckets have seen.
+
+        Raises:
+            RunFailed: two buckets hold the same rows.
+        """
+        return Ledger.union(state.ledger for state in self.states.values())
 
     def known_before(self) -> Partial:
         """The same states, which cost nothing any more."""
