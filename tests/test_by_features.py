@@ -9,8 +9,8 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster
 
-from lrh_dask import BadPairs, fit, open_pairs
-from lrh_dask.runs import budget, memory
+from lrh_dask import BadPairs, RunFailed, fit, open_pairs
+from lrh_dask.runs import budget, by_features, graph, memory, tree
 from lrh_dask.runs.pipeline import price
 from lrh_dask.stores import blocks
 
@@ -133,3 +133,15 @@ def test_the_price_does_not_grow_with_the_features(tmp_path):
     assert plan.route is budget.Route.by_features
     assert plan.bytes_read == 1.5 * found.stored_bytes
     assert plan.peak_worker_bytes < memory.IDLE_BYTES + memory.RETAINED + 20 * 2**20
+
+
+def test_features_that_a_tree_takes_twice_or_not_at_all_leave_no_result(tmp_path, monkeypatch):
+    pairs, _ = store(tmp_path / "a.zarr")
+    monkeypatch.setattr(by_features, "RUN_BYTES", 1)  # a block a leaf
+    fit(pairs)
+    for changed, said in ((lambda keys: [*keys, keys[0]], "in both"),
+                          (lambda keys: keys[:-1], "left out")):
+        monkeypatch.setattr(graph, "tree_reduce", lambda keys, merge, name, changed=changed:
+                            tree.tree_reduce(changed(keys), merge, name))
+        with pytest.raises(RunFailed, match=said):
+            fit(pairs)
