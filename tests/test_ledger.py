@@ -88,7 +88,7 @@ def test_products_over_the_same_features_are_not_added_twice():
 
 
 ROUTES = {"all of R^D": (400, 6, {}), "a fitted basis": (400, 30, {"basis": 4}),
-          "whole pairs": (20, 60, {})}
+          "whole pairs": (40, 1100, {})}
 
 
 def known_pairs(folder, make_pairs, route):

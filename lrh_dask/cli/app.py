@@ -84,6 +84,9 @@ def run(
             help="Where the result goes.")] = None,
         overwrite: Annotated[bool, typer.Option(
             "--overwrite", help="Replace a result that exists.")] = False,
+        resume: Annotated[bool, typer.Option(
+            "--resume", help="Keep states beside the result while the run goes (RESULT.states), "
+            "and go on from those of a run that was broken off.")] = False,
         scheduler: Scheduler = None,
         workers: Workers = None,
         threads_per_worker: Threads = None,
@@ -99,7 +102,7 @@ def run(
 
     Options given here override those in CONFIG.yaml.
     """
-    from lrh_dask.cli.jobs import keep, run_job
+    from lrh_dask.cli.jobs import run_job
     from lrh_dask.reports.screen import Screen
     from lrh_dask.settings.config import RunSettings, settings_of
     from lrh_dask.stores.results import summary
@@ -107,12 +110,13 @@ def run(
     settings = settings_of(RunSettings, store, {
         "rank": number_or_text(rank), "basis": number_or_text(basis), "method": method,
         "center": yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
-        "overwrite": overwrite or None, "psd": psd or None, "weighting": weighting},
+        "overwrite": overwrite or None, "resume": resume or None, "psd": psd or None,
+        "weighting": weighting},
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "scheduler": scheduler})
     screen = Screen(quiet_output=as_json)
     hessian = run_job(settings, screen, report=performance_report)
-    path = keep(hessian, settings)
+    path = settings.result_path
     if as_json:
         typer.echo(json.dumps(summary(hessian, path)))
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +12,22 @@ from distributed.system import MEMORY_LIMIT
 
 from lrh_dask.clusters.cluster import connect, default_workers
 from lrh_dask.clusters.cluster_kinds import worker_of as asked_worker
-from lrh_dask.errors import LrhError
+from lrh_dask.errors import BadPairs, LrhError
 from lrh_dask.reports.screen import Screen, size
 from lrh_dask.runs.budget import Plan
 from lrh_dask.runs.dashboard import dashboard_of, performance_report
+from lrh_dask.runs.kept import as_begun, remove_kept
 from lrh_dask.runs.pipeline import fit, price
 from lrh_dask.runs.shards import Partition
 from lrh_dask.settings.cluster_settings import ClusterSettings
-from lrh_dask.settings.config import RunSettings
+from lrh_dask.settings.config import FitSettings, RunSettings
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.aside import refuse_existing, refuse_unwritable
+from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.pairs import Pairs
-from lrh_dask.stores.results import is_result, save_result
+from lrh_dask.stores.results import is_result, load_result, save_result
+from lrh_dask.stores.tokens import row_tokens
 
 __all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "worker_of"]
 
@@ -38,7 +43,7 @@ class Stopped(LrhError):
 
 def run_job(settings: RunSettings, screen: Screen, *,
             report: Path | None = None) -> LowRankHessian:
-    """Carry out a job; all that can be refused without reading pairs is refused first.
+    """Carry out a job and write its result; what needs no pairs to be refused is refused first.
 
     Args:
         report: where Dask's report of the run goes.
@@ -46,17 +51,62 @@ def run_job(settings: RunSettings, screen: Screen, *,
         LrhError: see :func:`lrh_dask.fit`; SettingsError also where the result cannot go.
     """
     path = settings.result_path
-    refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
+    if not (settings.resume and is_result(path)):
+        refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
     refuse_unwritable(path)
     if report is not None:
         refuse_unwritable(report, fix="Choose another place with --performance-report")
-    pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+    pairs, notices = _opened(settings)
+    if settings.resume and is_result(path):
+        if (found := _done_before(path, pairs, settings)) is not None:
+            screen.say(f"{path} is the result of these pairs and settings: nothing is left to do")
+            remove_kept(settings.states_path)
+            return found
+        refuse_existing(path, overwrite=settings.overwrite, is_ours=is_result)
+    for said in notices:
+        screen.say(f"Notice: {said}.")
     if worker_of(settings.cluster)[1] is not None:  # too dear a run ends before a cluster starts
         price_of(pairs, settings)
     with connect(settings.cluster, screen.say) as client:
         screen.say(dashboard_of(client))
         with performance_report(report, screen.say):
-            return fit_job(pairs, settings, screen)
+            hessian = fit_job(pairs, settings, screen, notices)
+    keep(hessian, settings)
+    if settings.resume:
+        remove_kept(settings.states_path)
+    return hessian
+
+
+def _opened(settings: RunSettings) -> tuple[Pairs, list[str]]:
+    """The pairs to be counted: those that a run which goes on had begun with, and a notice of it.
+
+    Raises:
+        BadPairs: they cannot be opened.
+    """
+    def opened(snapshot: str | None = None) -> Pairs:
+        return open_pairs(settings.store, x=settings.x, y=settings.y, snapshot=snapshot)
+
+    now = opened()
+    if not settings.resume:
+        return now, []
+    pairs = as_begun(settings.states_path, now, opened)
+    more = now.n_pairs - pairs.n_pairs
+    return pairs, [] if not more else [
+        f"{more:,} pairs were appended since this run began: it goes on with the "
+        f"{pairs.n_pairs:,} that there were. Another run counts all"]
+
+
+def _done_before(path: Path, pairs: Pairs, settings: RunSettings) -> LowRankHessian | None:
+    """The result at a path, if it is that of these pairs and settings."""
+    rows = row_tokens(pairs) if is_zarr(pairs.x) else None
+    with suppress(BadPairs, KeyError, TypeError):
+        found, ours = load_result(path), settings.model_dump()
+        theirs = found.provenance["settings"]
+        if rows is not None and found.provenance["rows"] == rows([(0, pairs.n_pairs)]) and all(
+                theirs[name] == ours[name] for name in (*FitSettings.model_fields,)
+                if name != "cluster"):
+            return found
+    return None
 
 
 def price_of(pairs: Pairs, settings: RunSettings) -> tuple[Plan, Partition]:
@@ -84,9 +134,12 @@ def worker_of(cluster: ClusterSettings) -> tuple[int, int | None]:
     return threads, n_bytes
 
 
-def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessian:
+def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen,
+            notices: Sequence[str] = ()) -> LowRankHessian:
     """Fit on the current client, showing progress; the result carries all settings.
 
+    Args:
+        notices: that the result is to carry as well.
     Raises:
         LrhError: see :func:`lrh_dask.fit`.
         Stopped: the user pressed Ctrl-C.
@@ -98,10 +151,13 @@ def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen) -> LowRankHessi
             hessian = fit(pairs, rank=settings.rank, basis=settings.basis, method=settings.method,
                           center=settings.center, rtol=settings.rtol, psd=settings.psd,
                           weighting=settings.weighting, device=settings.device,
+                          states=settings.states_path if settings.resume else None,
                           on_event=stages.event)
     except KeyboardInterrupt:
         raise Stopped from None
-    return replace(hessian, provenance={**hessian.provenance, "settings": settings.model_dump()})
+    known = hessian.provenance
+    return replace(hessian, provenance={**known, "settings": settings.model_dump(),
+                                        "notices": [*known["notices"], *notices]})
 
 
 def keep(hessian: LowRankHessian, settings: RunSettings) -> Path:

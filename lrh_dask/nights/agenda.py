@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
-from lrh_dask.nights.states import FORMAT_VERSION, Stored
+from lrh_dask.nights.states import Stored
 from lrh_dask.runs.segments import cut_into_segments
+from lrh_dask.runs.state_files import FORMAT_VERSION
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs

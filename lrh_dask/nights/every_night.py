@@ -28,11 +28,10 @@ from lrh_dask.nights.agenda import (
 )
 from lrh_dask.nights.going_on import Counted, Night, fit_night
 from lrh_dask.nights.journal import Journal, Watcher
-from lrh_dask.nights.ledger import Checked, refuse_changed
+from lrh_dask.nights.looking_again import Checked, refuse_changed
 from lrh_dask.nights.owed import Owed
 from lrh_dask.nights.publishing import Tonight, age_of, changed_settings, publish
 from lrh_dask.nights.states import StoredStates
-from lrh_dask.nights.tokens import chunk_tokens, suspects
 from lrh_dask.nights.totals import total_of
 from lrh_dask.nights.underway import State
 from lrh_dask.nights.webhook import notify
@@ -49,6 +48,7 @@ from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
+from lrh_dask.stores.tokens import chunk_tokens, suspects
 from lrh_dask.stores.windows import Segment, Window
 
 __all__ = ["Outcome", "nightly"]

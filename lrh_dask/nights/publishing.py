@@ -19,7 +19,7 @@ from lrh_dask.drift.explained import Explained, explained
 from lrh_dask.errors import BadPairs, SettingsError, finding
 from lrh_dask.nights.agenda import Agenda
 from lrh_dask.nights.going_on import Night
-from lrh_dask.nights.ledger import Checked
+from lrh_dask.nights.looking_again import Checked
 from lrh_dask.nights.owed import Owed
 from lrh_dask.reports.comparison import drift_document
 from lrh_dask.reports.night_page import DataLedger, NightPage, PastRun

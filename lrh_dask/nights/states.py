@@ -22,23 +22,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lrh_dask.errors import finding
 from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.runs.basis import Basis, Outlook, StoredBasis
 from lrh_dask.runs.packing import Packed, described, partial_of
+from lrh_dask.runs.state_files import (
+    FORMAT_VERSION,
+    checked_attributes,
+    is_states,
+    read_group,
+    write_group,
+)
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.aside import attributes_of, put_in_order, replace_file, written_aside
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["FORMAT_VERSION", "Stored", "StoredStates", "checked_ledger", "digest_of_basis",
-           "is_states", "read_group", "write_group"]
+__all__ = ["Stored", "StoredStates", "checked_ledger"]
 
-FORMAT_VERSION = 2
 ALL, NONE = "all", "none"
-CHUNK_NUMBERS = 2**21
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class StoredStates:
         outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
                           int(known["n_blind"]), ReadStats(n_pairs=int(known.pop("n_read"))))
         basis = Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0, **known)
-        if not self._current.name.endswith(digest_of_basis(basis)[:12]):
+        if not self._current.name.endswith(basis.digest[:12]):
             message = f"states {self._current} are over another basis than the one that is there"
             raise ValueError(message)
         return StoredBasis(basis, reduced, unjudged)
@@ -168,7 +169,7 @@ class StoredStates:
                            default=0)
         if current is None or afresh:
             digest = (NONE if not has_states else
-                      ALL if basis is None else digest_of_basis(basis.basis)[:12])
+                      ALL if basis is None else basis.basis.digest[:12])
             current = self.folder / f"{sequence:06d}-{digest}"
         parts, arrays = [], Packed()
         for segment, partial in states:
@@ -187,7 +188,7 @@ class StoredStates:
             shutil.rmtree(before, ignore_errors=True)
 
     def tokens(self) -> dict[str, str]:
-        """What was last seen of each chunk (see :mod:`lrh_dask.nights.tokens`)."""
+        """What was last seen of each chunk (see :mod:`lrh_dask.stores.tokens`)."""
         try:
             return dict(json.loads((self.folder / "tokens.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -217,38 +218,11 @@ def checked_ledger(group: Path, partial: Partial, wanted: Ledger) -> Partial:
     return partial
 
 
-def digest_of_basis(basis: Basis) -> str:
-    """Digest (hex) of Q: triangles over one basis are not to be merged with those of another."""
-    return hashlib.sha256(np.ascontiguousarray(basis.q).tobytes()).hexdigest()
-
-
 def _listed(group: Path) -> list[Stored]:
-    attributes = _checked(attributes_of(group))
+    attributes = checked_attributes(attributes_of(group))
     return [Stored(Segment.known(part["segment"]),
                    tuple(RowDigest(*d) for d in part["digests"]), int(attributes["sequence"]),
                    group, i) for i, part in enumerate(attributes["parts"])]
-
-
-def _checked(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of a group of states, if they are those that were written.
-
-    Raises:
-        ValueError: they are not.
-    """
-    known = {name: value for name, value in attributes.items() if name != "digest"}
-    if known.get("lrh_dask_states") != FORMAT_VERSION or attributes["digest"] != _digest(known):
-        message = "its attributes are not those that were written"
-        raise ValueError(message)
-    return known
-
-
-def _digest(attributes: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
-
-
-def is_states(path: Path) -> bool:
-    """Whether a group of states lies at a path."""
-    return "lrh_dask_states" in attributes_of(path)
 
 
 def _write_basis(path: Path, stored: StoredBasis) -> None:
@@ -259,40 +233,3 @@ def _write_basis(path: Path, stored: StoredBasis) -> None:
              "n_pairs_wanted": basis.outlook.n_pairs, "n_read": basis.outlook.stats.n_pairs}
     with written_aside(path, overwrite=True, is_ours=is_states) as aside:
         write_group(aside, {"parts": parts, "basis": known}, arrays, q=basis.q)
-
-
-def write_group(aside: Path, attributes: dict[str, Any], arrays: Packed,
-                **more: np.ndarray) -> None:
-    """Attributes and arrays of a group, with checksums."""
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    group = zarr.open_group(str(aside), mode="w", zarr_format=3)
-    for name, array in {**{name: np.concatenate(parts) for name, parts in arrays.parts.items()},
-                        **more}.items():
-        rows = max(1, min(len(array), CHUNK_NUMBERS // max(1, array[:1].size)))
-        group.create_array(name, data=array, chunks=(rows, *array.shape[1:]),
-                           compressors=(Crc32cCodec(),), config={"write_empty_chunks": True})
-    known = json.loads(json.dumps({"lrh_dask_states": FORMAT_VERSION, **attributes}))
-    group.attrs.put({**known, "digest": _digest(known)})
-
-
-def read_group(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Attributes and arrays of a group.
-
-    Raises:
-        ValueError: it is not whole.
-    """
-    import zarr
-
-    from lrh_dask.stores.chunks import read_rows
-
-    try:
-        group = zarr.open_group(str(path), mode="r", use_consolidated=False)
-        arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
-                  for name, array in group.arrays()}
-        attributes = _checked(dict(group.attrs.asdict()))
-    except Exception as error:
-        message = f"states {path} cannot be read ({finding(error)})"
-        raise ValueError(message) from error
-    return attributes, arrays

@@ -12,15 +12,9 @@ from functools import reduce
 
 from lrh_dask.errors import SettingsError
 from lrh_dask.linalg.ledger import Ledger
-from lrh_dask.nights.states import (
-    Stored,
-    StoredStates,
-    checked_ledger,
-    is_states,
-    read_group,
-    write_group,
-)
+from lrh_dask.nights.states import Stored, StoredStates, checked_ledger
 from lrh_dask.runs.packing import Packed, described, partial_of
+from lrh_dask.runs.state_files import is_states, read_group, write_group
 from lrh_dask.runs.tree import Partial
 from lrh_dask.stores.aside import attributes_of, written_aside
 

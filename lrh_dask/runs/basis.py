@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from xxhash import xxh3_128_hexdigest
 
 from lrh_dask.linalg.reduced_pairs import ReducedPairs
 from lrh_dask.runs import process
@@ -73,6 +75,11 @@ class Basis:
     stats: ReadStats
     outlook: Outlook
     finished: float
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest (hex) of Q: triangles over one basis are not to be merged with those of others."""
+        return xxh3_128_hexdigest(np.ascontiguousarray(self.q).data)
 
     def __sizeof__(self) -> int:
         return 200 + self.q.nbytes

@@ -12,6 +12,7 @@ from typing import Any
 from lrh_dask.runs import progress
 from lrh_dask.runs.basis import Outlook, find_basis, outlook
 from lrh_dask.runs.executor import Executor
+from lrh_dask.runs.kept import Kept, kept_leaf
 from lrh_dask.runs.leaves import (
     basis_leaf,
     fit_leaf,
@@ -51,6 +52,7 @@ class Stages:
     Args:
         client: a Dask client; None carries the stages out in this process.
         run_id: of the run that they are of; whoever watches it is told how far they are.
+        kept: where states of runs of shards are kept, if they are.
 
     Attributes:
         basis: keys of the reduced pairs and of the basis that were found last, if any.
@@ -59,8 +61,8 @@ class Stages:
         states: keys of the triangles of each segment of the last fit, where they are kept.
     """
 
-    def __init__(self, pairs: Pairs, client: Any, run_id: str) -> None:
-        self._executor, self._run_id = Executor(client), run_id
+    def __init__(self, pairs: Pairs, client: Any, run_id: str, kept: Kept | None = None) -> None:
+        self._executor, self._run_id, self._kept = Executor(client), run_id, kept
         self._sources = Sources(pairs, self._executor, self._own)
         self._name = f"{run_id}-{uuid.uuid4().hex[:8]}"
         self._n_stages = 0
@@ -271,7 +273,9 @@ class Stages:
         keys = []
         for run in sorted(runs, key=lambda run: (run.pieces[0].bucket, run.index)):
             key = self._key(kind, run.index)
-            graph[key] = producer(key, leaf, source[run.index], run, *extra)
+            task = leaf, source[run.index], run, *extra
+            graph[key] = producer(key, *task) if self._kept is None else producer(
+                key, kept_leaf, self._kept.of(run), *task)
             keys.append(key)
         merges, root = tree_reduce(keys, merge_partials, self._key("merge"))
         graph.update(merges)

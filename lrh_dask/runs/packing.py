@@ -16,13 +16,14 @@ import numpy as np
 from lrh_dask.linalg.duplicates import RowHashes
 from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.reduced_pairs import ReducedPairs
+from lrh_dask.linalg.row_gram import RowGram
 from lrh_dask.linalg.triangle import Triangle
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.digests import RowDigest
 
 __all__ = ["Packed", "described", "partial_of"]
 
-KINDS = {"triangle": Triangle, "reduced": ReducedPairs}
+KINDS = {"triangle": Triangle, "reduced": ReducedPairs, "products": RowGram}
 
 
 class Packed:
@@ -44,7 +45,7 @@ class Packed:
                 half = "symmetric"
             elif not np.tril(array, -1).any():
                 half = "upper"
-        flat = array[np.triu_indices(len(array))] if half else array.ravel()
+        flat = array[_upper(len(array))] if half else array.ravel()
         dtype = array.dtype.name
         start = self._ends.get(dtype, 0)
         self.parts.setdefault(dtype, []).append(flat)
@@ -59,11 +60,15 @@ def _unpacked(place: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> np.ndar
     if not half:
         return flat.reshape(shape).copy()
     square = np.zeros(shape, flat.dtype)
-    rows, columns = np.triu_indices(shape[0])
-    square[rows, columns] = flat
+    square[_upper(shape[0])] = flat
     if half == "symmetric":
-        square[columns, rows] = flat
+        square.T[_upper(shape[0])] = flat
     return square
+
+
+def _upper(n: int) -> np.ndarray:
+    """Which numbers of a square matrix are on its diagonal or above; a byte each."""
+    return np.tri(n, dtype=bool).T
 
 
 def described(partial: Partial, arrays: Packed) -> dict[str, Any]:

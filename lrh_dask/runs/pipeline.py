@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from lrh_dask.runs.budget import Plan, Route, plan_run
 from lrh_dask.runs.by_features import fit_by_features
 from lrh_dask.runs.dashboard import run_span
 from lrh_dask.runs.graph import Stages
+from lrh_dask.runs.kept import Kept
 from lrh_dask.runs.memory import Shape
 from lrh_dask.runs.refusals import refuse_incomplete
 from lrh_dask.runs.rounds import fit_in_basis
@@ -38,6 +40,7 @@ from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.statistics.verdicts import Verdict
 from lrh_dask.stores.blocks import is_dask
 from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.unchanged import Unchanged
 
 __all__ = ["Method", "assemble", "carry_out", "current_client", "fit", "guarded", "new_run_id",
            "price"]
@@ -54,7 +57,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
         basis: int | Literal["auto"] = "auto", method: Method = "symmetric",
         center: bool | Literal["auto"] = "auto", rtol: float | None = None, psd: bool = False,
         weighting: Literal["stored", "step"] = "stored",
-        device: Literal["auto", "cpu", "gpu"] = "auto",
+        device: Literal["auto", "cpu", "gpu"] = "auto", states: str | Path | None = None,
         on_event: Callable[[progress.Event], None] | None = None) -> LowRankHessian:
     """The low-rank Hessian of stored pairs, with certificates.
 
@@ -75,6 +78,9 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
         weighting: ``step`` divides weights by ‖x‖², for noise that grows with the step; residuals
             are then in that weighting. ``stored`` takes the weights of the store, or none.
         device: where blocks are reduced; ``auto`` takes a GPU where one is usable.
+        states: folder in which states of runs of shards are kept while the run goes; a call with
+            the same one goes on from those that are there, whatever ended the run before. Remove
+            it when the result is saved.
         on_event: called with each :class:`lrh_dask.runs.progress.Event`.
     Returns:
         H = U diag(s) Uᵀ with U (D, r), s (r,) in units of y per unit of x.
@@ -94,13 +100,16 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     spec = Spec(new_run_id(), method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
                 weighting=weighting)
-    stages = Stages(pairs, client, spec.run_id)
+    kept, unchanged = None if states is None else Kept(Path(states), pairs), Unchanged(pairs)
+    stages = Stages(pairs, client, spec.run_id, kept)
     with progress.watch(client, spec.run_id, on_event), run_span(spec.run_id), guarded():
         solved = carry_out(stages, pairs, split, spec, plan)
+        unchanged.refuse_changed()
     plan = replace(plan, n_tasks=stages.n_tasks)
     return assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "basis": basis, "method": method, "center": center, "rtol": rtol, "psd": psd,
-        "weighting": weighting, "device": device})
+        "weighting": weighting, "device": device},
+        None if kept is None else kept.rows([(0, pairs.n_pairs)]))
 
 
 def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = None,
@@ -208,9 +217,11 @@ def _explained(error: Exception) -> LrhError:
 
 
 def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Solved,
-             started: float, settings: dict[str, Any]) -> LowRankHessian:
+             started: float, settings: dict[str, Any], rows: str | None = None) -> LowRankHessian:
     """The result as a user gets it, with everything needed to judge and repeat it.
 
+    Args:
+        rows: digest of what their chunks were, where it is known.
     Raises:
         RunFailed: not every pair was counted exactly once.
     """
@@ -232,7 +243,7 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
                if plan.route is not Route.all_features else max(times["fit"] - started, 0.0),
                "solve": max(times["solve"] - times["fit"], 0.0)}
     notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(
-        solved.notices + outcome.notices)
+        solved.notices + outcome.notices + both.said)
     if counted < n_pairs:
         notices.append(f"{n_pairs - counted} of {n_pairs} rows have weight 0 and do not count")
     notices += [f"{count} of {n_pairs} rows of {label} are all zero (counted)"
@@ -262,7 +273,7 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
                 "bucket_residuals": outcome.bucket_residuals},
         provenance={
             "run": spec.run_id, "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "store": pairs.name, "snapshot": pairs.snapshot, "settings": settings,
+            "store": pairs.name, "snapshot": pairs.snapshot, "settings": settings, "rows": rows,
             "route": plan.route.name,
             "fingerprint": hashlib.sha256(
                 (pairs.fingerprint() + solved.content).encode()).hexdigest(),

@@ -37,6 +37,7 @@ class ReadStats:
     hashes: RowHashes = field(default_factory=RowHashes)
     n_repeated: int | None = None  # counted otherwise than by hashes
     digests: tuple[RowDigest, ...] = ()  # of the rows, where they are asked for
+    said: tuple[str, ...] = ()  # what a user should know, each once
 
     @property
     def n_duplicates(self) -> int:
@@ -45,7 +46,7 @@ class ReadStats:
 
     def to_no_avail(self) -> ReadStats:
         """Of what was read and is dropped only the price counts, no pair."""
-        return ReadStats(n_bytes=self.n_bytes, read_seconds=self.read_seconds)
+        return ReadStats(n_bytes=self.n_bytes, read_seconds=self.read_seconds, said=self.said)
 
     def known_before(self) -> ReadStats:
         """Of what an earlier run has read all counts but the price."""
@@ -61,7 +62,8 @@ class ReadStats:
             max(self.peak_worker_bytes, other.peak_worker_bytes),
             self.hashes.merge(other.hashes),
             other.n_repeated if self.n_repeated is None else self.n_repeated,
-            tuple(sorted(self.digests + other.digests)))
+            tuple(sorted(self.digests + other.digests)),
+            tuple(dict.fromkeys(self.said + other.said)))
 
 
 @dataclass(frozen=True)

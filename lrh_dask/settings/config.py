@@ -77,6 +77,14 @@ class RunSettings(FitSettings):
     """Where the result goes; by default beside the store, as `<store>-hessian.zarr`."""
     overwrite: bool = False
     """Replace a result that exists."""
+    resume: bool = False
+    """Keep states beside the result while the run goes, and go on from those of one broken off."""
+
+    @property
+    def states_path(self) -> Path:
+        """Where states are kept while the run goes, if they are."""
+        path = self.result_path
+        return path.with_name(f"{path.name.removesuffix('.zarr')}.states")
 
     @property
     def result_path(self) -> Path:

@@ -20,7 +20,14 @@ from lrh_dask.errors import BadPairs, SettingsError, explain
 from lrh_dask.linalg.arrays import row_squares
 from lrh_dask.stores.blocks import Block, Blocks, is_dask
 from lrh_dask.stores.checks import check_array, check_rows, check_squares, working_dtype
-from lrh_dask.stores.chunks import is_remote, is_zarr, missing_chunks, read_rows, stored_chunks
+from lrh_dask.stores.chunks import (
+    first_rows,
+    is_remote,
+    is_zarr,
+    missing_chunks,
+    read_rows,
+    stored_chunks,
+)
 from lrh_dask.stores.manifest import Batch
 from lrh_dask.stores.streaming import Stream, can_stream
 
@@ -170,6 +177,12 @@ class Pairs:
         parts = [{"shape": list(a.shape), "dtype": str(a.dtype), "chunks": str(a.chunks)
                   if hasattr(a, "chunks") else ""} for a in self.arrays.values()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def first(self, n_pairs: int) -> Pairs:
+        """The first pairs of a store; where it keeps count, those of its first batches."""
+        arrays = {label: first_rows(array, n_pairs) for label, array in self.arrays.items()}
+        batches = tuple(batch for batch in self.batches if batch.stop <= n_pairs)
+        return replace(self, **arrays, batches=batches)
 
     def part(self, start: int, stop: int) -> Pairs:
         """What a task must be given to read rows ``start`` to ``stop``.

@@ -18,8 +18,8 @@ from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_hexdigest
 
 from lrh_dask.stores.chunks import CHECKSUM_BYTES, stored_chunks
 
-__all__ = ["RowsDigest", "digest_of_texts", "digests", "encoded", "folder_of", "keys_of_rows",
-           "put", "remove", "set_rows", "sync_folders"]
+__all__ = ["RowsDigest", "digest_of", "digest_of_texts", "digests", "encoded", "folder_of",
+           "keys_of_rows", "put", "remove", "set_rows", "sync_folders"]
 
 
 def folder_of(array: Any) -> Path:
@@ -73,6 +73,12 @@ def digests(array: Any, start: int, stop: int) -> dict[str, str]:
         except FileNotFoundError:  # declared to be fill, or found missing by who reads it
             continue
     return found
+
+
+def digest_of(array: Any, stored: bytes) -> str:
+    """Digest (hex) of a chunk by its stored bytes, as :func:`digests` takes it of its file."""
+    return (stored[-CHECKSUM_BYTES:].hex() if _ends_with_checksum(array)
+            else xxh3_64_hexdigest(stored))
 
 
 class RowsDigest:

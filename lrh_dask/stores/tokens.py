@@ -2,7 +2,7 @@
 
 Of each chunk a *token* is kept: something cheap that changes with its bytes. Rows of chunks whose
 token is another one are read, and their digests compared with those of the rows that were counted
-(:mod:`lrh_dask.nights.ledger`). So a part-filled chunk that was filled up, or a store that was
+by who asks. So a part-filled chunk that was filled up, or a store that was
 copied, is no change.
 """
 
@@ -17,10 +17,10 @@ from lrh_dask.errors import BadPairs
 from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.pairs import Pairs
-from lrh_dask.stores.stored_chunks import keys_of_rows
+from lrh_dask.stores.stored_chunks import digest_of_texts, keys_of_rows
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["chunk_tokens", "suspects"]
+__all__ = ["chunk_tokens", "row_tokens", "suspects"]
 
 SNAPSHOT = "snapshot"
 
@@ -42,6 +42,25 @@ def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
         for key in (key for i in at for key in keys_of_rows(array, i * rows, (i + 1) * rows)):
             tokens[f"{label}/{key}"] = token(key)
     return tokens
+
+
+def row_tokens(pairs: Pairs) -> Callable[[Iterable[tuple[int, int]]], str] | None:
+    """What gives a digest of the tokens of all chunks in which rows of some spans lie.
+
+    They are looked at when this is called. None where nothing is known of some.
+    """
+    tokens = chunk_tokens(pairs, [Segment(0, pairs.n_pairs, "", "")])
+    if not all(tokens.values()):
+        return None
+
+    def digest(spans: Iterable[tuple[int, int]]) -> str:
+        keys = dict.fromkeys(
+            f"{label}/{key}" for label, array in pairs.arrays.items()
+            for span in spans for key in keys_of_rows(array, *span))
+        return digest_of_texts([str(pairs.x.store_path), *(
+            f"{key} {tokens.get(key, tokens.get(SNAPSHOT))}" for key in keys)])
+
+    return digest
 
 
 def suspects(pairs: Pairs, tokens: dict[str, str], before: dict[str, str],

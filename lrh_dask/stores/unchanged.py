@@ -1,0 +1,113 @@
+"""Whether rows stayed as they are while a run read them.
+
+A chunk that is written anew in mid-run is read by some tasks as it was and by others as it is:
+the result would be that of no store. So files are looked at before and after (size, time, inode; of
+objects their tags), and where one has changed the rows in it are compared with the digests in the
+store's manifest: an append may fill up the last chunk, whose rows stay the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lrh_dask.errors import BadPairs, explain
+from lrh_dask.stores.chunks import is_zarr, read_rows, stored_chunks
+from lrh_dask.stores.manifest import chunk_digests
+from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.stored_chunks import digest_of, encoded, folder_of, keys_of_rows
+
+__all__ = ["Unchanged"]
+
+N_LISTED = 5
+
+
+class Unchanged:
+    """Looks at the chunks of pairs, now and when a run has read them.
+
+    Pairs in memory and those of a snapshot cannot change; of stores that tell nothing of their
+    chunks nobody knows.
+    """
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs = pairs
+        self._before = self._stamps()
+
+    def refuse_changed(self) -> None:
+        """Raise where rows were written since.
+
+        Raises:
+            BadPairs: naming them.
+        """
+        now = self._stamps()
+        changed = {name for name in {*self._before, *now}
+                   if self._before.get(name) != now.get(name)}
+        rows = [span for span in self._rows_in(changed) if not self._as_appended(*span)]
+        if rows:
+            listed = ", ".join(f"{start}-{stop - 1}" for start, stop in rows[:N_LISTED])
+            raise BadPairs(explain(
+                f"read {self._pairs.name}", expected="rows that stay as they are meanwhile",
+                got=f"chunks that were written or removed (rows {listed}"
+                    f"{', ...' if len(rows) > N_LISTED else ''})",
+                consequence="Some rows were read before and some after it, so no result was "
+                            "written", fix="Run again when nobody writes there: what is appended "
+                "by `lrh append` or `lrh_dask.append_pairs` is no such change"))
+
+    def _stamps(self) -> dict[tuple[str, str], Any]:
+        """What changes with a chunk, by label of its array and key."""
+        from zarr.storage import LocalStore
+
+        found: dict[tuple[str, str], Any] = {}
+        if not is_zarr(self._pairs.x) or self._pairs.snapshot is not None:
+            return found
+        for label, array in self._pairs.arrays.items():
+            listed = getattr(array.store, "tokens", None)  # of object storage
+            if isinstance(array.store, LocalStore):
+                folder = folder_of(array)
+                found |= {(label, key): stamp for key, stamp in _files(folder, folder)}
+            elif listed is not None:
+                prefix = f"{array.path}/"
+                found |= {(label, key.removeprefix(prefix)): stamp
+                          for key, stamp in listed(prefix).items() if "json" not in key}
+        return found
+
+    def _rows_in(self, changed: set[tuple[str, str]]) -> list[tuple[int, int]]:
+        """The rows of row chunks of which some chunk is among those changed."""
+        n, spans = self._pairs.n_pairs, set()
+        for label, array in self._pairs.arrays.items():
+            keys = {key for of, key in changed if of == label}
+            rows = stored_chunks(array)[0] if keys else n
+            spans |= {(start, min(start + rows, n)) for start in range(0, n if keys else 0, rows)
+                      if not keys.isdisjoint(keys_of_rows(array, start, start + rows))}
+        return sorted(spans)
+
+    def _as_appended(self, start: int, stop: int) -> bool:
+        """Whether rows of a row of chunks are those that the store's manifest has digests of.
+
+        They are put into chunks again, with nothing after them, as when they were appended.
+        """
+        for label, array in self._pairs.arrays.items():
+            published = chunk_digests(array, len(self._pairs.batches))
+            first = start // stored_chunks(array)[0] * stored_chunks(array)[0]
+            rows = read_rows(f"{self._pairs.name}/{label}", array, first, stop)
+            if any(published.get(key) != digest_of(array, stored)
+                   for key, stored in encoded(array, first, rows)):
+                return False
+        return True
+
+
+def _files(folder: Path, root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Key and stamp of every chunk under a folder, but for what is being written aside."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _files(Path(entry.path), root)
+                elif not entry.name.startswith(".") and not entry.name.endswith("json"):
+                    told = entry.stat()
+                    yield (os.path.relpath(entry.path, root),
+                           (told.st_size, told.st_mtime_ns, told.st_ino))
+    except FileNotFoundError:  # it was moved away: whatever was in it is gone
+        return
