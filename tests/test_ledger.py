@@ -137,3 +137,8 @@ def test_a_leaf_that_reads_other_rows_than_its_own_ends_without_a_result(tmp_pat
     monkeypatch.setattr(leaves, "_in_blocks", without_the_last_row)
     with pytest.raises(RunFailed, match="left out"):
         fit(pairs)
+
+
+@given(NUMBERS, st.integers(0, 30), st.integers(1, 5))
+def test_rows_overlap_where_they_share_one(numbers, start, n):
+    assert of(numbers).overlaps(start, start + n) == bool(numbers & set(range(start, start + n)))

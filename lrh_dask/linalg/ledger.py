@@ -75,6 +75,11 @@ class Ledger:
         return Ledger.of((a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)
                          if self._holds(a) and not other._holds(a))
 
+    def overlaps(self, start: int, stop: int) -> bool:
+        """Whether some of the rows ``start`` to ``stop`` are among these."""
+        at = int(np.searchsorted(self.spans[:, 0], stop, side="left")) - 1
+        return at >= 0 and bool(start < self.spans[at, 1])
+
     def _holds(self, number: int) -> bool:
         at = int(np.searchsorted(self.spans[:, 0], number, side="right")) - 1
         return at >= 0 and bool(number < self.spans[at, 1])

@@ -22,6 +22,7 @@ from lrh_dask.runs.basis import StoredBasis
 from lrh_dask.runs.budget import MANY_PAIRS, Plan, Route
 from lrh_dask.runs.dashboard import run_span
 from lrh_dask.runs.graph import Stages
+from lrh_dask.runs.kept import Kept
 from lrh_dask.runs.pipeline import assemble, carry_out, current_client, guarded, price
 from lrh_dask.runs.rounds import share_missed, shortcomings, still_missed
 from lrh_dask.runs.segments import lay_out, with_buckets
@@ -32,6 +33,7 @@ from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.statistics.asked import Asked
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.unchanged import Unchanged
 from lrh_dask.stores.windows import Segment
 
 __all__ = ["Counted", "Night", "fit_night"]
@@ -76,7 +78,7 @@ class Night:
 
 def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, run_id: str,
               asked: Asked, basis: int | None, weighting: str, device: str,
-              settings: dict[str, Any], n_before: int = 0,
+              settings: dict[str, Any], n_before: int = 0, kept: Kept | None = None,
               on_event: Callable[[progress.Event], None] | None = None) -> Night:
     """The Hessian of pairs of which some were counted before.
 
@@ -84,6 +86,7 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, ru
         new: segments to be counted; ``known``: those that were.
         asked, basis, weighting, device: see :func:`lrh_dask.fit`.
         n_before: segments of this store that were ever counted, which new ones follow.
+        kept: where states of runs of shards are kept until this is done.
     Raises:
         LrhError: see :func:`lrh_dask.fit`.
     """
@@ -108,7 +111,7 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, ru
     spec = Spec(run_id, "symmetric", asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), n_pairs, watched=on_event is not None,
                 weighting=weighting, digested=True)
-    stages = Stages(pairs, client, run_id)
+    stages, unchanged = Stages(pairs, client, run_id, kept), Unchanged(pairs, whole.ledger)
     with progress.watch(client, run_id, on_event), run_span(run_id), guarded():
         if known is None:
             solved, again = carry_out(stages, pairs, whole, spec, plan), True
@@ -118,6 +121,7 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, ru
                 lambda: _over_again(stages, pairs, whole, spec, plan))
         states = [stages.fetch(key) for key in stages.states]
         found = _basis_of(stages, known, again=again)
+        unchanged.refuse_changed()
     plan = replace(plan, n_tasks=stages.n_tasks)
     read = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
     has_states, added = plan.route not in NO_STATES, everything if again else new

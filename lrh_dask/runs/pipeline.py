@@ -100,7 +100,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     spec = Spec(new_run_id(), method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
                 weighting=weighting)
-    kept, unchanged = None if states is None else Kept(Path(states), pairs), Unchanged(pairs)
+    kept = None if states is None else Kept(Path(states), pairs)
+    unchanged = Unchanged(pairs, split.ledger)
     stages = Stages(pairs, client, spec.run_id, kept)
     with progress.watch(client, spec.run_id, on_event), run_span(spec.run_id), guarded():
         solved = carry_out(stages, pairs, split, spec, plan)

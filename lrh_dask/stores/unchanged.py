@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lrh_dask.errors import BadPairs, explain
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.stores.chunks import is_zarr, read_rows, stored_chunks
 from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
@@ -29,10 +30,13 @@ class Unchanged:
 
     Pairs in memory and those of a snapshot cannot change; of stores that tell nothing of their
     chunks nobody knows.
+
+    Args:
+        rows: that are read; others may change.
     """
 
-    def __init__(self, pairs: Pairs) -> None:
-        self._pairs = pairs
+    def __init__(self, pairs: Pairs, rows: Ledger) -> None:
+        self._pairs, self._rows = pairs, rows
         self._before = self._stamps()
 
     def refuse_changed(self) -> None:
@@ -44,7 +48,8 @@ class Unchanged:
         now = self._stamps()
         changed = {name for name in {*self._before, *now}
                    if self._before.get(name) != now.get(name)}
-        rows = [span for span in self._rows_in(changed) if not self._as_appended(*span)]
+        rows = [span for span in self._rows_in(changed)
+                if self._rows.overlaps(*span) and not self._as_appended(*span)]
         if rows:
             listed = ", ".join(f"{start}-{stop - 1}" for start, stop in rows[:N_LISTED])
             raise BadPairs(explain(
