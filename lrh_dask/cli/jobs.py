@@ -14,9 +14,10 @@ from lrh_dask.clusters.cluster import connect, default_workers
 from lrh_dask.clusters.cluster_kinds import worker_of as asked_worker
 from lrh_dask.errors import BadPairs, LrhError
 from lrh_dask.reports.screen import Screen, size
+from lrh_dask.runs.begun import Begun
 from lrh_dask.runs.budget import Plan
 from lrh_dask.runs.dashboard import dashboard_of, performance_report
-from lrh_dask.runs.kept import as_begun, remove_kept
+from lrh_dask.runs.kept import remove_kept
 from lrh_dask.runs.pipeline import fit, price
 from lrh_dask.runs.shards import Partition
 from lrh_dask.settings.cluster_settings import ClusterSettings
@@ -89,7 +90,12 @@ def _opened(settings: RunSettings) -> tuple[Pairs, list[str]]:
     now = opened()
     if not settings.resume:
         return now, []
-    pairs = as_begun(settings.states_path, now, opened)
+    begun = Begun.noted(settings.states_path)
+    pairs = None if begun is None else begun.pairs_of(now, opened)
+    if pairs is None:
+        pairs = now
+        with suppress(OSError):  # told by who keeps states there
+            Begun.of(pairs).note(settings.states_path)
     more = now.n_pairs - pairs.n_pairs
     return pairs, [] if not more else [
         f"{more:,} pairs were appended since this run began: it goes on with the "

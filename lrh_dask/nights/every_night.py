@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from lrh_dask.nights.publishing import Tonight, age_of, changed_settings, publis
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.totals import total_of
 from lrh_dask.nights.underway import State
+from lrh_dask.nights.unfinished import Unfinished
 from lrh_dask.nights.webhook import notify
 from lrh_dask.runs import progress
 from lrh_dask.runs.dashboard import dashboard_of, performance_report, run_span
@@ -102,13 +103,30 @@ def nightly(settings: NightlySettings | str | Path, watcher: Watcher | None = No
         open_pairs(settings.store, x=settings.x, y=settings.y)
     journal = Journal(catalog.folder, run_id or new_run_id(), watcher)
     with journal.kept(), catalog.held(wait=wait, say=journal.say):
-        return _Call(settings, journal, catalog).carry_out(recompute=recompute)
+        call = _Call(settings, journal, catalog, recompute=recompute)
+        outcome = call.carry_out()
+        if not call.more_came:
+            return outcome
+        more = Journal(catalog.folder, new_run_id(), watcher)
+        with more.kept():
+            of_all = _Call(settings, more, catalog).carry_out()
+        return replace(of_all if of_all.is_new else outcome,
+                       alerts=(*outcome.alerts, *of_all.alerts))
 
 
 class _Call:
-    def __init__(self, settings: NightlySettings, journal: Journal, catalog: Catalog) -> None:
+    """What one run does.
+
+    Attributes:
+        more_came: a run that was broken off is finished first, about the pairs that it had begun
+            with; there are more of them now.
+    """
+
+    def __init__(self, settings: NightlySettings, journal: Journal, catalog: Catalog, *,
+                 recompute: bool = False) -> None:
         self.settings, self.journal, self.catalog = settings, journal, catalog
-        self.started, self.now = time.time(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self.started, self.created = time.time(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self.now = self.created  # as of which windows and days are told
         self.notices: list[str] = []
         self.asked = asked_of(
             rank=settings.rank, basis=settings.basis, method=settings.method,
@@ -122,8 +140,19 @@ class _Call:
         self.runs = catalog.runs()
         self.ours = [run for run in self.runs if run.lineage == self.states.name]
         self.before: Listed | None = self.ours[-1] if self.ours else None
+        self.recompute, self.more_came = recompute, False
+        self.unfinished = Unfinished(self.states.folder, settings)
+        if (before := self.unfinished.goes_on(self.pairs, recompute=recompute)) is not None:
+            self.pairs, self.now, self.recompute = before.pairs, before.now, before.recompute
+            self.more_came = before.n_more > 0
+            journal.say(f"Run {before.run} was broken off: it is finished first" + (
+                f", then {before.n_more:,} pairs that came since are counted"
+                if self.more_came else ""))
 
-    def carry_out(self, *, recompute: bool) -> Outcome:
+    def carry_out(self) -> Outcome:
+        if any(run.run == self.journal.run for run in self.runs):
+            return self._published_before()
+        recompute = self.recompute
         for said in self.damaged:
             self._tell(said.removesuffix("."))
         self._tell_what_is_unusual()
@@ -176,9 +205,9 @@ class _Call:
         if not self.runs:
             return
         last = self.runs[-1]
-        if last.created > self.now:
-            self._tell(f"the clock says {self.now}, and the last run was at {last.created}: it has "
-                       "gone backwards. Runs keep their order all the same")
+        if last.created > self.created:
+            self._tell(f"the clock says {self.created}, and the last run was at {last.created}: it "
+                       "has gone backwards. Runs keep their order all the same")
         if self.before is not None and (changed := changed_settings(
                 self.catalog.folder / self.before.run, self.settings)):
             self._tell(f"{', '.join(changed)} changed since run {self.before.run}: what differs "
@@ -248,13 +277,17 @@ class _Call:
 
     def _fit(self, agenda: Agenda, *, n_before: int) -> Night:
         known, s = self._counted(agenda, n_before), self.settings
+        kept, said = (None, None) if known is not None and not agenda.new else (
+            self.unfinished.begin(self.pairs, self.journal.run, self.now,
+                                  recompute=self.recompute))
+        self.notices += [] if said is None else [said]
         new = agenda.new if known is not None else cut_into_segments(
             agenda.rows, Window.parse(s.window), self.now)
         with self.journal.stages(sum(segment.n_pairs for segment in new)) as stages:
             return fit_night(
                 self.pairs, new, known, run_id=self.journal.run, asked=self.asked,
                 basis=None if s.basis == "auto" else s.basis, weighting=s.weighting,
-                device=s.device, settings=s.model_dump(), n_before=n_before,
+                device=s.device, settings=s.model_dump(), n_before=n_before, kept=kept,
                 on_event=stages.event)
 
     def _counted(self, agenda: Agenda, n_before: int) -> Counted | None:
@@ -286,6 +319,7 @@ class _Call:
             self.states.add(night.added, night.basis, afresh=night.read_all,
                             has_states=night.has_states)
             self.states.keep_tokens({**self.states.tokens(), **tokens})
+            self.unfinished.remove()
         except OSError as error:
             raise RunFailed(explain(
                 f"write states to {self.states.folder}", expected="room and leave to write",
@@ -302,8 +336,9 @@ class _Call:
                    for d in item.digests]
         key = key_of(self.states.name, self.settings, segments, digests)
         document, alerts = publish(self.catalog, self.owed, Tonight(
-            run=self.journal.run, created=self.now, started=self.started, settings=self.settings,
-            pairs=self.pairs, night=night, segments=segments, digests=digests, agenda=agenda,
+            run=self.journal.run, created=self.created, started=self.started,
+            settings=self.settings, pairs=self.pairs, night=night, segments=segments,
+            digests=digests, agenda=agenda,
             lineage=(self.states.name, self.states.lineage), key=key,
             states_bytes=self.states.n_bytes, checked=checked, notices=self.notices,
             performance=performance))
@@ -311,13 +346,17 @@ class _Call:
             self.owed.stale_again(max(s.last for s in segments))
         return self._ended(State.done, document, alerts)
 
+    def _published_before(self) -> Outcome:
+        """This run, whose process has died when it was published."""
+        document = self.catalog.document(self.journal.run)
+        self.catalog.point_at(self.runs[-1].run)
+        return self._ended(State.done, document, _alerts_of(document))
+
     def _nothing_new(self, checked: Checked) -> Outcome:
         """The last run again; of alerts, whether its pairs have grown too old."""
         assert self.before is not None
         document = self.catalog.document(self.before.run)
         self.catalog.point_at(self.before.run)
-        if self.before.run == self.journal.run:  # it was published, and then its process died
-            return self._ended(State.done, document, _alerts_of(document))
         segments = [Segment.known(s) for s in document["ledger"]["segments"]]
         stale = self.settings.alerts.model_copy(update={
             "sharpness_above": None, "residual_above": None})

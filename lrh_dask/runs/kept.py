@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from lrh_dask.errors import BadPairs, SettingsError, explain, finding
+from lrh_dask.errors import SettingsError, explain, finding
 from lrh_dask.linalg.arrays import pick_device
 from lrh_dask.runs import progress
 from lrh_dask.runs.basis import Basis
+from lrh_dask.runs.begun import BEGUN
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.shards import RunOfShards
 from lrh_dask.runs.spec import Spec
@@ -41,9 +42,9 @@ from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.tokens import row_tokens
 
-__all__ = ["Keeping", "Kept", "as_begun", "kept_leaf", "remove_kept"]
+__all__ = ["Keeping", "Kept", "kept_leaf", "remove_kept"]
 
-MARK, BEGUN = "here", "begun.json"
+MARK = "here"
 ANY_SPEC = {"run_id", "watched", "stage", "asked", "method", "device"}
 """Of these no state of a run of shards depends; on the device by its kind."""
 NOT_SEEN = "a worker does not see {}: its states are not kept"
@@ -113,29 +114,6 @@ class Kept:
         """Where the state of a run of shards is kept."""
         return Keeping(str(self.folder), self._mark,
                        self.rows([(piece.start, piece.stop) for piece in run.pieces]))
-
-
-def as_begun(folder: Path, pairs: Pairs, reopened: Callable[[str], Pairs]) -> Pairs:
-    """The pairs that a run began with that keeps its states in a folder; these where none did.
-
-    Args:
-        reopened: opens them at another snapshot.
-    """
-    known: dict[str, Any] = {}
-    with suppress(OSError, ValueError, TypeError):
-        known = dict(json.loads((folder / BEGUN).read_text(encoding="utf-8")))
-    n_pairs, snapshot = known.get("n_pairs"), known.get("snapshot")
-    if known.get("store") == str(pairs.x.store_path) and isinstance(n_pairs, int):
-        if isinstance(snapshot, str) and pairs.snapshot is not None:
-            with suppress(BadPairs):  # it has expired
-                return reopened(snapshot)
-        elif 2 <= n_pairs <= pairs.n_pairs:
-            return pairs.first(n_pairs)
-    with suppress(OSError):  # told by who keeps states there
-        replace_file(folder / BEGUN, json.dumps({
-            "store": str(pairs.x.store_path), "n_pairs": pairs.n_pairs,
-            "snapshot": pairs.snapshot}))
-    return pairs
 
 
 def remove_kept(folder: Path) -> None:

@@ -1,0 +1,86 @@
+"""What a run was about when it began: one that goes on is about the same pairs.
+
+A store may have grown since. Whoever finishes what was broken off counts the pairs that there were:
+of these states are kept, and the result is the one that it would have been.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lrh_dask.errors import BadPairs
+from lrh_dask.stores.aside import replace_file
+from lrh_dask.stores.pairs import Pairs
+
+__all__ = ["BEGUN", "Begun"]
+
+BEGUN = "begun.json"
+
+
+KINDS: dict[str, Any] = {"store": str, "n_pairs": int, "snapshot": (str, type(None)), "run": str,
+                         "now": str, "settings": dict}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a run that keeps states in a folder was about when it began.
+
+    Attributes:
+        store: where its pairs lie; ``n_pairs``, ``snapshot``: which of them there were.
+        run: its name; ``now``: when that was (ISO 8601, UTC).
+        settings: that its result depends on.
+    """
+
+    store: str
+    n_pairs: int
+    snapshot: str | None = None
+    run: str = ""
+    now: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(pairs: Pairs, **more: Any) -> Begun:
+        """A run that begins now."""
+        return Begun(_address(pairs), pairs.n_pairs, pairs.snapshot, **more)
+
+    @staticmethod
+    def noted(folder: Path) -> Begun | None:
+        """That which was broken off, if any was."""
+        try:
+            known = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+            found = Begun(**known)
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if all(isinstance(getattr(found, name), kind)
+                            for name, kind in KINDS.items()) else None
+
+    def note(self, folder: Path) -> None:
+        """Write it down, before anything is read.
+
+        Raises:
+            OSError: there is no room, or no leave to write.
+        """
+        replace_file(folder / BEGUN, json.dumps(asdict(self), indent=1))
+
+    def pairs_of(self, pairs: Pairs, reopened: Callable[[str], Pairs]) -> Pairs | None:
+        """Of a store as it is now the pairs that there were; None where they are gone.
+
+        Args:
+            reopened: opens them at another snapshot.
+        """
+        if self.store != _address(pairs) or (self.snapshot is None) != (pairs.snapshot is None):
+            return None
+        if self.snapshot is not None:
+            with suppress(BadPairs):  # it has expired
+                return reopened(self.snapshot)
+            return None
+        return pairs.first(self.n_pairs) if 2 <= self.n_pairs <= pairs.n_pairs else None
+
+
+def _address(pairs: Pairs) -> str:
+    return str(getattr(pairs.x.store, "folder", pairs.x.store_path))
