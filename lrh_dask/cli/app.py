@@ -77,6 +77,10 @@ def run(
         weighting: Annotated[str | None, typer.Option(
             "--weighting", metavar="stored|step", show_default="stored",
             help="`step`: noise grows with the length of x.")] = None,
+        bad_rows: Annotated[str | None, typer.Option(
+            "--bad-rows", metavar="fail|skip", show_default="fail",
+            help="Rows that hold NaN or Inf: refuse the store, or leave them out and count them.",
+            )] = None,
         x: XName = None,
         y: YName = None,
         out: Annotated[str | None, typer.Option(
@@ -111,7 +115,7 @@ def run(
         "rank": number_or_text(rank), "basis": number_or_text(basis), "method": method,
         "center": yes_or_no(center), "x": x, "y": y, "out": out, "device": device, "rtol": rtol,
         "overwrite": overwrite or None, "resume": resume or None, "psd": psd or None,
-        "weighting": weighting},
+        "weighting": weighting, "bad_rows": bad_rows},
         {"workers": workers, "threads_per_worker": threads_per_worker,
          "memory_limit": memory_limit, "scheduler": scheduler})
     screen = Screen(quiet_output=as_json)

@@ -157,6 +157,7 @@ def fit_job(pairs: Pairs, settings: RunSettings, screen: Screen,
             hessian = fit(pairs, rank=settings.rank, basis=settings.basis, method=settings.method,
                           center=settings.center, rtol=settings.rtol, psd=settings.psd,
                           weighting=settings.weighting, device=settings.device,
+                          bad_rows=settings.bad_rows,
                           states=settings.states_path if settings.resume else None,
                           on_event=stages.event)
     except KeyboardInterrupt:

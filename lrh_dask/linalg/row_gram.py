@@ -39,10 +39,12 @@ class RowGram:
     Attributes:
         products: Z Zᵀ (2n, 2n) float64.
         ledger: the features that it has seen, of all rows.
+        bad: (n,) bool, rows of which some feature was NaN or Inf: they do not count; None is none.
     """
 
     products: Array
     ledger: Ledger = field(default_factory=lambda: Ledger.of(()))
+    bad: np.ndarray | None = None
 
     def merge(self, other: RowGram) -> RowGram:
         """The products over the features of both.
@@ -50,11 +52,18 @@ class RowGram:
         Raises:
             RunFailed: some features are in both.
         """
-        return RowGram(self.products + other.products, self.ledger.merge(other.ledger))
+        bad = self.bad if other.bad is None else (
+            other.bad if self.bad is None else self.bad | other.bad)
+        return RowGram(self.products + other.products, self.ledger.merge(other.ledger), bad)
+
+    def without(self, bad: np.ndarray) -> RowGram:
+        """The products with zeros for rows of x and y that are not to count ((n,) bool)."""
+        good = np.tile(~bad, 2)
+        return RowGram(to_host(self.products) * (good[:, None] & good), self.ledger, bad)
 
     def to_host(self) -> RowGram:
         """The same state in host memory, as it travels."""
-        return RowGram(to_host(self.products), self.ledger)
+        return RowGram(to_host(self.products), self.ledger, self.bad)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """X' and Y' (n, 2n + 1) float64: the pairs in an orthonormal basis of their span.

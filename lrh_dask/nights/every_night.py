@@ -132,7 +132,8 @@ class _Call:
             rank=settings.rank, basis=settings.basis, method=settings.method,
             center=settings.center, rtol=settings.rtol, psd=settings.psd,
             weighting=settings.weighting, device=settings.device)
-        self.pairs = open_pairs(settings.store, x=settings.x, y=settings.y)
+        self.pairs = replace(open_pairs(settings.store, x=settings.x, y=settings.y),
+                             bad_rows=settings.bad_rows)
         self.states = StoredStates(catalog.folder / "states", lineage_of(settings, self.pairs))
         self.states.put_in_order()
         self.owed = Owed(catalog.folder)

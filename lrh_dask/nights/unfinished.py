@@ -8,7 +8,7 @@ however much was appended since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Unfinished:
         found = begun.pairs_of(pairs, lambda snapshot: open_pairs(
             self._settings.store, x=self._settings.x, y=self._settings.y, snapshot=snapshot))
         return None if found is None else GoesOn(
-            begun.run, begun.now, found, pairs.n_pairs - found.n_pairs, known == self._known(True))
+            begun.run, begun.now, replace(found, bad_rows=pairs.bad_rows),
+            pairs.n_pairs - found.n_pairs, known == self._known(True))
 
     def begin(self, pairs: Pairs, run: str, now: str, *,
               recompute: bool) -> tuple[Kept | None, str | None]:

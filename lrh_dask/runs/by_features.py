@@ -23,6 +23,7 @@ from lrh_dask.runs.shards import RUN_BYTES, Partition, Piece, RunOfShards
 from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.tasks import Solved, solve_whole
 from lrh_dask.runs.tree import Partial, ReadStats
+from lrh_dask.statistics.sizes import Sizes, exponents
 from lrh_dask.stores.pairs import Pairs
 
 __all__ = ["fit_by_features"]
@@ -53,7 +54,7 @@ def fit_by_features(stages: Stages, pairs: Pairs, split: Partition, spec: Spec) 
     lifted = np.empty((pairs.n_features, n_vectors), pairs.dtype)
     ledger = Ledger.of(())
     stats = solved.basis_stats
-    runs = _runs(pairs, LIFTED_BYTES // (n_vectors * pairs.dtype.itemsize))
+    runs = _runs(pairs, LIFTED_BYTES // (max(n_vectors, 1) * pairs.dtype.itemsize))
     coefficients = stages.share("coefficients", lift.coefficients)
     for run, (part, read) in stages.each("vectors", lift_leaf, runs, coefficients, spec,
                                          n_told=told):
@@ -71,15 +72,17 @@ def products_leaf(pairs: Pairs, run: RunOfShards, spec: Spec) -> Partial:
     """Products of all rows over a run of blocks of features."""
     device = device_of_run(spec)
     summing, stats = Summing(), ReadStats()
-    n = pairs.n_pairs
+    n, bad = pairs.n_pairs, None
     rooms = _rooms(pairs, run)
     parts = [(0, n, columns, room) for columns, room in zip(run.blocks, rooms, strict=True)]
     for block, room in zip(read_ahead(pairs.read, parts, pairs.blocks.n_ahead), rooms, strict=True):
         summing.add(device.put(room))
+        if block.bad is not None:
+            bad = block.bad if bad is None else bad | block.bad
         stats = stats.merge(ReadStats(0, block.n_bytes, block.seconds,
                                       peak_worker_bytes=process.peak_bytes()))
     n_told = _tell(pairs, run, spec, "basis", stats)
-    state = replace(summing.state().to_host(), ledger=Ledger.of(run.blocks))
+    state = replace(summing.state().to_host(), ledger=Ledger.of(run.blocks), bad=bad)
     return Partial({0: state}, replace(stats, n_pairs=n_told))
 
 
@@ -87,10 +90,17 @@ def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec)
     """The fit of pairs that are known by their products."""
     gram: RowGram = partial.states[0]
     refuse_incomplete("features", gram.ledger, Ledger.of([(0, pairs.n_features)]))
+    stored = pairs.read_weight(0, pairs.n_pairs)
+    bad = np.zeros(pairs.n_pairs, bool) if gram.bad is None else gram.bad
+    if stored is not None:
+        bad = bad | ~np.isfinite(stored)
+        stored = np.where(bad, 0.0, stored)
+    if bad.any():
+        gram = gram.without(bad)
     x, y = gram.rows()
     x_squares, y_squares = np.split(np.diagonal(gram.products), 2)
-    weight = weights_of(pairs.read_weight(0, pairs.n_pairs), x_squares, spec)
-    counts = np.ones(len(x), dtype=bool) if weight is None else weight > 0
+    weight = weights_of(stored, x_squares, spec)
+    counts = ~bad if weight is None else (weight > 0) & ~bad
     states = {}
     for bucket in split.buckets:
         rows = np.concatenate([np.arange(first, last + 1) for first, last in split.rows_of(bucket)])
@@ -100,14 +110,23 @@ def solve_products(partial: Partial, pairs: Pairs, split: Partition, spec: Spec)
                          max_rank=spec.n_pairs),
             ledger=Ledger.of((first, last + 1) for first, last in split.rows_of(bucket)))
     stats = replace(
-        partial.stats, zero_x_rows=int(np.count_nonzero(x_squares == 0)),
-        zero_y_rows=int(np.count_nonzero(y_squares == 0)),
-        zero_weight_rows=int(np.count_nonzero(~counts)), n_repeated=gram.n_repeated())
+        partial.stats, zero_x_rows=int(np.count_nonzero((x_squares == 0) & ~bad)),
+        zero_y_rows=int(np.count_nonzero((y_squares == 0) & ~bad)),
+        zero_weight_rows=int(np.count_nonzero(~counts & ~bad)), n_repeated=gram.n_repeated(),
+        x_sizes=Sizes.of(exponents(x_squares)), y_sizes=Sizes.of(exponents(y_squares)),
+        skipped=_by_shard(bad, pairs.blocks.chunk_rows))
     solved = solve_whole(Partial(states, stats), spec)
     vectors = solved.eigenvectors
     if solved.offset is not None:
         vectors = np.concatenate([vectors, solved.offset[:, None]], axis=1)
     return Lift(solved, lifting_coefficients(x, y, vectors))
+
+
+def _by_shard(bad: np.ndarray, rows: int) -> tuple[tuple[int, int, int], ...]:
+    """How many of the rows of each shard are bad, where some are."""
+    shards = [(start, min(start + rows, len(bad))) for start in range(0, len(bad), rows)]
+    return tuple((start, stop, int(np.count_nonzero(bad[start:stop])))
+                 for start, stop in shards if bad[start:stop].any())
 
 
 def lift_leaf(pairs: Pairs, run: RunOfShards, coefficients: np.ndarray,

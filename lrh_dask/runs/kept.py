@@ -131,7 +131,7 @@ def kept_leaf(keeping: Keeping, leaf: Callable[..., Partial], pairs: Pairs, run:
     if not keeping.is_seen:
         return _told(leaf(pairs, run, *extra), NOT_SEEN.format(keeping.folder))
     spec = next(item for item in extra if isinstance(item, Spec))
-    wanted = _dependences(keeping.rows, leaf, run, extra)
+    wanted = _dependences(keeping.rows, leaf, run, (*extra, pairs.bad_rows))
     path = Path(keeping.folder) / (
         xxh3_128_hexdigest(json.dumps(wanted, sort_keys=True).encode()) + ".zip")
     said = None

@@ -19,6 +19,7 @@ from lrh_dask.linalg.reduced_pairs import EXACT_ROWS, Reducing
 from lrh_dask.runs import process, progress
 from lrh_dask.runs.basis import Basis
 from lrh_dask.runs.budget import Route
+from lrh_dask.runs.looking import Looking
 from lrh_dask.runs.memory import CACHED_BYTES, LEAST_ROWS, SLAB_BYTES, WAITING_BYTES
 from lrh_dask.runs.metering import Reading
 from lrh_dask.runs.shards import RunOfShards
@@ -147,17 +148,16 @@ def _fold(pairs: Pairs, run: RunOfShards, spec: Spec, slab_rows: int, device: De
     """
     folds: dict[int, Fold] = {}
     seen: dict[int, list[tuple[int, int]]] = {}  # rows, by key
-    stats, hashes = ReadStats(), [RowHashes()]
+    hashes = [RowHashes()]
     digests = Digesting(run.blocks if every_row and spec.digested else ())
+    looking = Looking(run.blocks)
     for slab, bucket in slabs(pairs, run, slab_rows):
         if every_row:
             hashes.append(hashes_of(slab, spec.n_pairs))
             if spec.digested:
                 digests.add(slab)
         rows = _counted(slab, spec)
-        stats = stats.merge(ReadStats(
-            len(slab.x), slab.n_bytes, slab.seconds, _zero_rows(slab.x, slab.x_squares),
-            _zero_rows(slab.y, slab.y_squares), len(slab.x) - len(rows.x)))
+        looking.add(slab, len(rows.x))
         for taker in takers:
             part, key = taker.part(slab), taker.key_of(bucket)
             if part is not None:
@@ -172,8 +172,8 @@ def _fold(pairs: Pairs, run: RunOfShards, spec: Spec, slab_rows: int, device: De
         del slab, rows  # before the next ones are waited for
         if len(hashes) > MERGED_AT_ONCE:
             hashes = [RowHashes().merge(*hashes)]
-    stats = stats.merge(ReadStats(peak_worker_bytes=process.peak_bytes(),
-                                  hashes=RowHashes().merge(*hashes), digests=digests.state()))
+    stats = replace(looking.state(), peak_worker_bytes=process.peak_bytes(),
+                    hashes=RowHashes().merge(*hashes), digests=digests.state())
     if spec.watched:
         progress.emit(spec.run_id, progress.Event(spec.stage, run.index, stats.n_pairs,
                                                   stats.n_bytes))
@@ -237,16 +237,18 @@ def read_ahead(read: Callable[..., Read], parts: Sequence[tuple[Any, ...]],
 def _counted(slab: Block, spec: Spec) -> Block:
     """The rows that count, with their weights.
 
-    Rows of weight zero are left out here, so that no number of pairs has them in it.
+    Rows of weight zero, and bad ones, are left out here, so that no number of pairs has them in it.
     """
     weight = weights_of(slab.weight, slab.x_squares, spec)
-    if weight is None:
+    if weight is None and slab.bad is None:
         return slab
-    counts = weight > 0
+    counts = np.ones(len(slab.x), bool) if weight is None else weight > 0
+    if slab.bad is not None:
+        counts &= ~slab.bad
     if counts.all():
         return replace(slab, weight=weight)
     return Block(slab.start, slab.x[counts], slab.y[counts], slab.x_squares[counts],
-                 slab.y_squares[counts], weight[counts])
+                 slab.y_squares[counts], None if weight is None else weight[counts])
 
 
 def weights_of(stored: np.ndarray | None, x_squares: np.ndarray,
@@ -265,12 +267,6 @@ def hashes_of(block: Block, n_pairs: int) -> RowHashes:
         told &= block.weight > 0
     return RowHashes.of(block.x, block.y, keys=(block.x_squares, block.y_squares),
                         share=KEPT / (2 * n_pairs), told=None if told.all() else told)
-
-
-def _zero_rows(rows: np.ndarray, squares: np.ndarray) -> int:
-    """How many rows are zero; squares of very small numbers are zero, too."""
-    suspects = np.flatnonzero(squares == 0)
-    return int(np.count_nonzero(~rows[suspects].any(axis=1)))
 
 
 def device_of_run(spec: Spec) -> Device:

@@ -19,6 +19,7 @@ from lrh_dask.linalg.reduced_pairs import ReducedPairs
 from lrh_dask.linalg.row_gram import RowGram
 from lrh_dask.linalg.triangle import Triangle
 from lrh_dask.runs.tree import Partial, ReadStats
+from lrh_dask.statistics.sizes import Sizes
 from lrh_dask.stores.digests import RowDigest
 
 __all__ = ["Packed", "described", "partial_of"]
@@ -89,6 +90,9 @@ def described(partial: Partial, arrays: Packed) -> dict[str, Any]:
     return {"states": states, "digests": [list(asdict(d).values()) for d in s.digests],
             "stats": {name: getattr(s, name) for name in (
                 "n_pairs", "zero_x_rows", "zero_y_rows", "zero_weight_rows")},
+            "sizes": [[[e, n] for e, n in sizes.counts.items()]
+                      for sizes in (s.x_sizes, s.y_sizes)],
+            "skipped": [list(shard) for shard in s.skipped],
             "hashes": {field.name: packed(getattr(s.hashes, field.name))
                        for field in fields(s.hashes)}}
 
@@ -102,6 +106,9 @@ def partial_of(part: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Par
 
     states = {int(bucket): KINDS[state["kind"]](**unpacked(state))
               for bucket, state in part["states"].items()}
+    x_sizes, y_sizes = (Sizes({int(e): int(n) for e, n in counts}) for counts in part["sizes"])
     return Partial(states, ReadStats(
-        **part["stats"], hashes=RowHashes(**unpacked(part["hashes"])),
+        **part["stats"], x_sizes=x_sizes, y_sizes=y_sizes,
+        skipped=tuple((int(a), int(b), int(n)) for a, b, n in part["skipped"]),
+        hashes=RowHashes(**unpacked(part["hashes"])),
         digests=tuple(RowDigest(*d) for d in part["digests"])))

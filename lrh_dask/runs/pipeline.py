@@ -37,6 +37,7 @@ from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.tasks import Short, Solved
 from lrh_dask.statistics.asked import asked_of
 from lrh_dask.statistics.hessian import LowRankHessian
+from lrh_dask.statistics.sizes import FAR
 from lrh_dask.statistics.verdicts import Verdict
 from lrh_dask.stores.blocks import is_dask
 from lrh_dask.stores.pairs import Pairs
@@ -58,6 +59,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
         center: bool | Literal["auto"] = "auto", rtol: float | None = None, psd: bool = False,
         weighting: Literal["stored", "step"] = "stored",
         device: Literal["auto", "cpu", "gpu"] = "auto", states: str | Path | None = None,
+        bad_rows: Literal["fail", "skip"] = "fail",
         on_event: Callable[[progress.Event], None] | None = None) -> LowRankHessian:
     """The low-rank Hessian of stored pairs, with certificates.
 
@@ -81,6 +83,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
         states: folder in which states of runs of shards are kept while the run goes; a call with
             the same one goes on from those that are there, whatever ended the run before. Remove
             it when the result is saved.
+        bad_rows: whether rows that hold NaN or Inf are an error, or are left out, counted by shard
+            in ``provenance["skipped"]``.
         on_event: called with each :class:`lrh_dask.runs.progress.Event`.
     Returns:
         H = U diag(s) Uᵀ with U (D, r), s (r,) in units of y per unit of x.
@@ -94,7 +98,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     started = time.time()
     asked = asked_of(rank=rank, basis=basis, method=method, center=center, rtol=rtol, psd=psd,
                      weighting=weighting, device=device)
-    client = current_client()
+    client, pairs = current_client(), replace(pairs, bad_rows=bad_rows)
     plan, split = price(pairs, rank=asked.rank, basis=None if basis == "auto" else basis,
                         method=method, client=client)
     spec = Spec(new_run_id(), method, asked, plan.route, plan.max_basis, device,
@@ -109,7 +113,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     plan = replace(plan, n_tasks=stages.n_tasks)
     return assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "basis": basis, "method": method, "center": center, "rtol": rtol, "psd": psd,
-        "weighting": weighting, "device": device},
+        "weighting": weighting, "device": device, "bad_rows": bad_rows},
         None if kept is None else kept.rows([(0, pairs.n_pairs)]))
 
 
@@ -229,7 +233,7 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
     last = solved.fit_stats if solved.fit_stats.n_pairs else solved.basis_stats
     n_pairs = split.n_pairs
     refuse_incomplete("rows", solved.ledger, split.ledger)
-    counted = n_pairs - last.zero_weight_rows
+    counted = n_pairs - last.zero_weight_rows - last.n_skipped
     if solved.n_pairs != counted:
         raise RunFailed(explain(
             "run", expected=f"{counted} pairs counted once each", got=f"{solved.n_pairs}",
@@ -245,16 +249,25 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
                "solve": max(times["solve"] - times["fit"], 0.0)}
     notices = pairs.notices() + [plan.notice] * bool(plan.notice) + list(
         solved.notices + outcome.notices + both.said)
-    if counted < n_pairs:
-        notices.append(f"{n_pairs - counted} of {n_pairs} rows have weight 0 and do not count")
+    if last.zero_weight_rows:
+        notices.append(f"{last.zero_weight_rows} of {n_pairs} rows have weight 0 and do not count")
+    if last.skipped:
+        shards = [(start, stop - 1) for start, stop, _ in last.skipped]
+        notices.append(f"{last.n_skipped} of {n_pairs} rows hold NaN or Inf and were left out (in "
+                       f"the shards of rows {_listed(shards)})")
     notices += [f"{count} of {n_pairs} rows of {label} are all zero (counted)"
                 for label, count in (("x", last.zero_x_rows), ("y", last.zero_y_rows)) if count]
+    notices += [f"{count} of {n_pairs} rows of {label} are more than {2**FAR:,} times longer or "
+                "shorter than the median (counted): look at their unit"
+                for label, count in (("x", last.x_sizes.n_far), ("y", last.y_sizes.n_far)) if count]
     notices += [f"bucket {bucket} (rows {_listed(split.rows_of(bucket))}) is explained much worse "
                 "than the others: look at those pairs"
                 for bucket in outcome.certificates.outlier_buckets]
     repeated = last.n_duplicates
     certificates = replace(outcome.certificates, n_duplicates=repeated,
-                           n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows)
+                           n_zero_x=last.zero_x_rows, n_zero_y=last.zero_y_rows,
+                           n_far_x=last.x_sizes.n_far, n_far_y=last.y_sizes.n_far,
+                           n_skipped=last.n_skipped)
     errors = outcome.standard_errors
     if repeated > MOST_DUPLICATES * n_pairs:
         said = (f"{repeated:,} of {n_pairs:,} rows repeat others: pairs held out are not "
@@ -275,6 +288,7 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
         provenance={
             "run": spec.run_id, "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             "store": pairs.name, "snapshot": pairs.snapshot, "settings": settings, "rows": rows,
+            "skipped": [{"start": a, "stop": b, "n": n} for a, b, n in last.skipped],
             "route": plan.route.name,
             "fingerprint": hashlib.sha256(
                 (pairs.fingerprint() + solved.content).encode()).hexdigest(),

@@ -63,13 +63,19 @@ def refuse_empty(stats: ReadStats) -> None:
     Raises:
         BadPairs: naming which.
     """
-    if stats.n_pairs and stats.zero_x_rows == stats.n_pairs:
+    n_good = stats.n_pairs - stats.n_skipped
+    if stats.n_pairs and n_good < 2:
+        raise BadPairs(explain(
+            "all pairs", expected="rows without NaN and Inf",
+            got=f"{stats.n_skipped:,} bad ones of {stats.n_pairs:,}",
+            consequence="Nothing is left to fit", fix="Check how x and y were recorded"))
+    if n_good and stats.zero_x_rows == n_good:
         raise BadPairs(explain(
             "all pairs", expected="points or steps x that differ from zero",
-            got=f"x = 0 in all {stats.n_pairs} rows",
+            got=f"x = 0 in all {n_good} rows",
             consequence="y = H 0 says nothing about H",
             fix="Check that x was written; for secant pairs it is the step, not its direction"))
-    if stats.n_pairs and stats.zero_weight_rows == stats.n_pairs:
+    if n_good and stats.zero_weight_rows == n_good:
         raise BadPairs(explain(
             "all pairs", expected="weights that are not all zero", got="a sum of weights of 0",
             consequence="No pair counts", fix="Check the array `weight`, or leave it out"))

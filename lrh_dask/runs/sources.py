@@ -58,7 +58,8 @@ class Sources:
         for run in runs:
             key = self._rows(run.index)
             graph[key] = Task(key, slice_in_memory, pairs.name, run.blocks[0][0],
-                              *(TaskRef(names.get(k, k)) for k in keys[run.index]))
+                              *(TaskRef(names.get(k, k)) for k in keys[run.index]),
+                              bad_rows=pairs.bad_rows)
             sources[run.index] = TaskRef(key)
         return sources
 

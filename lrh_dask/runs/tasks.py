@@ -171,7 +171,7 @@ def solve_whole(partial: Partial, spec: Spec) -> Solved:
     refuse_empty(partial.stats)
     held: dict[int, ReducedPairs] = {b: s for b, s in partial.states.items() if s.n_pairs}
     x = np.concatenate([s.x for s in held.values()]).astype(np.float64)
-    counted = spec.n_pairs - partial.stats.zero_weight_rows
+    counted = spec.n_pairs - partial.stats.zero_weight_rows - partial.stats.n_skipped
     if len(x) != counted:
         raise RunFailed(explain(
             "solve", expected=f"{counted} pairs, uncut", got=f"{len(x)}",

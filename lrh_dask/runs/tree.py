@@ -13,6 +13,7 @@ from typing import Any
 from lrh_dask.linalg.duplicates import RowHashes
 from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.runs.task_spec import Task, TaskRef
+from lrh_dask.statistics.sizes import Sizes
 from lrh_dask.stores.digests import RowDigest
 
 __all__ = ["Key", "Partial", "ReadStats", "producer", "tree_reduce"]
@@ -33,11 +34,19 @@ class ReadStats:
     zero_x_rows: int = 0
     zero_y_rows: int = 0
     zero_weight_rows: int = 0
+    x_sizes: Sizes = field(default_factory=Sizes)
+    y_sizes: Sizes = field(default_factory=Sizes)
+    skipped: tuple[tuple[int, int, int], ...] = ()  # a shard's rows, and how many were left out
     peak_worker_bytes: int = 0
     hashes: RowHashes = field(default_factory=RowHashes)
     n_repeated: int | None = None  # counted otherwise than by hashes
     digests: tuple[RowDigest, ...] = ()  # of the rows, where they are asked for
     said: tuple[str, ...] = ()  # what a user should know, each once
+
+    @property
+    def n_skipped(self) -> int:
+        """Rows that held NaN or Inf and were left out."""
+        return sum(n for _, _, n in self.skipped)
 
     @property
     def n_duplicates(self) -> int:
@@ -59,6 +68,8 @@ class ReadStats:
             self.read_seconds + other.read_seconds, self.zero_x_rows + other.zero_x_rows,
             self.zero_y_rows + other.zero_y_rows,
             self.zero_weight_rows + other.zero_weight_rows,
+            self.x_sizes.merge(other.x_sizes), self.y_sizes.merge(other.y_sizes),
+            tuple(sorted(self.skipped + other.skipped)),
             max(self.peak_worker_bytes, other.peak_worker_bytes),
             self.hashes.merge(other.hashes),
             other.n_repeated if self.n_repeated is None else self.n_repeated,

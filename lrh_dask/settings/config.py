@@ -52,6 +52,8 @@ class FitSettings(Strict):
     """`step` divides weights by the squared length of x, for noise that grows with the step."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where workers compute; `auto` takes a GPU where one is usable."""
+    bad_rows: Literal["fail", "skip"] = "fail"
+    """Rows that hold NaN or Inf: `fail` refuses the store, `skip` leaves them out, counted."""
     cluster: ClusterSettings = ClusterSettings()
     """Where the run is carried out."""
 

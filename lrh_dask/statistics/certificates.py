@@ -43,6 +43,8 @@ class Certificates:
             counted where few rows are heavy or long.
         n_duplicates: rows that repeat another, x and y alike (an estimate beyond 16,384 rows).
         n_zero_x, n_zero_y: rows that are all zero.
+        n_far_x, n_far_y: rows a million times longer or shorter than the median.
+        n_skipped: rows that held NaN or Inf and were left out.
         outlier_buckets: see :func:`outlying_buckets`.
         n_basis: columns k that were fitted; ``n_buckets``: buckets behind the errors.
         standard_error_note: why standard errors are missing, or what they are conditional on.
@@ -66,6 +68,9 @@ class Certificates:
     n_duplicates: int = 0
     n_zero_x: int = 0
     n_zero_y: int = 0
+    n_far_x: int = 0
+    n_far_y: int = 0
+    n_skipped: int = 0
     outlier_buckets: tuple[int, ...] = ()
 
 

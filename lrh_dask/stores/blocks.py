@@ -30,6 +30,7 @@ class Block:
     Attributes:
         start: number of the first row in the whole store.
         x_squares, y_squares: (m,) float64, ‖x‖² and ‖y‖² of every row, finite.
+        bad: (m,) which rows held NaN or Inf and are zeros here, to be left out; None is none.
     """
 
     start: int
@@ -40,13 +41,15 @@ class Block:
     weight: np.ndarray | None
     n_bytes: int = 0
     seconds: float = 0.0
+    bad: np.ndarray | None = None
 
     def rows(self, start: int, stop: int) -> Block:
         """Rows ``start`` to ``stop`` of the whole store, as a view; costs go with the first."""
         part = slice(start - self.start, stop - self.start)
         costs = (self.n_bytes, self.seconds) if start == self.start else (0, 0.0)
         return Block(start, self.x[part], self.y[part], self.x_squares[part], self.y_squares[part],
-                     None if self.weight is None else self.weight[part], *costs)
+                     None if self.weight is None else self.weight[part], *costs,
+                     None if self.bad is None else self.bad[part])
 
 
 @dataclass(frozen=True, eq=False)

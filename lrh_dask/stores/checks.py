@@ -8,7 +8,8 @@ import numpy as np
 
 from lrh_dask.errors import BadPairs, explain
 
-__all__ = ["beyond_squares", "check_array", "check_rows", "check_squares", "working_dtype"]
+__all__ = ["beyond_squares", "check_array", "check_rows", "check_squares",
+           "without_bad_rows", "working_dtype"]
 
 SHOWN = 5
 
@@ -65,6 +66,24 @@ def check_squares(name: str, start: int, rows: np.ndarray, squares: np.ndarray) 
     raise beyond_squares(f"read rows {start}-{start + len(rows) - 1} of {name}")
 
 
+def without_bad_rows(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *,
+                     in_place: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None,
+                                              np.ndarray]:
+    """x, y, weight with zeros for rows that hold NaN or Inf, and which rows (m,) these are.
+
+    Args:
+        in_place: x and y may be written to.
+    """
+    bad = ~(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1))
+    if weight is not None:
+        bad |= ~np.isfinite(weight)
+        weight = np.where(bad, 0.0, weight)
+    if not in_place:
+        return np.where(bad[:, None], 0, x), np.where(bad[:, None], 0, y), weight, bad
+    x[bad] = y[bad] = 0
+    return x, y, weight, bad
+
+
 def beyond_squares(where: str) -> BadPairs:
     """The error for numbers whose squares leave the range of float64."""
     return BadPairs(explain(
@@ -93,5 +112,5 @@ def check_rows(name: str, start: int, rows: np.ndarray, least: float = -np.inf) 
             got=f"NaN{', ' if bounded else ' or '}Inf{' or less' * bounded} in {bad.size} rows "
                 f"({shown})",
             consequence="They would make the whole Hessian NaN",
-            fix="Remove these rows from the store and run again; `lrh inspect --all` looks at "
-                "every row"))
+            fix="Remove these rows from the store, or have NaN and Inf left out and counted with "
+                "`--bad-rows skip` (`bad_rows: skip`); `lrh inspect --all` looks at every row"))

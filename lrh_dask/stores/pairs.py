@@ -12,14 +12,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
 from lrh_dask.linalg.arrays import row_squares
 from lrh_dask.stores.blocks import Block, Blocks, is_dask
-from lrh_dask.stores.checks import check_array, check_rows, check_squares, working_dtype
+from lrh_dask.stores.checks import (
+    check_array,
+    check_rows,
+    check_squares,
+    without_bad_rows,
+    working_dtype,
+)
 from lrh_dask.stores.chunks import (
     first_rows,
     is_remote,
@@ -46,6 +52,7 @@ class Pairs:
         batches: the rows as they were appended, in order; empty where nobody kept count.
         snapshot: the Icechunk snapshot that is read; None of other stores.
         n_unpublished: rows of the store that are none of these, as its manifest lacks them.
+        bad_rows: whether rows that hold NaN or Inf are an error, or left out and counted.
     Raises:
         BadPairs: shapes, dtypes or the number of pairs cannot give a Hessian.
     """
@@ -58,6 +65,7 @@ class Pairs:
     batches: tuple[Batch, ...] = field(default=(), repr=False)
     snapshot: str | None = None
     n_unpublished: int = 0
+    bad_rows: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
         for label, array in (("x", self.x), ("y", self.y)):
@@ -193,7 +201,8 @@ class Pairs:
         if is_zarr(self.x):
             return replace(self, batches=())
         return slice_in_memory(self.name, start, self.x[start:stop], self.y[start:stop],
-                               None if self.weight is None else self.weight[start:stop])
+                               None if self.weight is None else self.weight[start:stop],
+                               self.bad_rows)
 
     def read(self, start: int, stop: int, columns: tuple[int, int] | None = None,
              out: np.ndarray | None = None) -> Block:
@@ -208,7 +217,7 @@ class Pairs:
         begin = time.perf_counter()
         x, y, *weights = self._read_arrays(start, stop, columns, out)
         return self.checked(start, x, y, weights[0] if weights else None,
-                            time.perf_counter() - begin)
+                            time.perf_counter() - begin, in_place=out is not None)
 
     @property
     def can_stream(self) -> bool:
@@ -221,28 +230,40 @@ class Pairs:
                 Stream(f"{self.name}/y", self.y, self._fill("y")))
 
     def checked(self, start: int, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None,
-                seconds: float) -> Block:
+                seconds: float, *, in_place: bool = False) -> Block:
         """Rows that were read in ``seconds``, the first of them row ``start`` of the store.
 
+        Args:
+            in_place: x and y may be written to.
         Raises:
-            BadPairs: a row is not finite, or beyond what can be squared.
+            BadPairs: a row is not finite (and not to be left out), or beyond what can be squared.
         """
         n_bytes = x.size * self.x.dtype.itemsize + y.size * self.y.dtype.itemsize + (
             0 if weight is None else weight.nbytes)
         x, y = np.asarray(x, self.dtype), np.asarray(y, self.dtype)
         x_squares, y_squares = row_squares(x), row_squares(y)
+        bad = None
+        if self.bad_rows == "skip" and not np.isfinite(
+                x_squares + y_squares + (0.0 if weight is None else weight)).all():
+            x, y, weight, bad = without_bad_rows(x, y, weight, in_place=in_place)
+            x_squares, y_squares = row_squares(x), row_squares(y)
         for label, rows, squares in (("x", x, x_squares), ("y", y, y_squares)):
             check_squares(f"{self.name}/{label}", start, rows, squares)
-        return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds)
+        return Block(start, x, y, x_squares, y_squares, weight, n_bytes, seconds, bad)
 
     def read_columns(self, label: str, columns: tuple[int, int],
                      out: np.ndarray | None = None) -> np.ndarray:
-        """Some columns of all rows of x or y, which were checked before."""
+        """Some columns of all rows of x or y, which were checked before; zeros for NaN and Inf."""
         array = getattr(self, label)
-        return np.asarray(self._rows(label, array, 0, self.n_pairs, columns, out), self.dtype)
+        rows = np.asarray(self._rows(label, array, 0, self.n_pairs, columns, out), self.dtype)
+        if self.bad_rows == "skip" and not np.isfinite(rows).all():
+            return np.nan_to_num(rows, copy=out is None, nan=0.0, posinf=0.0, neginf=0.0)
+        return rows
 
     def read_weight(self, start: int, stop: int) -> np.ndarray | None:
         """The weights of rows ``start`` to ``stop``, checked; None where the store has none.
+
+        Those of rows that are to be left out may be NaN.
 
         Raises:
             BadPairs: a chunk is missing, or a weight is negative or not finite.
@@ -250,7 +271,8 @@ class Pairs:
         if self.weight is None:
             return None
         weight = self._rows("weight", self.weight, start, stop).astype(np.float64)
-        check_rows(f"{self.name}/weight", start, weight, least=0.0)
+        check_rows(f"{self.name}/weight", start, weight if self.bad_rows == "fail" else np.where(
+            np.isfinite(weight), weight, 0.0), least=0.0)
         return weight
 
     def _read_arrays(self, start: int, stop: int, columns: tuple[int, int] | None,
@@ -300,9 +322,10 @@ class _Slice(Pairs):
 
 
 def slice_in_memory(name: str, start: int, x: np.ndarray, y: np.ndarray,
-                    weight: np.ndarray | None = None) -> Pairs:
+                    weight: np.ndarray | None = None,
+                    bad_rows: Literal["fail", "skip"] = "fail") -> Pairs:
     """Rows ``start``, ``start + 1``, ... of checked pairs, as arrays in memory."""
-    return _Slice(x, y, weight, name, offset=start)
+    return _Slice(x, y, weight, name, offset=start, bad_rows=bad_rows)
 
 
 def _library(array: Any) -> str:

@@ -122,6 +122,8 @@ def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
         "condition": certificates.condition, "n_explored": certificates.n_explored,
         "n_effective": certificates.n_effective, "n_duplicates": certificates.n_duplicates,
         "n_zero_x": certificates.n_zero_x, "n_zero_y": certificates.n_zero_y,
+        "n_far_x": certificates.n_far_x, "n_far_y": certificates.n_far_y,
+        "n_skipped": certificates.n_skipped, "skipped": provenance.get("skipped", []),
         "bucket_residuals": hessian.curves.get("bucket_residuals", np.zeros(0)).tolist(),
         "outlier_buckets": list(certificates.outlier_buckets),
         "notices": list(provenance["notices"]),
