@@ -21,9 +21,10 @@ import numpy as np
 from crc32c import crc32c
 
 from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
+from lrh_dask.stores.shard_index import absent_inside
 
-__all__ = ["CHECKSUM_BYTES", "chunk_dtype", "first_rows", "is_plain", "is_remote", "is_zarr",
-           "missing_chunks", "read_rows", "stored_chunks"]
+__all__ = ["CHECKSUM_BYTES", "chunk_dtype", "first_rows", "has_checksum", "is_plain", "is_remote",
+           "is_zarr", "missing_chunks", "read_rows", "stored_chunks"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
@@ -69,7 +70,10 @@ def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str
             raise
         failed = error  # told below, after a look for what is missing
     if missing is None:  # after the read: a store moved away in its midst is found out too
-        missing = _missing(array, wanted, fill)
+        try:
+            missing = _missing(array, wanted, fill)
+        except ValueError as error:  # a shard whose index is damaged
+            missing, failed = [], failed or error
     if missing and not _stored(array, ("zarr.json", ".zarray")):
         raise BadPairs(explain(
             where, expected="a store that this worker can see",
@@ -124,6 +128,18 @@ def is_remote(array: Any) -> bool:
 def stored_chunks(array: Any) -> tuple[int, ...]:
     """Shape of what is stored under one key: the shard where there is one, else the chunk."""
     return getattr(array, "shards", None) or array.chunks
+
+
+def has_checksum(array: Any) -> bool:
+    """Whether the numbers of a Zarr array carry a checksum, so that a flipped bit cannot pass."""
+    if array.metadata.zarr_format == 2:
+        return any("crc32" in str(codec).lower() for codec in (
+            *(array.metadata.filters or ()), array.metadata.compressor))
+    codecs = [codec.to_dict() for codec in array.metadata.codecs]
+    if codecs[0]["name"] == "sharding_indexed":  # that of the index is not one of the numbers
+        codecs = list(codecs[0]["configuration"]["codecs"])
+    return any(codec["name"] == "crc32c" or codec.get("configuration", {}).get("checksum")
+               for codec in codecs)
 
 
 def first_rows(array: Any, n_rows: int) -> Any:
@@ -224,9 +240,10 @@ def missing_chunks(array: Any, fill: frozenset[str] = frozenset()) -> list[str]:
 
 def _missing(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
              stored: set[str] | None = None) -> list[str]:
-    keys = [array.metadata.encode_chunk_key(at) for at in _coordinates(array, wanted)]
-    stored = _stored(array, keys) if stored is None else stored
-    return [key for key in keys if key not in stored and key not in fill]
+    places = {array.metadata.encode_chunk_key(at): at for at in _coordinates(array, wanted)}
+    stored = _stored(array, places) if stored is None else stored
+    return [key for key in places if key not in stored and key not in fill] + absent_inside(
+        array, {key: at for key, at in places.items() if key in stored and key not in fill}, wanted)
 
 
 def _stored(array: Any, keys: Iterable[str]) -> set[str]:

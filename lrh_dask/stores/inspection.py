@@ -65,10 +65,17 @@ def inspect_pairs(pairs: Pairs, *, every_row: bool = False) -> dict[str, Any]:
                               in sample.norms.items()) + " (median norm of the first rows)",
         **_published(pairs),
         **(_as_appended(pairs) if every_row else {}),
-        "notices": "; ".join(pairs.notices()) or "none",
+        "notices": "; ".join([*pairs.notices(), *_unprotected(pairs)]) or "none",
         "usable": "yes" if every_row else
         "yes, as far as metadata, chunk names and the rows read tell (--all reads every row)",
     }
+
+
+def _unprotected(pairs: Pairs) -> list[str]:
+    """What a store without checksums cannot tell."""
+    return [] if pairs.has_checksums() else [
+        "no checksums: a bit that flips on the disk reads as another number, and nobody can tell. "
+        "What `lrh append` and `lrh_dask.write_pairs` write has them"]
 
 
 def _published(pairs: Pairs) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from lrh_dask.stores.checks import (
 )
 from lrh_dask.stores.chunks import (
     first_rows,
+    has_checksum,
     is_remote,
     is_zarr,
     missing_chunks,
@@ -35,6 +36,7 @@ from lrh_dask.stores.chunks import (
     stored_chunks,
 )
 from lrh_dask.stores.manifest import Batch
+from lrh_dask.stores.shard_index import is_told
 from lrh_dask.stores.streaming import Stream, can_stream
 
 __all__ = ["Pairs", "slice_in_memory"]
@@ -163,9 +165,9 @@ class Pairs:
                 said.append(f"weight has chunks of {stored_chunks(self.weight)[0]} rows, each of "
                             f"which is read again for every {self.blocks.rows} pairs: store it in "
                             "row chunks like those of x")
-            if any(getattr(a, "shards", None) for a in (self.x, self.y)):
-                said.append("the store is sharded: a chunk missing inside a shard that is there "
-                            "cannot be told from zeros")
+            if any(getattr(a, "shards", None) and not is_told(a) for a in (self.x, self.y)):
+                said.append("the store has shards of a kind whose index is not known here: a chunk "
+                            "missing inside one that is there cannot be told from zeros")
         return said
 
     def missing(self, label: str) -> list[str]:
@@ -178,7 +180,7 @@ class Pairs:
     def has_checksums(self) -> bool:
         """Whether every stored array carries a checksum, so that a flipped bit cannot pass."""
         stored = [array for array in self.arrays.values() if is_zarr(array)]
-        return bool(stored) and all("crc32" in str(a.metadata).lower() for a in stored)
+        return bool(stored) and all(map(has_checksum, stored))
 
     def fingerprint(self) -> str:
         """Digest (hex) of what the arrays say of themselves: shape, dtype, chunks."""

@@ -5,21 +5,44 @@ It takes a second to import, so those who need it import it where they need it.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from zarr import Array, AsyncArray
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-__all__ = ["PROTOTYPE", "get", "made_like", "put", "sync"]
+__all__ = ["PROTOTYPE", "ends_of", "get", "made_like", "put", "sync"]
 
 PROTOTYPE = default_buffer_prototype()
+REQUESTS = 16
 
 
 def get(path: Any) -> bytes | None:
     """What a store holds at a path of it; None where it holds nothing."""
     stored = sync(path.get(PROTOTYPE))
     return None if stored is None else stored.to_bytes()
+
+
+def ends_of(array: Any, keys: Iterable[str], n_bytes: int, *,
+            at_end: bool) -> list[tuple[str, bytes | None]]:
+    """The last or first bytes of what a store holds under keys of an array; None for nothing."""
+    part = SuffixByteRequest(n_bytes) if at_end else RangeByteRequest(0, n_bytes)
+
+    async def asked() -> list[Any]:
+        at_once = asyncio.Semaphore(REQUESTS)
+
+        async def ask(key: str) -> Any:
+            async with at_once:
+                return await (array.store_path / key).get(PROTOTYPE, byte_range=part)
+
+        return await asyncio.gather(*map(ask, keys))
+
+    keys = list(keys)
+    return [(key, None if stored is None else stored.to_bytes())
+            for key, stored in zip(keys, sync(asked()), strict=True)]
 
 
 def put(path: Any, content: bytes) -> None:
