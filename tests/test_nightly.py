@@ -734,3 +734,93 @@ def test_a_dead_scheduler_is_told(lrh, nights, config, monkeypatch):
     done = lrh("nightly", config, "--scheduler", "tcp://127.0.0.1:1", cwd="/")
     assert done.returncode == 4
     assert "Check that `dask scheduler` runs there" in done.stderr
+
+
+def broken_off(nights, monkeypatch, **values):
+    """A night that ends when all is counted, and before any of it is stored."""
+    with monkeypatch.context() as patch:
+        patch.setattr(every_night._Call, "_keep_states", lambda *_: (_ for _ in ()).throw(
+            KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            nights.night(**values)
+
+
+def kept_states(nights):
+    return list(nights.runs.glob("states/*/kept/*.zip"))
+
+
+@pytest.mark.parametrize("basis", ["auto", 4])
+def test_a_night_that_was_broken_off_is_finished_first_without_reading_again(
+        nights, monkeypatch, basis):
+    nights.append(400)
+    broken_off(nights, monkeypatch, basis=basis)
+    assert kept_states(nights)
+    nights.append(130)
+    found = nights.night(basis=basis)
+    first, second = Catalog(nights.runs).runs()
+    assert (first.n_pairs, second.n_pairs) == (400, 530)
+    assert found.document["run"] == second.run == nights.latest()
+    read = Catalog(nights.runs).document(first.run)["bytes"]
+    assert read["basis"] == read["fit"] == 0
+    assert not kept_states(nights)
+    free = fit(open_pairs(nights.store).first(400), basis=basis)
+    result = LowRankHessian.load(nights.runs / first.run / "result.zarr")
+    assert result.eigenvalues.tobytes() == free.eigenvalues.tobytes()
+    assert not nights.night(basis=basis).is_new
+
+
+def test_a_night_of_other_settings_is_not_the_one_that_was_broken_off(nights, monkeypatch):
+    nights.append(400)
+    broken_off(nights, monkeypatch)
+    nights.append(130)
+    nights.night(rank=2)
+    [run] = Catalog(nights.runs).runs()
+    assert run.n_pairs == 530
+
+
+def test_what_was_recomputed_and_broken_off_is_finished_by_an_ordinary_night(nights, monkeypatch):
+    nights.append(400)
+    nights.night()
+    group = zarr.open_group(nights.store)
+    group["y"][:] = 2 * group["y"][:]
+    with pytest.raises(BadPairs, match="--recompute"):
+        nights.night()
+    broken_off(nights, monkeypatch, recompute=True)
+    found = nights.night()
+    assert found.is_new
+    assert found.document["read_all"]
+    assert found.document["bytes"]["fit"] == 0  # all was read when it was broken off
+
+
+def test_recompute_reads_everything_whatever_a_night_has_kept(nights, monkeypatch):
+    nights.append(400)
+    broken_off(nights, monkeypatch)
+    found = nights.night(recompute=True)
+    assert n_read(found) >= 400
+
+
+def test_a_run_whose_process_died_when_it_was_published_is_not_published_again(nights):
+    nights.append(400)
+    first = nights.night()
+    nights.append(130)  # meanwhile
+    again = nightly(nights.settings(), Screen(), run_id=first.document["run"])
+    assert again.document["run"] == first.document["run"]
+    assert nights.night().document["n_pairs"] == 530
+
+
+def test_rows_that_are_written_while_a_night_reads_them_leave_no_run(nights, monkeypatch):
+    from lrh_dask.runs.graph import Stages
+
+    nights.append(400)
+    solve = Stages.solve
+
+    def solving(self, *args, **kwargs):
+        found = solve(self, *args, **kwargs)
+        group = zarr.open_group(nights.store)
+        group["y"][:10] = 2 * group["y"][:10]
+        return found
+
+    monkeypatch.setattr(Stages, "solve", solving)
+    with pytest.raises(BadPairs, match="written or removed"):
+        nights.night()
+    assert not list(nights.runs.glob("[!.]*/run.json"))

@@ -187,6 +187,15 @@ def test_a_store_travels_as_its_address_and_is_opened_once_a_process(url):
 
 
 @pytest.mark.parametrize("counted", [0.0], indirect=True)
+def test_a_run_that_goes_on_asks_for_no_chunk_again(counted, url, tmp_path):
+    first = fit(open_pairs(url), states=tmp_path / "s")
+    n_asked = len(requests(counted)[0])
+    again = fit(open_pairs(url), states=tmp_path / "s")
+    assert not [line for line in requests(counted)[0][n_asked:] if "/c/" in line]
+    assert again.eigenvectors.tobytes() == first.eigenvectors.tobytes()
+
+
+@pytest.mark.parametrize("counted", [0.0], indirect=True)
 def test_a_run_asks_once_for_every_chunk(counted, url):
     fit(open_pairs(url))
     asked, _ = requests(counted)

@@ -16,13 +16,17 @@ from typing import Any
 from lrh_dask.errors import BadPairs
 from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
 from lrh_dask.stores.digests import RowDigest
+from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import digest_of_texts, keys_of_rows
+from lrh_dask.stores.unchanged import as_appended
 from lrh_dask.stores.windows import Segment
 
 __all__ = ["chunk_tokens", "row_tokens", "suspects"]
 
 SNAPSHOT = "snapshot"
+LOOKED_AT_HERE = 256 * 2**20
+"""Larger part-filled chunks are taken for others once they were filled up."""
 
 
 def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
@@ -47,11 +51,21 @@ def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
 def row_tokens(pairs: Pairs) -> Callable[[Iterable[tuple[int, int]]], str] | None:
     """What gives a digest of the tokens of all chunks in which rows of some spans lie.
 
-    They are looked at when this is called. None where nothing is known of some.
+    They are looked at when this is called. None where nothing is known of some. The last chunks may
+    have been filled up by an append since: as long as their rows are those that the manifest has
+    digests of, these are their tokens.
     """
-    tokens = chunk_tokens(pairs, [Segment(0, pairs.n_pairs, "", "")])
+    n = pairs.n_pairs
+    tokens = chunk_tokens(pairs, [Segment(0, n, "", "")])
     if not all(tokens.values()):
         return None
+    for label, array in pairs.arrays.items() if pairs.batches and pairs.snapshot is None else ():
+        rows = stored_chunks(array)[0]
+        if 0 < n % rows * pairs.row_bytes <= LOOKED_AT_HERE and as_appended(
+                pairs, n // rows * rows, n):
+            published = chunk_digests(array, len(pairs.batches))
+            tokens |= {f"{label}/{key}": published[key]
+                       for key in keys_of_rows(array, n // rows * rows, n) if key in published}
 
     def digest(spans: Iterable[tuple[int, int]]) -> str:
         keys = dict.fromkeys(

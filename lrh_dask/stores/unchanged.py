@@ -20,7 +20,7 @@ from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import digest_of, encoded, folder_of, keys_of_rows
 
-__all__ = ["Unchanged"]
+__all__ = ["Unchanged", "as_appended"]
 
 N_LISTED = 5
 
@@ -49,7 +49,7 @@ class Unchanged:
         changed = {name for name in {*self._before, *now}
                    if self._before.get(name) != now.get(name)}
         rows = [span for span in self._rows_in(changed)
-                if self._rows.overlaps(*span) and not self._as_appended(*span)]
+                if self._rows.overlaps(*span) and not as_appended(self._pairs, *span)]
         if rows:
             listed = ", ".join(f"{start}-{stop - 1}" for start, stop in rows[:N_LISTED])
             raise BadPairs(explain(
@@ -88,19 +88,23 @@ class Unchanged:
                       if not keys.isdisjoint(keys_of_rows(array, start, start + rows))}
         return sorted(spans)
 
-    def _as_appended(self, start: int, stop: int) -> bool:
-        """Whether rows of a row of chunks are those that the store's manifest has digests of.
 
-        They are put into chunks again, with nothing after them, as when they were appended.
-        """
-        for label, array in self._pairs.arrays.items():
-            published = chunk_digests(array, len(self._pairs.batches))
-            first = start // stored_chunks(array)[0] * stored_chunks(array)[0]
-            rows = read_rows(f"{self._pairs.name}/{label}", array, first, stop)
-            if any(published.get(key) != digest_of(array, stored)
-                   for key, stored in encoded(array, first, rows)):
-                return False
-        return True
+def as_appended(pairs: Pairs, start: int, stop: int) -> bool:
+    """Whether rows of a row of chunks are those that the store's manifest has digests of.
+
+    They are put into chunks again, with nothing after them, as when they were appended.
+
+    Raises:
+        BadPairs: they cannot be read.
+    """
+    for label, array in pairs.arrays.items():
+        published = chunk_digests(array, len(pairs.batches))
+        first = start // stored_chunks(array)[0] * stored_chunks(array)[0]
+        rows = read_rows(f"{pairs.name}/{label}", array, first, stop)
+        if any(published.get(key) != digest_of(array, stored)
+               for key, stored in encoded(array, first, rows)):
+            return False
+    return True
 
 
 def _files(folder: Path, root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
