@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from lrh_dask import BadPairs, Pairs, SettingsError, append_pairs, fit, open_pairs, write_pairs
-from lrh_dask.runs import budget, by_features, graph, kept, leaves, state_files
+from lrh_dask.runs import begun, budget, by_features, graph, kept, leaves, state_files
 from lrh_dask.stores import blocks
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -278,3 +278,52 @@ def test_an_append_of_another_program_into_the_last_chunk_leaves_no_result(tmp_p
     during_the_fit(monkeypatch, append)
     with pytest.raises(BadPairs, match="rows 400-409"):
         fit(pairs)
+
+
+def run(lrh, folder, *args):
+    return lrh("run", "pairs.zarr", "--workers", "1", "--json", *args, cwd=folder)
+
+
+def test_the_command_goes_on_with_the_pairs_it_had_begun_with_and_clears_away(
+        tmp_path, make_pairs, lrh):
+    made, store = make_pairs(0, 530, 6, [3.0, -1.0], noise=0.05), tmp_path / "pairs.zarr"
+    write_pairs(store, made.x[:400], made.y[:400], chunk_rows=30)
+    pairs, states = open_pairs(store), tmp_path / "pairs-hessian.states"
+    free = fit(pairs, states=states)  # as one that was killed has left it
+    begun.Begun.of(pairs).note(states)
+    append_pairs(store, made.x[400:], made.y[400:])
+    done = run(lrh, tmp_path, "--resume")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["n_pairs"] == 400
+    assert document["bytes"]["fit"] == 0
+    assert any("130 pairs were appended since this run began" in said
+               for said in document["notices"])
+    assert document["eigenvalues"] == free.eigenvalues.tolist()
+    assert not states.exists()
+
+
+def test_a_result_that_is_there_is_not_computed_again(tmp_path, make_pairs, lrh):
+    stored(tmp_path, make_pairs, "all of R^D")
+    first = run(lrh, tmp_path, "--resume")
+    assert first.returncode == 0, first.stderr
+    result = tmp_path / "pairs-hessian.zarr"
+    before = result.stat().st_mtime_ns
+    again = run(lrh, tmp_path, "--resume")
+    assert again.stdout == first.stdout
+    assert "nothing is left to do" in again.stderr
+    assert result.stat().st_mtime_ns == before
+    for other in (["--rank", "1"], ["--weighting", "step"]):  # that is another result
+        refused = run(lrh, tmp_path, "--resume", *other)
+        assert refused.returncode == 2
+        assert "one that exists" in refused.stderr
+        assert not (tmp_path / "pairs-hessian.states").exists()
+    rewrite_a_chunk(tmp_path / "pairs.zarr", 100, 120)
+    assert run(lrh, tmp_path, "--resume").returncode == 2
+    assert run(lrh, tmp_path, "--resume", "--overwrite").returncode == 0
+
+
+def test_a_run_that_kept_nothing_binds_nobody(tmp_path, make_pairs):
+    pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
+    begun.Begun.of(pairs).note(tmp_path / "s")
+    assert begun.Begun.noted(tmp_path / "s") is None

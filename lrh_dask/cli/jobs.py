@@ -68,6 +68,9 @@ def run_job(settings: RunSettings, screen: Screen, *,
         screen.say(f"Notice: {said}.")
     if worker_of(settings.cluster)[1] is not None:  # too dear a run ends before a cluster starts
         price_of(pairs, settings)
+    if settings.resume:
+        with suppress(OSError):  # told by who keeps states there
+            Begun.of(pairs).note(settings.states_path)
     with connect(settings.cluster, screen.say) as client:
         screen.say(dashboard_of(client))
         with performance_report(report, screen.say):
@@ -91,11 +94,7 @@ def _opened(settings: RunSettings) -> tuple[Pairs, list[str]]:
     if not settings.resume:
         return now, []
     begun = Begun.noted(settings.states_path)
-    pairs = None if begun is None else begun.pairs_of(now, opened)
-    if pairs is None:
-        pairs = now
-        with suppress(OSError):  # told by who keeps states there
-            Begun.of(pairs).note(settings.states_path)
+    pairs = (None if begun is None else begun.pairs_of(now, opened)) or now
     more = now.n_pairs - pairs.n_pairs
     return pairs, [] if not more else [
         f"{more:,} pairs were appended since this run began: it goes on with the "

@@ -50,8 +50,10 @@ class Begun:
 
     @staticmethod
     def noted(folder: Path) -> Begun | None:
-        """That which was broken off, if any was."""
+        """That which was broken off, if any was, and has kept something."""
         try:
+            if not any(folder.glob("*.zip")):
+                return None
             known = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
             found = Begun(**known)
         except (OSError, ValueError, TypeError):
