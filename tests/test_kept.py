@@ -327,3 +327,16 @@ def test_a_run_that_kept_nothing_binds_nobody(tmp_path, make_pairs):
     pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
     begun.Begun.of(pairs).note(tmp_path / "s")
     assert begun.Begun.noted(tmp_path / "s") is None
+
+
+def test_a_state_of_rows_that_were_others_for_a_while_is_not_kept(tmp_path, make_pairs,
+                                                                  monkeypatch):
+    pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
+    free = fit(pairs)
+    chunk = tmp_path / "pairs.zarr" / "y" / "c" / "19" / "0"
+    before = chunk.read_bytes()
+    during_the_fit(monkeypatch, lambda: rewrite_a_chunk(tmp_path / "pairs.zarr", 380, 400))
+    with pytest.raises(BadPairs, match="written or removed"):
+        fit(pairs, states=tmp_path / "s")
+    chunk.write_bytes(before)  # as restored from a copy
+    assert_same_bits(free, fit(pairs, states=tmp_path / "s"))

@@ -28,7 +28,7 @@ from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import is_result, load_result, save_result
-from lrh_dask.stores.tokens import row_tokens
+from lrh_dask.stores.tokens import RowTokens
 
 __all__ = ["Stopped", "fit_job", "keep", "price_of", "run_job", "worker_of"]
 
@@ -103,11 +103,12 @@ def _opened(settings: RunSettings) -> tuple[Pairs, list[str]]:
 
 def _done_before(path: Path, pairs: Pairs, settings: RunSettings) -> LowRankHessian | None:
     """The result at a path, if it is that of these pairs and settings."""
-    rows = row_tokens(pairs) if is_zarr(pairs.x) else None
+    tokens = RowTokens(pairs) if is_zarr(pairs.x) else None
     with suppress(BadPairs, KeyError, TypeError):
         found, ours = load_result(path), settings.model_dump()
         theirs = found.provenance["settings"]
-        if rows is not None and found.provenance["rows"] == rows([(0, pairs.n_pairs)]) and all(
+        if tokens is not None and tokens.tell and found.provenance["rows"] == tokens.lasting(
+                [(0, pairs.n_pairs)]) and all(
                 theirs[name] == ours[name] for name in (*FitSettings.model_fields,)
                 if name != "cluster"):
             return found

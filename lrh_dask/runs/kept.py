@@ -4,12 +4,12 @@
             /begun.json     the rows that the run began with: one that goes on is about the same
             /<key>.zip      the state of one run of shards
 
-The key is a digest of all that a state depends on: what its rows were when they were read, which
-of them go to which bucket, the settings that matter, the kind of device, the digest of Q, and the
+The key is a digest of all that a state depends on: what its chunks were when the run began, which
+rows go to which bucket, the settings that matter, the kind of device, the digest of Q, and the
 source of this package. A worker looks for the state before it reads its rows, and keeps it
-afterwards. What cannot be read, or is of something else, is told and computed again; a state that
-cannot be kept is told and counts all the same. Files appear by a rename; they are not flushed: one
-that a power cut has torn cannot be read.
+afterwards if the chunks are still the same. What cannot be read, or is of something else, is told
+and computed again; a state that cannot be kept is told and counts all the same. Files appear by a
+rename; they are not flushed: one that a power cut has torn cannot be read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lrh_dask.source import SOURCE
 from lrh_dask.stores.aside import put_in_order, replace_file
 from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.pairs import Pairs
-from lrh_dask.stores.tokens import row_tokens
+from lrh_dask.stores.tokens import RowTokens, seen_now
 
 __all__ = ["Keeping", "Kept", "kept_leaf", "remove_kept"]
 
@@ -56,12 +56,14 @@ class Keeping:
 
     Attributes:
         folder: absolute; ``mark``: what its file ``here`` says.
-        rows: digest of what is known of the run's rows without reading them.
+        rows: digest of what is known of the run's rows without reading them; ``seen``: of their
+            chunks, when the run began.
     """
 
     folder: str
     mark: str
     rows: str
+    seen: str
 
     @property
     def is_seen(self) -> bool:
@@ -78,9 +80,6 @@ class Kept:
     Args:
         folder: need not exist.
 
-    Attributes:
-        rows: gives a digest of what the chunks of some rows were when this was made.
-
     Raises:
         SettingsError: it cannot be written, the pairs are not stored, or nothing tells whether
             their chunks have changed.
@@ -88,14 +87,13 @@ class Kept:
 
     def __init__(self, folder: Path, pairs: Pairs) -> None:
         self.folder = folder.absolute()
-        token = row_tokens(pairs) if is_zarr(pairs.x) else None
-        if token is None:
+        self._tokens = RowTokens(pairs) if is_zarr(pairs.x) else None
+        if self._tokens is None or not self._tokens.tell:
             raise SettingsError(explain(
                 f"keep states of {pairs.name}", expected="pairs in a store that tells when a chunk "
                 "was written: on disk, in s3:// or gs://, or in Icechunk", got="others",
                 consequence="A run that goes on could not tell whether its rows are still the "
                             "same, so nothing was started", fix="Run without --resume"))
-        self.rows = token
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             put_in_order(self.folder)
@@ -112,8 +110,15 @@ class Kept:
 
     def of(self, run: RunOfShards) -> Keeping:
         """Where the state of a run of shards is kept."""
-        return Keeping(str(self.folder), self._mark,
-                       self.rows([(piece.start, piece.stop) for piece in run.pieces]))
+        assert self._tokens is not None
+        spans = _rows_of(run)
+        return Keeping(str(self.folder), self._mark, self._tokens.lasting(spans),
+                       self._tokens.seen(spans))
+
+    def rows(self, n_pairs: int) -> str:
+        """Digest of what is known of the chunks of so many rows."""
+        assert self._tokens is not None
+        return self._tokens.lasting([(0, n_pairs)])
 
 
 def remove_kept(folder: Path) -> None:
@@ -143,7 +148,13 @@ def kept_leaf(keeping: Keeping, leaf: Callable[..., Partial], pairs: Pairs, run:
                     spec.stage, run.index, found.stats.n_pairs, 0))
             return found
     partial = leaf(pairs, run, *extra)
+    if seen_now(pairs, _rows_of(run)) != keeping.seen:  # what was read is of other chunks
+        return _told(partial, said)
     return _told(partial, said, _write(path, wanted, partial))
+
+
+def _rows_of(run: RunOfShards) -> list[tuple[int, int]]:
+    return [(piece.start, piece.stop) for piece in run.pieces]
 
 
 def _dependences(rows: str, leaf: Callable[..., Partial], run: RunOfShards,

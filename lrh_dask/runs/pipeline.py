@@ -114,7 +114,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     return assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "basis": basis, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device, "bad_rows": bad_rows},
-        None if kept is None else kept.rows([(0, pairs.n_pairs)]))
+        None if kept is None else kept.rows(pairs.n_pairs))
 
 
 def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = None,

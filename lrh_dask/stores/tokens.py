@@ -1,9 +1,8 @@
 """What tells cheaply whether rows that were counted may have changed.
 
 Of each chunk a *token* is kept: something cheap that changes with its bytes. Rows of chunks whose
-token is another one are read, and their digests compared with those of the rows that were counted
-by who asks. So a part-filled chunk that was filled up, or a store that was
-copied, is no change.
+token is another one are read, and their digests compared by who asks with those of the rows that
+were counted. So a part-filled chunk that was filled up, or a store that was copied, is no change.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from lrh_dask.stores.stored_chunks import digest_of_texts, keys_of_rows
 from lrh_dask.stores.unchanged import as_appended
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["chunk_tokens", "row_tokens", "suspects"]
+__all__ = ["RowTokens", "chunk_tokens", "seen_now", "suspects"]
 
 SNAPSHOT = "snapshot"
 LOOKED_AT_HERE = 256 * 2**20
@@ -48,33 +47,53 @@ def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
     return tokens
 
 
-def row_tokens(pairs: Pairs) -> Callable[[Iterable[tuple[int, int]]], str] | None:
-    """What gives a digest of the tokens of all chunks in which rows of some spans lie.
+class RowTokens:
+    """The tokens of all chunks, as they were when this was made.
 
-    They are looked at when this is called. None where nothing is known of some. The last chunks may
-    have been filled up by an append since: as long as their rows are those that the manifest has
-    digests of, these are their tokens.
+    The last chunks may have been filled up by an append since other tokens were taken: as long as
+    their rows are those that the manifest has digests of, nothing has changed.
     """
-    n = pairs.n_pairs
-    tokens = chunk_tokens(pairs, [Segment(0, n, "", "")])
-    if not all(tokens.values()):
-        return None
-    for label, array in pairs.arrays.items() if pairs.batches and pairs.snapshot is None else ():
-        rows = stored_chunks(array)[0]
-        if 0 < n % rows * pairs.row_bytes <= LOOKED_AT_HERE and as_appended(
-                pairs, n // rows * rows, n):
-            published = chunk_digests(array, len(pairs.batches))
-            tokens |= {f"{label}/{key}": published[key]
-                       for key in keys_of_rows(array, n // rows * rows, n) if key in published}
 
-    def digest(spans: Iterable[tuple[int, int]]) -> str:
-        keys = dict.fromkeys(
-            f"{label}/{key}" for label, array in pairs.arrays.items()
-            for span in spans for key in keys_of_rows(array, *span))
-        return digest_of_texts([str(pairs.x.store_path), *(
-            f"{key} {tokens.get(key, tokens.get(SNAPSHOT))}" for key in keys)])
+    def __init__(self, pairs: Pairs) -> None:
+        n = pairs.n_pairs
+        self._pairs = pairs
+        self._seen = chunk_tokens(pairs, [Segment(0, n, "", "")])
+        self._lasting: dict[str, str] = {}
+        if not pairs.batches or pairs.snapshot is not None or not self.tell:
+            return
+        for label, array in pairs.arrays.items():
+            rows = stored_chunks(array)[0]
+            if 0 < n % rows * pairs.row_bytes <= LOOKED_AT_HERE and as_appended(
+                    pairs, n // rows * rows, n):
+                published = chunk_digests(array, len(pairs.batches))
+                self._lasting |= {f"{label}/{key}": published[key] for key in keys_of_rows(
+                    array, n // rows * rows, n) if key in published}
 
-    return digest
+    @property
+    def tell(self) -> bool:
+        """Whether something is known of all chunks that changes with their bytes."""
+        return all(self._seen.values())
+
+    def lasting(self, spans: Iterable[tuple[int, int]]) -> str:
+        """Digest of the tokens of chunks in which rows lie: the same as long as the rows are."""
+        return _digest(self._pairs, spans, self._seen | self._lasting)
+
+    def seen(self, spans: Iterable[tuple[int, int]]) -> str:
+        """Digest of the tokens as they were seen: the same as long as the chunks are."""
+        return _digest(self._pairs, spans, self._seen)
+
+
+def seen_now(pairs: Pairs, spans: Sequence[tuple[int, int]]) -> str:
+    """What :meth:`RowTokens.seen` would be if it was taken now."""
+    return _digest(pairs, spans, chunk_tokens(
+        pairs, [Segment(start, stop, "", "") for start, stop in spans]))
+
+
+def _digest(pairs: Pairs, spans: Iterable[tuple[int, int]], tokens: dict[str, str]) -> str:
+    keys = dict.fromkeys(f"{label}/{key}" for label, array in pairs.arrays.items()
+                         for span in spans for key in keys_of_rows(array, *span))
+    return digest_of_texts([str(pairs.x.store_path), *(
+        f"{key} {tokens.get(key, tokens.get(SNAPSHOT))}" for key in keys)])
 
 
 def suspects(pairs: Pairs, tokens: dict[str, str], before: dict[str, str],
