@@ -59,7 +59,7 @@ def _unpacked(place: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> np.ndar
     n = shape[0] * (shape[0] + 1) // 2 if half else math.prod(shape)
     flat = arrays[dtype][start:start + n]
     if not half:
-        return flat.reshape(shape).copy()
+        return flat.reshape(shape)
     square = np.zeros(shape, flat.dtype)
     square[_upper(shape[0])] = flat
     if half == "symmetric":

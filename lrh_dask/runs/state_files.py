@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lrh_dask.stores.aside import attributes_of
 __all__ = ["FORMAT_VERSION", "checked_attributes", "is_states", "read_group", "write_group"]
 
 FORMAT_VERSION = 2
-CHUNK_NUMBERS = 2**21
+CHUNK_NUMBERS = 2**20
 
 
 def write_group(path: Path, attributes: dict[str, Any], arrays: Packed,
@@ -42,10 +43,13 @@ def write_group(path: Path, attributes: dict[str, Any], arrays: Packed,
                                 attributes={**known, "digest": _digest(known)})
         for name, parts in {**arrays.parts, **{name: [array] for name, array in more.items()}
                             }.items():
-            array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            rows = max(1, min(len(array), CHUNK_NUMBERS // max(1, array[:1].size)))
-            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]),
-                               compressors=(Crc32cCodec(),), config={"write_empty_chunks": True})
+            n, shape = sum(map(len, parts)), parts[0].shape[1:]
+            rows = max(1, min(n, CHUNK_NUMBERS // max(1, math.prod(shape))))
+            array = group.create_array(
+                name, shape=(n, *shape), dtype=parts[0].dtype, chunks=(rows, *shape),
+                compressors=(Crc32cCodec(),), config={"write_empty_chunks": True})
+            for start, chunk in _chunks(parts, rows):
+                array[start:start + len(chunk)] = chunk
 
 
 def read_group(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -86,6 +90,20 @@ def checked_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 def is_states(path: Path) -> bool:
     """Whether a folder of states lies at a path."""
     return "lrh_dask_states" in attributes_of(path)
+
+
+def _chunks(parts: list[np.ndarray], rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Arrays one after another as chunks of so many rows, each with the number of its first."""
+    begun, n_begun, start = [], 0, 0
+    for part in parts:
+        while len(part):
+            begun.append(part[:rows - n_begun])
+            n_begun, part = n_begun + len(begun[-1]), part[rows - n_begun:]
+            if n_begun == rows:
+                yield start, np.concatenate(begun)
+                begun, n_begun, start = [], 0, start + rows
+    if begun:
+        yield start, np.concatenate(begun)
 
 
 @contextlib.contextmanager
