@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import logging
 import ssl
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, ClusterSettings, TlsSettings
+from lrh_dask.stores.documents import MALFORMED, read_document
 
 __all__ = ["client_of", "connected", "security_of", "wait_for_workers"]
 
@@ -99,10 +99,10 @@ def _address_in(path: Path) -> str:
     address, wrong = None, "nothing there"
     while address is None:
         try:
-            address = json.loads(path.read_text(encoding="utf-8"))["address"]
+            address = read_document(path)["address"]
         except FileNotFoundError:
             wrong = f"none within {CONNECT_SECONDS} seconds"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MALFORMED) as error:
             wrong = f"{type(error).__name__}: {error}"
         if address is None and time.monotonic() > end:
             raise SettingsError(explain(

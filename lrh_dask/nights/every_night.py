@@ -47,6 +47,7 @@ from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.catalog import Catalog, Listed
 from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
+from lrh_dask.stores.documents import known
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
 from lrh_dask.stores.tokens import chunk_tokens, suspects
@@ -402,4 +403,4 @@ class _Call:
 
 
 def _alerts_of(document: dict[str, Any]) -> tuple[Alert, ...]:
-    return tuple(Alert(**alert) for alert in document["alerts"])
+    return tuple(known(Alert, alert) for alert in document["alerts"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lrh_dask.stores.aside import replace_file
+from lrh_dask.stores.documents import MALFORMED, read_document
 
 __all__ = ["Owed"]
 
@@ -47,8 +48,8 @@ class Owed:
         return False
 
     def _known(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, TypeError):
-            return dict(json.loads(self._path.read_text(encoding="utf-8")))
+        with suppress(OSError, *MALFORMED):
+            return read_document(self._path)
         return {}
 
     def _write(self, **changed: str | None) -> None:

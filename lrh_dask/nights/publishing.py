@@ -30,6 +30,7 @@ from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.catalog import N_RECENT, Catalog, Listed
 from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
+from lrh_dask.stores.documents import MALFORMED, read_document
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import load_result, plain, save_result, summary
 from lrh_dask.stores.windows import Segment, ahead, uncovered
@@ -143,10 +144,10 @@ def age_of(segments: Sequence[Segment]) -> float | None:
 def changed_settings(run: Path, settings: NightlySettings) -> list[str]:
     """Settings of the fit that a run had otherwise, as words; of what a lineage goes by, none."""
     try:
-        theirs = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+        theirs = read_document(run / "settings.json")
         return [f"{name} from {theirs[name]!r} to {value!r}" for name in OF_THE_FIT
                 if theirs[name] != (value := getattr(settings, name))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return []
 
 

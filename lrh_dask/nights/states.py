@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from typing import Any
 
 from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.runs.basis import Basis, Outlook, StoredBasis
-from lrh_dask.runs.packing import Packed, described, partial_of
+from lrh_dask.runs.packing import Packed, described, digests_of, partial_of
 from lrh_dask.runs.state_files import (
     FORMAT_VERSION,
     checked_attributes,
@@ -35,11 +36,14 @@ from lrh_dask.runs.state_files import (
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.aside import attributes_of, put_in_order, replace_file, written_aside
 from lrh_dask.stores.digests import RowDigest
+from lrh_dask.stores.documents import MALFORMED, read_document
 from lrh_dask.stores.windows import Segment
 
 __all__ = ["Stored", "StoredStates", "checked_ledger"]
 
 ALL, NONE = "all", "none"
+NAME = re.compile(rf"[0-9]{{6,}}-([0-9a-f]{{12}}|{ALL}|{NONE})")
+"""Of a folder of states that belong together; another one is not ours to clear."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class StoredStates:
         self.folder, self.lineage = folder / name, lineage
         try:
             current = (self.folder / "current").read_text(encoding="utf-8").strip()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             current = ""
-        self._current = self.folder / current if current else None
+        self._current = self.folder / current if NAME.fullmatch(current) else None
 
     @property
     def name(self) -> str:
@@ -112,7 +116,7 @@ class StoredStates:
         for group in sorted(self._current.glob("[0-9]*.zarr")) if self._current else ():
             try:
                 found += _listed(group)
-            except (KeyError, TypeError, ValueError) as error:
+            except MALFORMED as error:
                 said.append(f"states in {group} cannot be read ({type(error).__name__}: {error}): "
                             "their pairs are read again")
         chosen: list[Stored] = []
@@ -190,8 +194,8 @@ class StoredStates:
     def tokens(self) -> dict[str, str]:
         """What was last seen of each chunk (see :mod:`lrh_dask.stores.tokens`)."""
         try:
-            return dict(json.loads((self.folder / "tokens.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_document(self.folder / "tokens.json")
+        except (OSError, *MALFORMED):
             return {}
 
     def keep_tokens(self, tokens: dict[str, str]) -> None:
@@ -220,8 +224,7 @@ def checked_ledger(group: Path, partial: Partial, wanted: Ledger) -> Partial:
 
 def _listed(group: Path) -> list[Stored]:
     attributes = checked_attributes(attributes_of(group))
-    return [Stored(Segment.known(part["segment"]),
-                   tuple(RowDigest(*d) for d in part["digests"]), int(attributes["sequence"]),
+    return [Stored(Segment.known(part["segment"]), digests_of(part), int(attributes["sequence"]),
                    group, i) for i, part in enumerate(attributes["parts"])]
 
 

@@ -14,13 +14,14 @@ import contextlib
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.settings.ages import age_words
 from lrh_dask.stores.aside import replace_file
+from lrh_dask.stores.documents import MALFORMED, known, read_document
 
 __all__ = ["State", "Status", "forget_old", "jobs_folder", "note", "status_of", "statuses"]
 
@@ -89,11 +90,10 @@ def status_of(runs: Path, run: str) -> Status:
     """
     path = jobs_folder(runs) / run / "status.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        status = Status(**{f.name: known[f.name] for f in fields(Status) if f.name in known}
-                        | {"state": State[known["state"]]})
+        told = read_document(path)
+        status = known(Status, told | {"state": State[told["state"]], "run": run})
         silent = time.time() - max(status.updated, path.stat().st_mtime)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise SettingsError(explain(
             f"run {run!r} in {runs}", expected="a run that was begun or submitted there",
             got="none" if isinstance(error, FileNotFoundError) else f"{error}",

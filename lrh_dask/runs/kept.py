@@ -39,6 +39,7 @@ from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.source import SOURCE
 from lrh_dask.stores.aside import put_in_order, replace_file
 from lrh_dask.stores.chunks import is_zarr
+from lrh_dask.stores.documents import MALFORMED
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.tokens import RowTokens, seen_now
 
@@ -98,7 +99,9 @@ class Kept:
             self.folder.mkdir(parents=True, exist_ok=True)
             put_in_order(self.folder)
             mark = self.folder / MARK
-            self._mark = mark.read_text(encoding="utf-8") if mark.exists() else ""
+            self._mark = ""
+            with suppress(FileNotFoundError, UnicodeDecodeError):
+                self._mark = mark.read_text(encoding="utf-8")
             if not self._mark:
                 self._mark = uuid.uuid4().hex
                 replace_file(mark, self._mark)
@@ -182,7 +185,7 @@ def _read(path: Path, wanted: dict[str, Any]) -> tuple[Partial | None, str | Non
         if attributes["of"] != wanted:
             return None, f"state {path} is of another run: it was computed again"
         return partial_of(attributes["part"], arrays).known_before(), None
-    except (ValueError, KeyError, TypeError, LookupError) as error:
+    except MALFORMED as error:
         return None, f"{error}: it was computed again"
 
 

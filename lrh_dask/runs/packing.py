@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from lrh_dask.errors import LrhError
 from lrh_dask.linalg.duplicates import RowHashes
 from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.linalg.reduced_pairs import ReducedPairs
 from lrh_dask.linalg.row_gram import RowGram
 from lrh_dask.linalg.triangle import Triangle
+from lrh_dask.runs.state_checks import refuse_misshapen
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.statistics.sizes import Sizes
 from lrh_dask.stores.digests import RowDigest
+from lrh_dask.stores.documents import MALFORMED, known
 
-__all__ = ["Packed", "described", "partial_of"]
+__all__ = ["Packed", "described", "digests_of", "partial_of"]
 
 KINDS = {"triangle": Triangle, "reduced": ReducedPairs, "products": RowGram}
 
@@ -58,6 +61,9 @@ def _unpacked(place: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> np.ndar
     dtype, start, shape, half = place
     n = shape[0] * (shape[0] + 1) // 2 if half else math.prod(shape)
     flat = arrays[dtype][start:start + n]
+    if flat.shape != (n,):
+        message = f"{flat.size} numbers of an array of {n}"
+        raise ValueError(message)
     if not half:
         return flat.reshape(shape)
     square = np.zeros(shape, flat.dtype)
@@ -98,7 +104,21 @@ def described(partial: Partial, arrays: Packed) -> dict[str, Any]:
 
 
 def partial_of(part: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Partial:
-    """The partial state that was described so, from these arrays by dtype."""
+    """The partial state that was described so, from these arrays by dtype.
+
+    Raises:
+        ValueError: nothing of the kind was described.
+    """
+    try:
+        partial = _partial_of(part, arrays)
+        refuse_misshapen(partial)
+    except (*MALFORMED, LrhError) as error:
+        message = f"no states: {type(error).__name__}: {error}"
+        raise ValueError(message) from error
+    return partial
+
+
+def _partial_of(part: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Partial:
     def unpacked(values: dict[str, Any]) -> dict[str, Any]:
         return {name: value if not isinstance(value, dict) else
                 _unpacked(value["at"], arrays) if "at" in value else Ledger.of(value["spans"])
@@ -111,4 +131,10 @@ def partial_of(part: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Par
         **part["stats"], x_sizes=x_sizes, y_sizes=y_sizes,
         skipped=tuple((int(a), int(b), int(n)) for a, b, n in part["skipped"]),
         hashes=RowHashes(**unpacked(part["hashes"])),
-        digests=tuple(RowDigest(*d) for d in part["digests"])))
+        digests=digests_of(part)))
+
+
+def digests_of(part: Mapping[str, Any]) -> tuple[RowDigest, ...]:
+    """Those of the rows of a partial state that was described so."""
+    return tuple(known(RowDigest, dict(zip(("start", "stop", "digest"), digest, strict=True)))
+                 for digest in part["digests"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrh_dask.errors import SettingsError, explain
+from lrh_dask.stores.documents import MALFORMED, read_document
 
 __all__ = ["attributes_of", "beside", "put_in_order", "refuse_existing", "refuse_unwritable",
            "replace_file", "written_aside"]
@@ -146,9 +146,8 @@ def replace_file(path: Path, text: str, mode: int = 0o666) -> None:
 def attributes_of(path: Path) -> dict[str, Any]:
     """Attributes of the Zarr group at a local path; empty where there is none."""
     try:
-        found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        return dict(found.get("attributes", {}))
-    except (OSError, ValueError, TypeError, AttributeError):
+        return dict(read_document(path / "zarr.json").get("attributes", {}))
+    except (OSError, *MALFORMED):
         return {}
 
 

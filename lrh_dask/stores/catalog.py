@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from lrh_dask.stores.aside import (
     replace_file,
     written_aside,
 )
+from lrh_dask.stores.documents import MALFORMED, known, read_document
 from lrh_dask.stores.locks import exclusive
+from lrh_dask.stores.windows import Segment
 
 __all__ = ["N_RECENT", "Busy", "Catalog", "Listed"]
 
@@ -75,6 +77,23 @@ class Listed:
     eigenvalues: tuple[float, ...]
     standard_errors: tuple[float | None, ...]
     n_alerts: int
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    rows: tuple[tuple[int, int], ...]
+    segments: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class _ForTheNext:
+    """What the next night needs of the document of a run besides."""
+
+    ledger: _Ledger
+    lineage_settings: dict[str, Any]
+    seconds: dict[str, float]
+    bytes: dict[str, float]
+    alerts: tuple[dict[str, Any], ...]
 
 
 class Catalog:
@@ -139,10 +158,10 @@ class Catalog:
 
     def _read(self, *, believing_index: bool = True) -> tuple[list[Listed], list[str]]:
         try:
-            index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
-            known = {str(row["run"]): (row["stamp"], _listed(row)) for row in index["runs"]}
-        except (OSError, ValueError, TypeError, KeyError):
-            known = {}
+            index = read_document(self.folder / "index.json")
+            before = {row["run"]: (row["stamp"], known(Listed, row)) for row in index["runs"]}
+        except (OSError, *MALFORMED):
+            before = {}
         rows: dict[str, tuple[list[int], Listed]] = {}
         damaged = []
         for path in sorted(self.folder.glob("[!.]*/run.json")):
@@ -153,12 +172,12 @@ class Catalog:
                 found = path.stat()
                 stamp = [found.st_size, found.st_mtime_ns]
                 try:
-                    same = believing_index and name in known and known[name][0] == stamp
-                    rows[name] = known[name] if same else (
+                    same = believing_index and name in before and before[name][0] == stamp
+                    rows[name] = before[name] if same else (
                         stamp, _row(path, self.document(name)))
                 except BadPairs as error:
                     damaged.append(str(error))
-        if rows != known:
+        if rows != before:
             with contextlib.suppress(OSError):  # who may only look need not keep it
                 replace_file(self.folder / "index.json", json.dumps(
                     {"format": FORMAT_VERSION, "runs": [
@@ -175,8 +194,8 @@ class Catalog:
         """
         path = self.folder / run / "run.json"
         try:
-            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            document = read_document(path)
+        except (OSError, *MALFORMED) as error:
             raise _unreadable(path, error) from error
         return document
 
@@ -228,12 +247,17 @@ def _row(path: Path, document: dict[str, Any]) -> Listed:
         BadPairs: something is missing there.
     """
     try:
-        document["ledger"]["segments"], document["lineage_settings"]  # what the next night needs
-        return _listed({**document, "eigenvalues": document["eigenvalues"][:N_LEADING],
-                        "standard_errors": document["standard_errors"][:N_LEADING],
-                        "n_alerts": len(document["alerts"])})
-    except (KeyError, TypeError, AttributeError) as error:
+        found = known(Listed, {**document, "eigenvalues": document["eigenvalues"][:N_LEADING],
+                               "standard_errors": document["standard_errors"][:N_LEADING],
+                               "n_alerts": len(document["alerts"])})
+        if found.run != path.parent.name:
+            message = f"it is of run {found.run}"
+            raise ValueError(message)
+        for segment in known(_ForTheNext, document).ledger.segments:
+            Segment.known(segment)
+    except MALFORMED as error:
         raise _unreadable(path, error) from error
+    return found
 
 
 def _unreadable(path: Path, error: Exception) -> BadPairs:
@@ -244,9 +268,3 @@ def _unreadable(path: Path, error: Exception) -> BadPairs:
                     "about are called new once more",
         fix=f"Restore it, or remove {path.parent}: its pairs are counted in the states all the "
             "same"))
-
-
-def _listed(row: dict[str, Any]) -> Listed:
-    found = Listed(**{field.name: row[field.name] for field in fields(Listed)})
-    return replace(found, eigenvalues=tuple(found.eigenvalues),
-                   standard_errors=tuple(found.standard_errors))

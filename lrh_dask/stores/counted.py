@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrh_dask.stores.digests import RowDigest
+from lrh_dask.stores.documents import MALFORMED, known, read_document
 
 __all__ = ["CountedRows"]
 
@@ -30,12 +30,10 @@ class CountedRows:
     def of(folder: Path) -> CountedRows | None:
         """What the folder of a run says of them; None where it says nothing."""
         try:
-            run, ledger = (json.loads((folder / name).read_text(encoding="utf-8"))
-                           for name in ("run.json", "ledger.json"))
-            return CountedRows(str(run["store"]),
-                               tuple((int(a), int(b)) for a, b in ledger["rows"]),
-                               frozenset(RowDigest(**d) for d in ledger["digests"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            run, ledger = (read_document(folder / name) for name in ("run.json", "ledger.json"))
+            return known(CountedRows, {"store": run["store"], "spans": ledger["rows"],
+                                       "digests": ledger["digests"]})
+        except (OSError, *MALFORMED):
             return None
 
     def n_shared(self, other: CountedRows) -> int:

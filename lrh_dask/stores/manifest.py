@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lrh_dask.errors import BadPairs, SettingsError, explain
+from lrh_dask.stores.documents import MALFORMED, known, parsed
 from lrh_dask.stores.windows import A_DAY
 
 __all__ = ["NODE", "AppendedBefore", "Batch", "Manifest", "Stamp", "chunk_digests", "group_file",
@@ -165,7 +166,7 @@ def manifest_of(group: Any, name: str) -> Manifest | None:
     try:
         found = _attributes(group.store_path / NODE)
         return None if found is None else _parsed(found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise BadPairs(explain(
             f"read {NODE} of {name}", expected="the rows and batches that were published",
             got=f"{type(error).__name__}: {error}",
@@ -189,8 +190,9 @@ def chunk_digests(array: Any, n_batches: int) -> dict[str, str]:
     for batch in range(n_batches):
         node = StorePath(array.store, parent) / NODE / node_of_chunks(batch)
         try:
-            found |= (_attributes(node) or {}).get(name, {})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            found |= {key: str(digest) for key, digest in (
+                _attributes(node) or {}).get(name, {}).items()}
+        except MALFORMED as error:
             raise BadPairs(explain(
                 f"read {node}", expected="digests of the chunks that a batch has written",
                 got=f"{type(error).__name__}: {error}",
@@ -204,7 +206,7 @@ def _attributes(path: Any) -> dict[str, Any] | None:
     from lrh_dask.stores.zarr_core import get
 
     stored = get(path / "zarr.json")
-    return None if stored is None else dict(json.loads(stored)["attributes"])
+    return None if stored is None else dict(parsed(stored)["attributes"])
 
 
 def _parsed(found: dict[str, Any]) -> Manifest:
@@ -216,10 +218,12 @@ def _parsed(found: dict[str, Any]) -> Manifest:
     if found[NODE] != VERSION:
         message = f"version {found[NODE]}, where this lrh_dask knows {VERSION}"
         raise ValueError(message)
-    batches = tuple(Batch(**batch) for batch in found["batches"])
-    edges = [0, *(int(batch.stop) for batch in batches)]
-    if [batch.start for batch in batches] != edges[:-1] or sorted(edges) != edges \
-            or edges[-1] != found["rows"]:
-        message = f"batches that do not make up {found['rows']} rows"
+    manifest = known(Manifest, found)
+    edges = [0, *(batch.stop for batch in manifest.batches)]
+    if [batch.start for batch in manifest.batches] != edges[:-1] or sorted(edges) != edges \
+            or edges[-1] != manifest.rows:
+        message = f"batches that do not make up {manifest.rows} rows"
         raise ValueError(message)
-    return Manifest(found["rows"], batches, tuple(found["arrays"]), found["appending_to"])
+    for batch in manifest.batches:
+        datetime.fromisoformat(batch.recorded)
+    return manifest

@@ -16,10 +16,13 @@ from datetime import date, datetime, timedelta
 from itertools import accumulate
 from typing import Any
 
+from lrh_dask.stores.documents import known
+
 __all__ = ["A_DAY", "STEPS_A_WINDOW", "Segment", "Window", "ahead", "uncovered"]
 
 A_DAY = timedelta(days=1)
 """Clocks may differ by so much."""
+MOST_ROWS = 2**62
 STEPS_A_WINDOW = 10
 """A window of so many pairs slides in steps of about a tenth."""
 
@@ -56,10 +59,18 @@ class Segment:
 
     @staticmethod
     def known(fields: Mapping[str, Any]) -> Segment:
-        """From its fields as JSON has them."""
-        known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                                 for name, value in fields.items()}
-        return Segment(**known)
+        """From its fields as JSON has them.
+
+        Raises:
+            ValueError: they are those of no segment.
+        """
+        found = known(Segment, fields)
+        for time in {found.first, found.last} - {""}:
+            datetime.fromisoformat(time)
+        if not 0 <= found.start < found.stop < MOST_ROWS:
+            message = f"rows {found.start}-{found.stop - 1}, which are none"
+            raise ValueError(message)
+        return found
 
     def join(self, other: Segment) -> Segment:
         """This one and the one that begins where it ends."""
