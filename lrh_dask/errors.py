@@ -13,6 +13,10 @@ __all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "fin
            "is_refusal", "public_name"]
 
 
+SHOWN = 1500
+"""Characters of a part of a message."""
+
+
 class _Explained(str):
     """The text of an error, which knows its first part."""
 
@@ -21,11 +25,16 @@ class _Explained(str):
 
 def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) -> str:
     """The text of an error: <where>: expected <x>, got <y>. <consequence>. <fix>."""
-    parts = [f"{where}: expected {expected}, got {got}", consequence, fix]
+    parts = [f"{_shown(where)}: expected {expected}, got {_shown(got)}", consequence, fix]
     text = _Explained(" ".join(part if part.endswith((".", "?")) else f"{part}."
                                for part in parts))
     text.finding = parts[0]
     return text
+
+
+def _shown(text: str) -> str:
+    """A text as far as a person would read it: it may quote what a file says."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text):,} characters)"
 
 
 def finding(error: BaseException) -> str:

@@ -105,7 +105,7 @@ class ClusterSettings(Strict):
 
             try:
                 n_bytes = parse_bytes(value)
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, OverflowError) as error:
                 message = f"expected a size such as 4GiB, got {value!r}"
                 raise ValueError(message) from error
             if n_bytes <= 0:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from itertools import accumulate
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
@@ -19,10 +22,15 @@ from lrh_dask.settings.cluster_settings import (
     named_by_dask,
 )
 from lrh_dask.statistics.asked import LEAST_RTOL
+from lrh_dask.stores.documents import MALFORMED
 from lrh_dask.stores.windows import Window
 
 __all__ = ["FitSettings", "NightlySettings", "RunSettings", "Settings", "load_config",
            "settings_from", "settings_of"]
+
+
+DEEPEST = 64
+"""Brackets in each other in a file of settings."""
 
 
 class FitSettings(Strict):
@@ -68,6 +76,9 @@ class FitSettings(Strict):
         """``~`` is a home directory and ``file://`` a local path."""
         if value is None:
             return None
+        if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
+            message = f"expected a path, got {_shown(value)}"
+            raise ValueError(message)
         value = value.removeprefix("file://")
         return value if "://" in value else os.path.expanduser(value)
 
@@ -162,8 +173,8 @@ def load_config(path: Path) -> dict[str, Any]:
         SettingsError: it cannot be read or is no mapping.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loaded = yaml.safe_load(_of_some_depth(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, RecursionError, *MALFORMED) as error:
         raise SettingsError(explain(
             f"read settings {path}", expected="a YAML file", got=" ".join(str(error).split()),
             consequence="Nothing was started", fix="See configs/quickstart.yaml")) from error
@@ -173,6 +184,19 @@ def load_config(path: Path) -> dict[str, Any]:
             got=type(loaded).__name__, consequence="Nothing was started",
             fix="See configs/quickstart.yaml"))
     return loaded
+
+
+def _of_some_depth(text: str) -> str:
+    """The same text, unless brackets in brackets would keep the parser busy for minutes.
+
+    Raises:
+        ValueError: they would.
+    """
+    signs = re.findall(r"[\[\]{}]", text)
+    if max(accumulate(1 if sign in "[{" else -1 for sign in signs), default=0) > DEEPEST:
+        message = f"more than {DEEPEST} brackets in each other"
+        raise ValueError(message)
+    return text
 
 
 Settings = TypeVar("Settings", bound=FitSettings)
@@ -250,4 +274,14 @@ def _complaint(name: str, item: Any) -> str:
     if item["type"] == "value_error":  # ours: it says what it got
         return str(item["msg"]).removeprefix("Value error, ")
     wanted = f"expected {_ALLOWED[name]}" if name in _ALLOWED else item["msg"]
-    return f"{wanted}, got {item['input']!r}"
+    return f"{wanted}, got {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value as far as a line has room; in YAML a short text can stand for a very long one."""
+    short = Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 200, 200
+    try:
+        return short.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
