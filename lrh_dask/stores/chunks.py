@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import platform
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,17 @@ from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 from lrh_dask.stores.shard_index import absent_inside
 
 __all__ = ["CHECKSUM_BYTES", "chunk_dtype", "first_rows", "has_checksum", "is_plain", "is_remote",
-           "is_zarr", "missing_chunks", "read_rows", "stored_chunks"]
+           "is_zarr", "missing_chunks", "read_rows", "refuse_boundless", "stored_chunks"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
+MUCH = 2**23
+"""So many numbers, and the chunks in a shard, are not made up by Zarr where they are missing."""
+MANY, MOST, MOST_ROWS = 10**4, 10**7, 2**48
+"""Of many chunks the last one is looked for at once; more than these nobody has."""
+MOST_IN_A_SHARD = 2**16
+LOOKED_FOR, LISTED = 4096, 1000
+"""So many chunks are looked for at once, until so many are missing."""
 REQUESTS, REQUESTED_BYTES = 16, 16 * 2**20
 """Chunks of one array that are asked for at once, and their bytes where there are several."""
 
@@ -61,7 +69,10 @@ def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str
         if is_plain(array):
             rows, missing = _read_plain(array, wanted, fill, out)
         else:
-            rows = np.asarray(array[wanted])
+            if getattr(array, "shards", None) or math.prod(
+                    part.stop - part.start for part in wanted) > MUCH:
+                missing = _missing(array, wanted, fill) or None  # before it is filled up
+            rows = np.empty(0) if missing else np.asarray(array[wanted])
             if out is not None:
                 out[...] = rows
                 rows = out
@@ -84,7 +95,7 @@ def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str
     if missing:
         raise BadPairs(explain(
             where, expected="every chunk to be stored",
-            got=f"{len(missing)} missing ({', '.join(missing[:SHOWN])})",
+            got=f"{_number(missing)} missing ({', '.join(missing[:SHOWN])})",
             consequence="Zarr would read them as fill values, and the Hessian would be wrong "
                         "without a word",
             fix="Restore the chunks. If they hold nothing but fill, write them with "
@@ -172,7 +183,7 @@ def _read_plain(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
     from lrh_dask.stores.zarr_core import PROTOTYPE, sync
 
     places = {array.metadata.encode_chunk_key(at): at for at in _coordinates(array, wanted)}
-    chunk_bytes = int(np.prod(array.chunks)) * array.dtype.itemsize
+    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
     at_once = max(1, min(REQUESTS, REQUESTED_BYTES // chunk_bytes))
     missing: list[str] = []
     found = out
@@ -198,7 +209,9 @@ def _read_plain(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
                 return np.full(shape, chunk, array.dtype) if answer is None else chunk, []
             found[tuple(slice(low - part.start, high - part.start)
                         for part, (low, high) in zip(wanted, spans, strict=True))] = chunk
-    return np.empty(0) if found is None else found, missing
+    if found is None:
+        found = np.empty([0 if missing else part.stop - part.start for part in wanted], array.dtype)
+    return found, missing
 
 
 def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
@@ -209,7 +222,7 @@ def _numbers(array: Any, key: str, stored: np.ndarray) -> np.ndarray:
     """
     checksummed = len(array.metadata.codecs) > 1
     content = stored[:-CHECKSUM_BYTES] if checksummed else stored
-    wanted = int(np.prod(array.chunks)) * array.dtype.itemsize
+    wanted = math.prod(array.chunks) * array.dtype.itemsize
     if content.nbytes != wanted:
         message = f"chunk {key} has {content.nbytes} bytes where {wanted} are due"
         raise ValueError(message)
@@ -238,12 +251,47 @@ def missing_chunks(array: Any, fill: frozenset[str] = frozenset()) -> list[str]:
         return _missing(array, everything, fill, _listed(array) if is_remote(array) else None)
 
 
+def refuse_boundless(name: str, array: Any, fill: frozenset[str] = frozenset()) -> None:
+    """Raise where metadata speak of more chunks than are there, before anybody goes over them all.
+
+    Raises:
+        BadPairs: they do, or of chunks that hold nothing.
+    """
+    if 0 in stored_chunks(array):
+        raise BadPairs(explain(
+            f"open {name}", expected="chunks that hold some rows and features",
+            got=f"chunks of {stored_chunks(array)}", consequence="Nothing can be read",
+            fix="Write the pairs anew, such as by `lrh_dask.write_pairs`"))
+    grid = [-(-n // size) for n, size in zip(array.shape, stored_chunks(array), strict=True)]
+    n_chunks = math.prod(grid) if max(array.shape) < MOST_ROWS else MOST + 1
+    if math.prod(stored_chunks(array)) > MOST_IN_A_SHARD * math.prod(array.chunks):
+        n_chunks = MOST + 1
+    if n_chunks <= MANY:
+        return
+    last = array.metadata.encode_chunk_key(tuple(n - 1 for n in grid))
+    if n_chunks > MOST or (last not in fill and not _stored(array, [last])):
+        raise BadPairs(explain(
+            f"open {name}", expected=f"the chunks that its metadata speak of, {MOST:,} at most",
+            got="more, or more in one shard than can be" if n_chunks > MOST
+            else f"none at the end ({last})",
+            consequence="To look for them all would take for ever, so none were read",
+            fix="Check its shape and chunks in zarr.json; restore the store from a copy"))
+
+
 def _missing(array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
              stored: set[str] | None = None) -> list[str]:
-    places = {array.metadata.encode_chunk_key(at): at for at in _coordinates(array, wanted)}
-    stored = _stored(array, places) if stored is None else stored
-    return [key for key in places if key not in stored and key not in fill] + absent_inside(
-        array, {key: at for key, at in places.items() if key in stored and key not in fill}, wanted)
+    places = ((array.metadata.encode_chunk_key(at), at) for at in _coordinates(array, wanted))
+    missing: list[str] = []
+    while len(missing) < LISTED and (some := dict(islice(places, LOOKED_FOR))):
+        there = _stored(array, some) if stored is None else stored
+        missing += [key for key in some if key not in there and key not in fill]
+        missing += absent_inside(array, {key: at for key, at in some.items()
+                                         if key in there and key not in fill}, wanted)
+    return missing
+
+
+def _number(missing: list[str]) -> str:
+    return f"{len(missing)}{' or more' * (len(missing) >= LISTED)}"
 
 
 def _stored(array: Any, keys: Iterable[str]) -> set[str]:

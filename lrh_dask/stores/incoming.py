@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ["IN_MEMORY", "Incoming", "incoming_from"]
 IN_MEMORY = "the new pairs"
 """What pairs are called that come from no file."""
 SHOWN = 5
+UNPACKED_BYTES, UNPACKED_TIMES = 2**28, 100
+"""Files that unpack to more bytes, and to so many times more than they hold, are no pairs."""
 LOOKED_AT_BYTES = 2**20
 """So much at once is looked at: it stays in the processor's cache."""
 
@@ -181,6 +184,20 @@ class Incoming:
                 fix="Leave these rows out, in x and y alike, and append the others"))
 
 
+def _refuse_bombs(source: str | Path) -> None:
+    """Raise where a file would unpack to far more than pairs of its size can be.
+
+    Raises:
+        ValueError: it would.
+    """
+    with zipfile.ZipFile(source) as found:
+        packed = sum(item.compress_size for item in found.infolist())
+        unpacked = sum(item.file_size for item in found.infolist())
+    if unpacked > max(UNPACKED_BYTES, UNPACKED_TIMES * packed):
+        message = f"{packed:,} bytes that unpack to {unpacked:,}"
+        raise ValueError(message)
+
+
 def incoming_from(source: str | Path, *, x: str = "x", y: str = "y",
                   weight: str = "weight") -> Incoming:
     """Rows of a file ``.npz``, or of a Zarr store, which are read as they are appended.
@@ -195,6 +212,7 @@ def incoming_from(source: str | Path, *, x: str = "x", y: str = "y",
         opened = open_arrays(source, x=x, y=y, weight=weight)
         return Incoming(opened.x, opened.y, opened.weight, name, opened.fill)
     try:
+        _refuse_bombs(source)
         with np.load(source, allow_pickle=False) as found:
             arrays = {key: found[key] for key in (x, y, weight) if key in found.files}
             present = sorted(found.files)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
-from lrh_dask.stores.chunks import first_rows
+from lrh_dask.stores.chunks import first_rows, refuse_boundless
 from lrh_dask.stores.manifest import Manifest, manifest_of
 from lrh_dask.stores.pairs import Pairs
 
@@ -113,7 +113,13 @@ def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight
             fix="Name the arrays with --x and --y"))
     fill = _declared_fill(group, {"x": x, "y": y, "weight": weight})
     opened = Opened(name, arrays[x], arrays[y], arrays.get(weight), fill, snapshot=snapshot)
-    return opened if manifest is None or x not in manifest.arrays else _published(opened, manifest)
+    if manifest is not None and x in manifest.arrays:
+        opened = _published(opened, manifest)
+    for label in ("x", "y", "weight"):
+        array = getattr(opened, label)
+        if array is not None:
+            refuse_boundless(f"{name}/{label}", array, fill[label])
+    return opened
 
 
 def _declared_fill(group: Any, names: Mapping[str, str]) -> dict[str, frozenset[str]]:
@@ -121,8 +127,9 @@ def _declared_fill(group: Any, names: Mapping[str, str]) -> dict[str, frozenset[
     declared = group.attrs.asdict().get("lrh_fill_chunks", {})
     if not isinstance(declared, dict):
         return {}
-    return {label: frozenset(str(key) for key in declared.get(name, ()))
-            for label, name in names.items()}
+    keys = {label: declared.get(name, ()) for label, name in names.items()}
+    return {label: frozenset(map(str, found if isinstance(found, (list, tuple)) else ()))
+            for label, found in keys.items()}
 
 
 def _published(opened: Opened, manifest: Manifest) -> Opened:
