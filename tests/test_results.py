@@ -64,7 +64,7 @@ def test_a_writer_that_dies_leaves_nothing_that_looks_whole(hessian, tmp_path, m
 def test_nan_and_rank_zero_survive(hessian, tmp_path):
     empty = dataclasses.replace(
         hessian, eigenvalues=np.zeros(0), standard_errors=np.zeros(0),
-        eigenvectors=np.zeros((30, 0)), offset=None,
+        eigenvectors=np.zeros((30, 0)), offset=None, curves={},
         certificates=dataclasses.replace(hessian.certificates, held_out_residual=np.nan))
     read = LowRankHessian.load(empty.save(tmp_path / "r.zarr"))
     assert (read.rank, read.n_features, read.offset) == (0, 30, None)

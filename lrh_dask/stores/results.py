@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from lrh_dask.statistics.certificates import Certificates
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.statistics.verdicts import Verdict
 from lrh_dask.stores.aside import attributes_of, written_aside
+from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.documents import MALFORMED, known
 
 if TYPE_CHECKING:
     import zarr
@@ -83,7 +85,9 @@ def load_result(path: str | Path) -> LowRankHessian:
     group = _open(path)
     attributes: dict[str, Any] = dict(group.attrs.asdict())
     try:
-        arrays = {name: np.asarray(array[...]) for name, array in group.arrays()}
+        arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
+                  for name, array in group.arrays() if name in DIMENSIONS}
+        _refuse_misshapen(arrays)
         stored = dict(attributes["certificates"])
         for name, value in stored.items():
             if value is None:
@@ -93,24 +97,61 @@ def load_result(path: str | Path) -> LowRankHessian:
         return LowRankHessian(
             eigenvalues=arrays.pop("eigenvalues"), standard_errors=arrays.pop("standard_errors"),
             eigenvectors=arrays.pop("eigenvectors"), offset=arrays.pop("offset", None),
-            n_pairs=int(attributes["n_pairs"]), certificates=Certificates(**stored),
-            curves=arrays, provenance=attributes["provenance"])
-    except (KeyError, TypeError, ValueError) as error:
+            n_pairs=int(attributes["n_pairs"]), certificates=known(Certificates, stored),
+            curves=arrays, provenance=_checked(attributes["provenance"]))
+    except MALFORMED as error:
         raise BadPairs(explain(
             f"read result {path}", expected="a complete result",
             got=f"{type(error).__name__}: {error}", consequence="It cannot be judged or used",
             fix="Run `lrh run` again")) from error
 
 
+def _refuse_misshapen(arrays: dict[str, np.ndarray]) -> None:
+    """Raise unless arrays are of numbers, and as long as others along the same dimensions.
+
+    Raises:
+        ValueError: they are not.
+    """
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        along = dict(zip(DIMENSIONS[name], array.shape, strict=True))
+        if array.dtype.kind not in "fiu" or any(
+                sizes.setdefault(axis, n) != n for axis, n in along.items()):
+            message = f"{name} of shape {array.shape} and {array.dtype} beside {sizes}"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """What a result tells of the run that made it, as far as it does."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes: dict[str, float] = field(default_factory=dict)
+    peak_worker_bytes: int = 0
+    notices: tuple[str, ...] = ()
+
+
+def _checked(provenance: dict[str, Any]) -> dict[str, Any]:
+    """The same.
+
+    Raises:
+        ValueError: it is none.
+    """
+    known(_Provenance, provenance)
+    return provenance
+
+
 def summary(hessian: LowRankHessian, result: Path) -> dict[str, Any]:
     """A result as the JSON document of the command line; NaN is null."""
-    certificates, provenance = hessian.certificates, hessian.provenance
+    certificates, provenance = hessian.certificates, {
+        **asdict(_Provenance()), **hessian.provenance}
     document = {
         "eigenvalues": hessian.eigenvalues.tolist(),
         "standard_errors": hessian.standard_errors.tolist(),
         "half_widths": hessian.half_widths.tolist(), "bias": hessian.bias.tolist(),
         "standard_error_note": certificates.standard_error_note,
-        "rank": hessian.rank, "method": provenance["settings"]["method"],
+        "rank": hessian.rank, "method": provenance["settings"].get("method", "symmetric"),
         "n_pairs": hessian.n_pairs, "n_features": hessian.n_features,
         "residual": certificates.residual, "held_out_residual": certificates.held_out_residual,
         "asymmetry": certificates.asymmetry, "captured_energy": certificates.captured_energy,
