@@ -98,9 +98,9 @@ def _change(rng, here, key, everywhere):
         other, at = rng.choice(everywhere)
         if at in other if isinstance(other, dict) else at < len(other):
             here[key] = json.loads(json.dumps(other[at]))
-    elif pick == 6 and isinstance(now, (int, float)):
-        here[key] = rng.choice((now + 1, now - 1, -now, now * 1000, now / 3, str(now), [now],
-                                now * 10**12, bool(now)))
+    elif pick == 6 and isinstance(now, (int, float)) and abs(now) < 1e300:
+        here[key] = rng.choice((now + 1, now - 1, -now, now * 1000, now // 3, [now], now * 1e12
+                                if abs(now) < 1e12 else str(now)[:5], bool(now)))
     elif pick == 7:
         here[key] = rng.choice(([now], {"x": now}, [now, now], [now] * 1000))
     elif pick == 8 and isinstance(here, dict):
