@@ -18,10 +18,10 @@ from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_of, wor
 from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 
 ROOT = Path(__file__).parent.parent
-JOB = {"cores": 2, "memory": "4GiB", "walltime": "00:10:00", "scheduler_options":
-       {"host": "127.0.0.1"}}
+JOB = {"cores": 2, "memory": "4GiB", "walltime": "00:10:00", "interface": "lo"}
 SETTINGS = {**{queue: {"workers": 2, "options": JOB} for queue in QUEUES},
-            "kubernetes": {"workers": 2}, "cuda": {}, "ssh": {"hosts": ["127.0.0.1", "127.0.0.1"]}}
+            "kubernetes": {"workers": 2, "insecure": True}, "cuda": {},
+            "ssh": {"hosts": ["127.0.0.1", "127.0.0.1"]}}
 
 
 def settings_of(kind, **more):
@@ -173,7 +173,7 @@ def test_a_machine_without_the_queues_command_is_told(queue, monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({}, "cores and memory"), ({**JOB, "no_such": 1}, "no_such")])
+    ({"interface": "lo"}, "cores and memory"), ({**JOB, "no_such": 1}, "no_such")])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_options_that_a_queue_does_not_know_are_told(queue, options, said):
     with pytest.raises(SettingsError, match=f"(?s)cluster.options for kind slurm.*{said}"), \

@@ -14,10 +14,12 @@ import typer
 from lrh_dask import __version__
 from lrh_dask.cli import pairs as cli_pairs
 from lrh_dask.cli import runs as cli_runs
+from lrh_dask.cli.certs import certs
 from lrh_dask.cli.diff import diff
 from lrh_dask.cli.doctor import doctor
 from lrh_dask.cli.options import (
     BasisText,
+    Insecure,
     Json,
     Memory,
     MethodText,
@@ -92,6 +94,7 @@ def run(
             "--resume", help="Keep states beside the result while the run goes (RESULT.states), "
             "and go on from those of a run that was broken off.")] = False,
         scheduler: Scheduler = None,
+        insecure: Insecure = False,
         workers: Workers = None,
         threads_per_worker: Threads = None,
         memory_limit: Memory = None,
@@ -117,7 +120,7 @@ def run(
         "overwrite": overwrite or None, "resume": resume or None, "psd": psd or None,
         "weighting": weighting, "bad_rows": bad_rows},
         {"workers": workers, "threads_per_worker": threads_per_worker,
-         "memory_limit": memory_limit, "scheduler": scheduler})
+         "memory_limit": memory_limit, "scheduler": scheduler, "insecure": insecure})
     screen = Screen(quiet_output=as_json)
     hessian = run_job(settings, screen, report=performance_report)
     path = settings.result_path
@@ -266,6 +269,7 @@ def report(
 
 app.command(rich_help_panel="Results")(diff)
 app.command(rich_help_panel="Fit")(doctor)
+app.command(rich_help_panel="Fit")(certs)
 
 
 def main() -> None:

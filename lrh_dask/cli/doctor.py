@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrh_dask.cli.options import Json, Memory, Scheduler, Threads, Workers, XName, YName
+from lrh_dask.cli.options import (
+    Insecure,
+    Json,
+    Memory,
+    Scheduler,
+    Threads,
+    Workers,
+    XName,
+    YName,
+)
 from lrh_dask.clusters.findings import Finding, Health
 
 __all__ = ["doctor"]
@@ -25,8 +34,8 @@ def doctor(
         store: Annotated[str | None, typer.Argument(
             metavar="[STORE|CONFIG.yaml]", show_default=False,
             help="A store of pairs to be looked at, too, or a file of settings.")] = None,
-        scheduler: Scheduler = None, workers: Workers = None, threads_per_worker: Threads = None,
-        memory_limit: Memory = None,
+        scheduler: Scheduler = None, insecure: Insecure = False, workers: Workers = None,
+        threads_per_worker: Threads = None, memory_limit: Memory = None,
         device: Annotated[str | None, typer.Option(
             "--device", metavar="auto|cpu|gpu", show_default="auto",
             help="Where workers are to compute.")] = None,
@@ -46,7 +55,7 @@ def doctor(
     kind = NightlySettings if nightly else RunSettings
     settings = settings_of(kind, store or "no-store", {"device": device, "x": x, "y": y}, {
         "scheduler": scheduler, "workers": workers, "threads_per_worker": threads_per_worker,
-        "memory_limit": memory_limit})
+        "memory_limit": memory_limit, "insecure": insecure})
     screen = Screen(quiet_output=as_json)
     found = examine(settings, with_store=store is not None, say=screen.say)
     if as_json:

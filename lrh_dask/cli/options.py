@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BasisText", "Json", "Memory", "MethodText", "RankText", "Scheduler", "Store", "Threads",
-           "Workers", "XName", "YName", "number_or_text", "yes_or_no"]
+__all__ = ["BasisText", "Insecure", "Json", "Memory", "MethodText", "RankText", "Scheduler",
+           "Store", "Threads", "Workers", "XName", "YName", "number_or_text", "yes_or_no"]
 
 Store = Annotated[str, typer.Argument(
     metavar="STORE", help="Path or URL of a Zarr group with arrays x and y, (n, D) each.")]
@@ -28,6 +28,9 @@ Scheduler = Annotated[str | None, typer.Option(
     "--scheduler", metavar="ADDRESS|FILE.json", show_default="DASK_SCHEDULER_ADDRESS, else a local "
     "cluster", help="Run on this Dask scheduler: tcp://host:8786, tls://host:8786, or what "
                     "`dask scheduler --scheduler-file` wrote. It goes before a file's cluster.")]
+Insecure = Annotated[bool, typer.Option(
+    "--insecure", help="Use a cluster that other machines can reach without TLS: whoever does runs "
+                       "any code there, as you.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Processes of the local cluster.",
                                              show_default="one a core, at most 8")]
 Threads = Annotated[int | None, typer.Option("--threads-per-worker", show_default="1",

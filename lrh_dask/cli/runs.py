@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lrh_dask.cli.options import Json, Scheduler
+from lrh_dask.cli.options import Insecure, Json, Scheduler
 from lrh_dask.errors import LrhError, SettingsError, explain
 
 __all__ = ["commands"]
@@ -31,7 +31,8 @@ Recompute = Annotated[bool, typer.Option(
 
 @commands.command(rich_help_panel="Every night")
 def nightly(
-        config: Config, scheduler: Scheduler = None, recompute: Recompute = False,
+        config: Config, scheduler: Scheduler = None, insecure: Insecure = False,
+        recompute: Recompute = False,
         wait: Annotated[bool, typer.Option(
             "--wait", help="Where another run is in the folder, wait for its end.")] = False,
         run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
@@ -47,7 +48,7 @@ def nightly(
     from lrh_dask.nights.every_night import nightly as carry_out
     from lrh_dask.reports.screen import Screen
 
-    settings, _ = _settings(config, scheduler)
+    settings, _ = _settings(config, scheduler, insecure=insecure)
     screen = Screen(quiet_output=as_json)
     try:
         outcome = carry_out(settings, screen, recompute=recompute, wait=wait, run_id=run_id)
@@ -66,8 +67,8 @@ def nightly(
 
 
 @commands.command(rich_help_panel="Every night")
-def submit(config: Config, scheduler: Scheduler = None, recompute: Recompute = False,
-           as_json: Json = False) -> None:
+def submit(config: Config, scheduler: Scheduler = None, insecure: Insecure = False,
+           recompute: Recompute = False, as_json: Json = False) -> None:
     """Hand `lrh nightly` to a cluster that is there, and leave: prints the id of the run.
 
     The driver runs on the cluster; this terminal may close. The folder of runs must be on a disk
@@ -76,13 +77,13 @@ def submit(config: Config, scheduler: Scheduler = None, recompute: Recompute = F
     from lrh_dask.nights.submitting import submit as hand_over
     from lrh_dask.reports.screen import Screen
 
-    settings, raw = _settings(config, scheduler)
-    status = hand_over(settings, raw, recompute=recompute)
+    settings, raw = _settings(config, scheduler, insecure=insecure)
+    screen = Screen(quiet_output=as_json)
+    status = hand_over(settings, raw, screen.say, recompute=recompute)
     if as_json:
         typer.echo(json.dumps(_plain(status)))
         return
     typer.echo(status.run)
-    screen = Screen()
     screen.say(f"{status.state.value}. Next: lrh wait {status.run} --runs "
                f"{shlex.quote(str(Path(settings.runs).absolute()))}")
 
@@ -188,7 +189,8 @@ class StillRunning(LrhError):
     exit_code = 124
 
 
-def _settings(config: str, scheduler: str | None) -> tuple[Any, dict[str, Any]]:
+def _settings(config: str, scheduler: str | None = None, *,
+              insecure: bool = False) -> tuple[Any, dict[str, Any]]:
     """Checked settings, and the same as they stand in the file."""
     from lrh_dask.settings.config import NightlySettings, load_config, settings_of
 
@@ -197,14 +199,15 @@ def _settings(config: str, scheduler: str | None) -> tuple[Any, dict[str, Any]]:
             f"settings {config}", expected="a YAML file", got="another name",
             consequence="Nothing was started",
             fix="Write `store:` and `runs:` into one, see configs/nightly.yaml"))
-    settings = settings_of(NightlySettings, config, {}, {"scheduler": scheduler})
+    settings = settings_of(NightlySettings, config, {},
+                           {"scheduler": scheduler, "insecure": insecure})
     return settings, load_config(Path(config))
 
 
 def _folder(runs: str) -> Path:
     """The folder of runs itself, or that of a file of settings."""
     if runs.endswith((".yaml", ".yml")):
-        return Path(_settings(runs, None)[0].runs)
+        return Path(_settings(runs)[0].runs)
     if not Path(runs).is_dir():
         raise SettingsError(explain(
             f"runs {runs}", expected="a folder of runs", got="none",

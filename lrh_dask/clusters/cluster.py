@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_variables
+from lrh_dask.clusters.exposure import refuse_exposed
 from lrh_dask.clusters.lost_workers import watch_workers
-from lrh_dask.clusters.running_cluster import connected, wait_for_workers
+from lrh_dask.clusters.running_cluster import connected, security_of, wait_for_workers
 from lrh_dask.clusters.versions import compare_versions, refuse_mismatched, survived
 from lrh_dask.errors import RunFailed, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, ClusterSettings, named_by_dask
@@ -23,7 +24,7 @@ from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, ClusterSettings,
 __all__ = ["connect", "default_workers", "reach", "worker_environment"]
 
 MAX_WORKERS = 8
-DASHBOARD_PORT = 8787
+LOOPBACK, DASHBOARD_PORT = "127.0.0.1", 8787
 TRIM, DASKS_TRIM = "MALLOC_TRIM_THRESHOLD_", "65536"
 
 
@@ -47,7 +48,7 @@ def connect(settings: ClusterSettings, say: Callable[[str], None] = _unheard) ->
         say: is told what a person should know: which cluster, and notices.
     Raises:
         RunFailed: no scheduler answers, it has no workers, or their software is another.
-        SettingsError: the address is none, a file or an extra is missing.
+        SettingsError: the address is none, or open to others; a file or an extra is missing.
     """
     with reach(settings, say) as client:
         if settings.kind != "local":
@@ -74,20 +75,32 @@ def reach(settings: ClusterSettings, say: Callable[[str], None] = _unheard) -> I
 
     Raises:
         RunFailed: no scheduler answers, or it has no workers.
-        SettingsError: the address is none, a file or an extra is missing.
+        SettingsError: the address is none, or open to others; a file or an extra is missing.
     """
     import dask
     import distributed  # noqa: F401 - its defaults must be there before, or they go with the block
 
     if os.environ.get(TRIM) == DASKS_TRIM:  # left by nannies of another cluster of this process
         del os.environ[TRIM]
-    with dask.config.set({**worker_environment(settings.threads_per_worker),
+    with dask.config.set({**worker_environment(settings.threads_per_worker), **_inherited(settings),
                           "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}):
-        how = (connected(settings) if settings.runs_already else
+        if not settings.runs_already:
+            refuse_exposed(settings, say)
+        how = (connected(settings, say) if settings.runs_already else
                _local(settings) if settings.kind == "local" else _started(settings, say))
         with how as client:
             say(f"Cluster: {_described(settings, client)}")
             yield client
+
+
+def _inherited(settings: ClusterSettings) -> dict[str, Any]:
+    """Dask settings by which processes on other machines (kind ``ssh``) find their certificates."""
+    if settings.kind != "ssh" or settings.tls is None:
+        return {}
+    tls, here = settings.tls, "distributed.comm"
+    return {f"{here}.require-encryption": True, f"{here}.tls.ca-file": tls.ca_file, **{
+        f"{here}.tls.{role}.{what}": getattr(tls, what)
+        for role in ("client", "scheduler", "worker") for what in ("cert", "key")}}
 
 
 def _described(settings: ClusterSettings, client: Any) -> str:
@@ -143,6 +156,8 @@ def _local(settings: ClusterSettings) -> Iterator[Any]:
     """Worker processes on this machine; scheduler and dashboard answer to this machine only."""
     from distributed import Client, LocalCluster
 
+    encrypted = {} if settings.tls is None else {"protocol": "tls://",
+                                                 "security": security_of(settings.tls)}
     with contextlib.ExitStack() as stack:
         with _workers_deaf_to_interrupts(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Port .* is already in use")  # Dask takes another
@@ -150,7 +165,8 @@ def _local(settings: ClusterSettings) -> Iterator[Any]:
                 n_workers=settings.workers or default_workers(),
                 threads_per_worker=settings.threads_per_worker, processes=True,
                 memory_limit=settings.memory_limit or "auto", silence_logs=logging.CRITICAL,
-                dashboard_address=f"127.0.0.1:{_free_dashboard_port()}"))
+                dashboard_address=f"{LOOPBACK}:{_free_dashboard_port()}", host=LOOPBACK,
+                **encrypted))
         yield stack.enter_context(Client(cluster))
 
 
@@ -176,7 +192,7 @@ def _free_dashboard_port() -> int:
     """Dask's usual port where it is free, else any."""
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", DASHBOARD_PORT))
+            probe.bind((LOOPBACK, DASHBOARD_PORT))
         except OSError:
             return 0
     return DASHBOARD_PORT

@@ -13,12 +13,14 @@ from typing import Any
 
 from dask.utils import parse_bytes
 
+from lrh_dask.clusters.exposure import is_loopback
+from lrh_dask.clusters.running_cluster import security_of
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, QUEUES, ClusterSettings, Kind
 
 __all__ = ["KINDS", "ClusterKind", "start_cluster", "worker_of", "worker_variables"]
 
-LOOPBACK = "127.0.0.1:0"
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,19 @@ def _submit(cluster: Any, n_workers: int | None) -> None:
 
 
 def _for_queue(settings: ClusterSettings) -> dict[str, Any]:
-    """One thread a process unless asked otherwise; the dashboard answers to this machine only."""
+    """One thread a process unless asked otherwise; dashboards answer to their machines only."""
     options = dict(settings.options)
     processes, threads = _of_a_job(options)
     if "cores" in options:
         options.setdefault("processes", processes)
     exports = [f"export {name}={n}" for name, n in worker_variables(threads).items()]
+    if settings.tls is not None:
+        options["security"] = security_of(settings.tls)
     return {**options, "n_workers": 0,  # submitted once it stands
+            "worker_extra_args": ["--dashboard-address", f"{LOOPBACK}:0",
+                                  *options.get("worker_extra_args", [])],
             "job_script_prologue": [*exports, *options.get("job_script_prologue", [])],
-            "scheduler_options": {"dashboard_address": LOOPBACK,
+            "scheduler_options": {"dashboard_address": f"{LOOPBACK}:0",
                                   **options.get("scheduler_options", {})}}
 
 
@@ -166,7 +172,7 @@ def _for_kubernetes(settings: ClusterSettings) -> dict[str, Any]:
 
 def _for_gpus(settings: ClusterSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "threads_per_worker": settings.threads_per_worker, "dashboard_address": LOOPBACK,
+        "threads_per_worker": settings.threads_per_worker, "dashboard_address": f"{LOOPBACK}:0",
         "silence_logs": 50, **settings.options}
     if settings.workers is not None:
         options["n_workers"] = settings.workers
@@ -176,20 +182,27 @@ def _for_gpus(settings: ClusterSettings) -> dict[str, Any]:
 
 
 def _for_ssh(settings: ClusterSettings) -> dict[str, Any]:
-    """Workers inherit Dask's settings from here, those of their environment among them."""
+    """Workers inherit Dask's settings from here, those of their environment and of TLS among them.
+
+    On one machine all ports are on 127.0.0.1.
+    """
     options = dict(settings.options)
     connect = options.get("connect_options", {})
     if isinstance(connect, Mapping):
         options["connect_options"] = {"connect_timeout": CONNECT_SECONDS,
                                       "login_timeout": CONNECT_SECONDS, **connect}
     n_workers = (settings.workers or len(settings.hosts) - 1) // (len(settings.hosts) - 1)
-    worker: dict[str, Any] = {"nthreads": settings.threads_per_worker, "n_workers": n_workers}
+    both: dict[str, Any] = {"host": LOOPBACK} if all(map(is_loopback, settings.hosts)) else {}
+    if settings.tls is not None:
+        both["protocol"] = "tls://"
+        options["security"] = security_of(settings.tls)
+    both["dashboard_address"] = f"{LOOPBACK}:0"
+    worker = {**both, "nthreads": settings.threads_per_worker, "n_workers": n_workers}
     if settings.memory_limit is not None:
         worker["memory_limit"] = settings.memory_limit
     return {**options, "hosts": list(settings.hosts),
             "worker_options": {**worker, **options.get("worker_options", {})},
-            "scheduler_options": {"port": 0, "dashboard_address": LOOPBACK,
-                                  **options.get("scheduler_options", {})}}
+            "scheduler_options": {**both, "port": 0, **options.get("scheduler_options", {})}}
 
 
 def _queue(class_name: str, look_at: str) -> ClusterKind:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lrh_dask.clusters.exposure import is_loopback
 from lrh_dask.clusters.findings import Finding, fair, good, poor
 
 __all__ = ["check_certificates", "check_ports"]
@@ -25,7 +25,8 @@ def check_ports(told: Mapping[str, Any]) -> Finding:
     """
     ports = [(f"{what} of {name}" if what == "dashboard" else name, address, encrypted, what)
              for name, answer in told.items() if not isinstance(answer, Exception)
-             for what, address, encrypted in answer["listens"] if not _is_loopback(address)]
+             for what, address, encrypted in answer["listens"]
+             if not is_loopback(address.rpartition(":")[0])]
     code = sorted({(name, address) for name, address, encrypted, what in ports
                    if what == "tasks" and not encrypted})
     pages = sorted({(name, address) for name, address, _, what in ports if what == "dashboard"})
@@ -78,14 +79,6 @@ def _end_of(certificate: str | None) -> datetime | None:
         text = certificate if "\n" in certificate else Path(certificate).read_text("utf-8")
         return load_pem_x509_certificate(text.encode()).not_valid_after_utc
     return None
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listed(ports: Iterable[tuple[str, str]]) -> str:

@@ -8,10 +8,11 @@ import logging
 import ssl
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lrh_dask.clusters.exposure import refuse_exposed
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, ClusterSettings, TlsSettings
 from lrh_dask.stores.documents import MALFORMED, read_document
@@ -20,14 +21,17 @@ __all__ = ["client_of", "connected", "security_of", "wait_for_workers"]
 
 
 @contextlib.contextmanager
-def connected(settings: ClusterSettings) -> Iterator[Any]:
+def connected(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[Any]:
     """A client of the scheduler at an address, or of the one whose file this is.
 
+    Args:
+        say: is told what a person should know.
     Raises:
         RunFailed: no scheduler answers, or it has no workers.
-        SettingsError: the address is none, or a file is missing or holds something else.
+        SettingsError: the address is none, or open to others; a file is missing or holds
+            something else.
     """
-    with client_of(settings) as client:
+    with client_of(settings, say) as client:
         address = client.scheduler.address
         if not wait_for_workers(client, 1, settings.patience):
             raise RunFailed(explain(
@@ -39,15 +43,17 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def client_of(settings: ClusterSettings) -> Iterator[Any]:
+def client_of(settings: ClusterSettings, say: Callable[[str], None]) -> Iterator[Any]:
     """The same client, whether or not there are workers.
 
     Raises:
         RunFailed: no scheduler answers.
-        SettingsError: the address is none, or a file is missing or holds something else.
+        SettingsError: the address is none, or open to others; a file is missing or holds
+            something else.
     """
     security = security_of(settings.tls) if settings.tls else None
     address = settings.address or _address_in(Path(settings.scheduler_file or ""))
+    refuse_exposed(settings, say, address)
     with _quiet(), _client(address, security) as client:
         yield client
 
@@ -63,7 +69,7 @@ def wait_for_workers(client: Any, n_wanted: int, seconds: float) -> int:
 
 
 def security_of(tls: TlsSettings) -> Any:
-    """What a client needs to speak TLS with scheduler and workers.
+    """What client, scheduler and workers need to speak TLS with each other.
 
     Raises:
         SettingsError: a file is missing, or holds no certificate or another's key.
@@ -85,8 +91,9 @@ def security_of(tls: TlsSettings) -> Any:
             expected="PEM files, and a key that is the certificate's",
             got=f"{type(error).__name__}: {error}", consequence="Nothing was started",
             fix="Check that each name is the right file and that this user may read it")) from error
-    return Security(tls_ca_file=tls.ca_file, tls_client_cert=tls.cert, tls_client_key=tls.key,
-                    require_encryption=True)
+    return Security(require_encryption=True, tls_ca_file=tls.ca_file, **{
+        f"tls_{role}_{what}": getattr(tls, what)
+        for role in ("client", "scheduler", "worker") for what in ("cert", "key")})
 
 
 def _address_in(path: Path) -> str:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,13 @@ BEGINS_WITHIN = 5.0
 LOOKS_AGAIN = 1.0
 
 
-def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = False) -> Status:
+def submit(settings: NightlySettings, raw: dict[str, Any], say: Callable[[str], None], *,
+           recompute: bool = False) -> Status:
     """Hand a run to a cluster that is there; its id, and how it is by now.
 
     Args:
         raw: the same settings as they stand in the file: secrets are not masked there.
+        say: is told what a person should know.
     Raises:
         SettingsError: the cluster is not one that runs already, or no worker sees the folder.
         RunFailed: no scheduler or worker answers, or they have other versions.
@@ -62,7 +65,7 @@ def submit(settings: NightlySettings, raw: dict[str, Any], *, recompute: bool = 
             f"write {folder}", expected="a folder that can be written", got=str(error),
             consequence="Nothing was submitted", fix="Choose another with `runs:`")) from error
     try:
-        with reach(settings.cluster) as client:
+        with reach(settings.cluster, say) as client:
             refuse_mismatched(compare_versions(client))
             return _handed_over(client, runs, run, recompute=recompute)
     except BaseException:
@@ -79,7 +82,8 @@ def _seen_from_anywhere(settings: NightlySettings, raw: dict[str, Any]) -> dict[
     found = {**raw, "store": absolute(settings.store), "runs": absolute(settings.runs)}
     cluster = dict(raw.get("cluster") or {})
     if tls := cluster.get("tls"):
-        cluster["tls"] = {name: absolute(str(path)) for name, path in tls.items()}
+        cluster["tls"] = {name: absolute(str(Path(path).expanduser()))
+                          for name, path in tls.items()}
     return {**found, "cluster": cluster} if cluster else found
 
 
@@ -149,7 +153,8 @@ def drive(runs: str, run: str, recompute: bool) -> int:
     with (folder / "driver.txt").open("ab") as log:
         code = subprocess.run(
             [sys.executable, "-m", "lrh_dask", "nightly", str(folder / "settings.yaml"),
-             "--scheduler", scheduler, "--run-id", run, "--wait",
+             "--scheduler", scheduler, "--insecure",  # this very worker is at it already
+             "--run-id", run, "--wait",
              *(["--recompute"] if recompute else [])],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, check=False,
             env={**os.environ, PARENT: str(os.getpid())}).returncode

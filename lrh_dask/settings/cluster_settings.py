@@ -19,18 +19,19 @@ Kind = Literal["local", "address", "scheduler_file", "slurm", "pbs", "lsf", "sge
                "cuda", "ssh"]
 QUEUES: tuple[Kind, ...] = ("slurm", "pbs", "lsf", "sge")
 
-_HERE = {"workers", "threads_per_worker", "memory_limit"}
+_HERE = {"workers", "threads_per_worker", "memory_limit", "insecure"}
 _NEEDS: dict[Kind, str] = {
     "address": "address: tcp://host:8786", "scheduler_file": "scheduler_file: scheduler.json",
     "ssh": "hosts: [HOST, HOST]",
     **{kind: "workers: 8" for kind in (*QUEUES, "kubernetes")}}
 """What a kind cannot do without, as it may stand in a file."""
 _TAKES: dict[Kind, set[str]] = {
-    "local": _HERE, "address": {"address", "tls", "wait_seconds"},
-    "scheduler_file": {"scheduler_file", "tls", "wait_seconds"},
-    **{kind: {"workers", "options", "wait_seconds"} for kind in (*QUEUES, "kubernetes")},
+    "local": {*_HERE, "tls"}, "address": {"address", "tls", "insecure", "wait_seconds"},
+    "scheduler_file": {"scheduler_file", "tls", "insecure", "wait_seconds"},
+    **{kind: {"workers", "options", "tls", "insecure", "wait_seconds"} for kind in QUEUES},
+    "kubernetes": {"workers", "options", "insecure", "wait_seconds"},
     "cuda": {*_HERE, "options", "wait_seconds"},
-    "ssh": {*_HERE, "hosts", "options", "wait_seconds"}}
+    "ssh": {*_HERE, "hosts", "options", "tls", "wait_seconds"}}
 
 
 class Strict(BaseModel):
@@ -40,14 +41,14 @@ class Strict(BaseModel):
 
 
 class TlsSettings(Strict):
-    """Files by which client and scheduler know each other."""
+    """Files by which client, scheduler and workers know each other; `lrh certs` makes them."""
 
     ca_file: str
     """Certificates of the authority that both trust, PEM."""
     cert: str
-    """Certificate of this client, PEM."""
+    """Certificate of this client, and of what it starts, PEM."""
     key: str
-    """Private key of this client, PEM."""
+    """Private key of that certificate, PEM."""
 
     @field_validator("ca_file", "cert", "key")
     @classmethod
@@ -74,7 +75,11 @@ class ClusterSettings(Strict):
     scheduler_file: str | None = None
     """What `dask scheduler --scheduler-file` writes, for kind `scheduler_file`."""
     tls: TlsSettings | None = None
-    """Certificates for a scheduler that runs already at a `tls://` address."""
+    """Certificates for a scheduler that runs already at a `tls://` address, or for the cluster that
+    is started: then each of its machines sees the files under the same paths."""
+    insecure: bool = False
+    """Whether ports may be open to other machines without TLS: whoever reaches one runs any code
+    there, so the network must keep others away."""
     hosts: tuple[str, ...] = ()
     """For kind `ssh`: the machine of the scheduler, then those of workers."""
     options: Annotated[dict[str, Any], Field(exclude=True, repr=False)] = {}  # passwords: not kept

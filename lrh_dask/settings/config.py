@@ -206,7 +206,8 @@ def settings_of(kind: type[Settings], store: str, values: dict[str, Any],
                 cluster: dict[str, Any]) -> Settings:
     """Settings from a file, where ``store`` names one, overridden by those given (not None).
 
-    A scheduler that is given takes the place of the file's whole cluster but for its `tls`.
+    A scheduler that is given takes the place of the file's whole cluster but for its `tls` and
+    `insecure`.
     Where neither names a cluster, the one that Dask's own settings name is taken, if any.
 
     Raises:
@@ -217,7 +218,7 @@ def settings_of(kind: type[Settings], store: str, values: dict[str, Any],
     if store.endswith((".yaml", ".yml")):
         loaded, where = load_config(Path(store)), f"settings in {store}"
     given = {key: value for key, value in cluster.items() if value is not None}
-    scheduler = given.pop("scheduler", None)
+    scheduler, insecure = given.pop("scheduler", None), given.pop("insecure", None)
     if scheduler is None and not given and loaded.get("cluster") is None:
         scheduler = named_by_dask()
     nested = loaded.get("cluster")
@@ -225,7 +226,10 @@ def settings_of(kind: type[Settings], store: str, values: dict[str, Any],
     if scheduler is not None:
         given |= cluster_at(scheduler)
         encrypted = not scheduler.startswith("tcp://") and "tls" in kept
-        kept = {"tls": kept["tls"]} if encrypted else {}
+        kept = {name: kept[name] for name in ("tls", "insecure")
+                if name in kept and (encrypted or name != "tls")}
+    if insecure:
+        given["insecure"] = True
     if given:
         loaded = {**loaded, "cluster": {**kept, **given}}
     loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
