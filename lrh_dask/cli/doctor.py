@@ -49,9 +49,10 @@ def doctor(
     """
     from lrh_dask.clusters.doctor import examine
     from lrh_dask.reports.screen import Screen
-    from lrh_dask.settings.config import NightlySettings, RunSettings, load_config, settings_of
+    from lrh_dask.settings.config import NightlySettings, RunSettings, settings_of
+    from lrh_dask.settings.yaml_file import read_yaml
 
-    nightly = store and store.endswith((".yaml", ".yml")) and "runs" in load_config(Path(store))
+    nightly = store and store.endswith((".yaml", ".yml")) and "runs" in read_yaml(Path(store))[0]
     kind = NightlySettings if nightly else RunSettings
     settings = settings_of(kind, store or "no-store", {"device": device, "x": x, "y": y}, {
         "scheduler": scheduler, "workers": workers, "threads_per_worker": threads_per_worker,

@@ -192,7 +192,8 @@ class StillRunning(LrhError):
 def _settings(config: str, scheduler: str | None = None, *,
               insecure: bool = False) -> tuple[Any, dict[str, Any]]:
     """Checked settings, and the same as they stand in the file."""
-    from lrh_dask.settings.config import NightlySettings, load_config, settings_of
+    from lrh_dask.settings.config import NightlySettings, settings_of
+    from lrh_dask.settings.yaml_file import read_yaml
 
     if not config.endswith((".yaml", ".yml")):
         raise SettingsError(explain(
@@ -201,7 +202,7 @@ def _settings(config: str, scheduler: str | None = None, *,
             fix="Write `store:` and `runs:` into one, see configs/nightly.yaml"))
     settings = settings_of(NightlySettings, config, {},
                            {"scheduler": scheduler, "insecure": insecure})
-    return settings, load_config(Path(config))
+    return settings, read_yaml(Path(config))[0]
 
 
 def _folder(runs: str) -> Path:

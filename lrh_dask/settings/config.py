@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-from itertools import accumulate
+from collections.abc import Mapping
 from pathlib import Path
 from reprlib import Repr
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from lrh_dask.errors import SettingsError, explain, public_name
@@ -21,16 +20,12 @@ from lrh_dask.settings.cluster_settings import (
     cluster_at,
     named_by_dask,
 )
+from lrh_dask.settings.yaml_file import Lines, read_yaml
 from lrh_dask.statistics.asked import LEAST_RTOL
-from lrh_dask.stores.documents import MALFORMED
 from lrh_dask.stores.windows import Window
 
-__all__ = ["FitSettings", "NightlySettings", "RunSettings", "Settings", "load_config",
-           "settings_from", "settings_of"]
-
-
-DEEPEST = 64
-"""Brackets in each other in a file of settings."""
+__all__ = ["FitSettings", "NightlySettings", "RunSettings", "Settings", "settings_from",
+           "settings_of"]
 
 
 class FitSettings(Strict):
@@ -166,39 +161,6 @@ class NightlySettings(FitSettings):
         return value
 
 
-def load_config(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file, as they stand there.
-
-    Raises:
-        SettingsError: it cannot be read or is no mapping.
-    """
-    try:
-        loaded = yaml.safe_load(_of_some_depth(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, RecursionError, *MALFORMED) as error:
-        raise SettingsError(explain(
-            f"read settings {path}", expected="a YAML file", got=" ".join(str(error).split()),
-            consequence="Nothing was started", fix="See configs/quickstart.yaml")) from error
-    if not isinstance(loaded, dict):
-        raise SettingsError(explain(
-            f"read settings {path}", expected="a mapping of settings",
-            got=type(loaded).__name__, consequence="Nothing was started",
-            fix="See configs/quickstart.yaml"))
-    return loaded
-
-
-def _of_some_depth(text: str) -> str:
-    """The same text, unless brackets in brackets would keep the parser busy for minutes.
-
-    Raises:
-        ValueError: they would.
-    """
-    signs = re.findall(r"[\[\]{}]", text)
-    if max(accumulate(1 if sign in "[{" else -1 for sign in signs), default=0) > DEEPEST:
-        message = f"more than {DEEPEST} brackets in each other"
-        raise ValueError(message)
-    return text
-
-
 Settings = TypeVar("Settings", bound=FitSettings)
 
 
@@ -214,9 +176,9 @@ def settings_of(kind: type[Settings], store: str, values: dict[str, Any],
         SettingsError: the file cannot be read, or a setting is unknown or wrong.
     """
     loaded: dict[str, Any] = {"store": store}
-    where = "settings"
+    where, lines = "settings", Lines()
     if store.endswith((".yaml", ".yml")):
-        loaded, where = load_config(Path(store)), f"settings in {store}"
+        (loaded, lines), where = read_yaml(Path(store)), f"settings in {store}"
     given = {key: value for key, value in cluster.items() if value is not None}
     scheduler, insecure = given.pop("scheduler", None), given.pop("insecure", None)
     if scheduler is None and not given and loaded.get("cluster") is None:
@@ -232,16 +194,20 @@ def settings_of(kind: type[Settings], store: str, values: dict[str, Any],
         given["insecure"] = True
     if given:
         loaded = {**loaded, "cluster": {**kept, **given}}
-    loaded = {**loaded, **{key: value for key, value in values.items() if value is not None}}
-    return settings_from(loaded, where, kind)
+    set_here = {key: value for key, value in values.items() if value is not None}
+    told_here = {*((name,) for name in set_here), *(("cluster", name) for name in given)}
+    of_file = {way: line * (not told_here & {way[:1], way[:2]}) for way, line in lines.items()
+               if len(way) == 1 or way[0] != "cluster" or way[1] in kept}
+    return settings_from({**loaded, **set_here}, where, kind, of_file)
 
 
-def settings_from(values: dict[str, Any], where: str, kind: type[Settings]) -> Settings:
+def settings_from(values: dict[str, Any], where: str, kind: type[Settings],
+                  lines: Mapping[tuple[str, ...], int] = MappingProxyType({})) -> Settings:
     """Checked settings.
 
     Args:
         values: nested as in the file; ``where``: what the message names as their source.
-        kind: of settings.
+        kind: of settings; ``lines``: of the file that they stand in; 0 of what others have said.
     Raises:
         SettingsError: naming every setting that is unknown or wrong.
     """
@@ -252,7 +218,7 @@ def settings_from(values: dict[str, Any], where: str, kind: type[Settings]) -> S
         for item in error.errors():
             name = ".".join(str(part) for part in item["loc"] if str(part) in _NAMES
                             or item["type"] == "extra_forbidden")
-            wrong.setdefault(name or "settings", _complaint(name, item))
+            wrong.setdefault(name or "settings", _complaint(name, item) + _line(item, lines))
         unknown = any("unknown setting" in said for said in wrong.values())
         raise SettingsError(explain(
             where, expected="known settings with allowed values",
@@ -278,6 +244,8 @@ def _complaint(name: str, item: Any) -> str:
     if item["type"] == "value_error":  # ours: it says what it got
         return str(item["msg"]).removeprefix("Value error, ")
     wanted = f"expected {_ALLOWED[name]}" if name in _ALLOWED else item["msg"]
+    if {"options", "webhook"} & set(item["loc"]):  # there may be passwords in it
+        return str(wanted)
     return f"{wanted}, got {_shown(item['input'])}"
 
 
@@ -289,3 +257,10 @@ def _shown(value: Any) -> str:
         return short.repr(value)
     except ValueError:
         return "a number of thousands of digits"
+
+
+def _line(item: Any, lines: Mapping[tuple[str, ...], int]) -> str:
+    """Where a wrong setting stands in its file, or else what it is missing from."""
+    way = tuple(map(str, item["loc"]))
+    found = [lines[way[:n]] for n in range(len(way), 0, -1) if way[:n] in lines]
+    return f" (line {found[0]})" if found and found[0] else ""
