@@ -64,7 +64,7 @@ def read_group(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     try:
         with _opened(path, "r") as store:
-            group = zarr.open_group(store, mode="r", use_consolidated=False)
+            group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
             attributes = checked_attributes(dict(group.attrs.asdict()))
             arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
                       for name, array in group.arrays()}

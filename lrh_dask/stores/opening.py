@@ -12,6 +12,7 @@ from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
 from lrh_dask.stores.chunks import first_rows, refuse_boundless
 from lrh_dask.stores.manifest import Manifest, manifest_of
 from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.pickles import refuse_pickles
 
 __all__ = ["Opened", "open_arrays", "open_pairs"]
 
@@ -91,6 +92,7 @@ def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight
             snapshot = snapshot or getattr(
                 getattr(group.store, "session", None), "snapshot_id", None)
         manifest = manifest_of(group, name)  # first: arrays only grow beyond what it says
+        refuse_pickles(group, (x, y, weight), name)
         arrays = dict(group.arrays())
     except BadPairs:
         raise

@@ -176,7 +176,7 @@ def _open(path: str | Path) -> zarr.Group:
     import zarr
 
     try:
-        group = zarr.open_group(str(path), mode="r")
+        group = zarr.open_group(str(path), mode="r", zarr_format=3, use_consolidated=False)
     except Exception as error:
         raise BadPairs(explain(
             f"read result {path}", expected="a result of `lrh run`",
