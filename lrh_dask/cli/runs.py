@@ -155,11 +155,11 @@ def wait(run: RunId, folder: Runs = "runs",
 @commands.command(rich_help_panel="Every night")
 def logs(run: RunId, folder: Runs = "runs") -> None:
     """Print what a run has said."""
-    from lrh_dask.nights.underway import jobs_folder, status_of
+    from lrh_dask.nights.underway import job_folder, status_of
 
     path = _folder(folder)
     status_of(path, run)
-    said = [log for log in (jobs_folder(path) / run / name for name in (
+    said = [log for log in (job_folder(path, run) / name for name in (
         "driver.txt", "log.txt")) if log.exists()]
     if said:  # all that a driver on the cluster has printed, or else what was told of a run here
         typer.echo(said[0].read_text(encoding="utf-8", errors="replace"), nl=False)
@@ -168,7 +168,8 @@ def logs(run: RunId, folder: Runs = "runs") -> None:
 @commands.command(rich_help_panel="Every night")
 def cancel(run: RunId, folder: Runs = "runs") -> None:
     """End a run that is waiting or under way; nothing of it is published."""
-    from lrh_dask.nights.underway import State, jobs_folder, note, status_of
+    from lrh_dask.nights.underway import State, job_folder, note, status_of
+    from lrh_dask.stores.aside import replace_file
 
     path = _folder(folder)
     now = status_of(path, run)
@@ -176,7 +177,7 @@ def cancel(run: RunId, folder: Runs = "runs") -> None:
         raise SettingsError(explain(
             f"cancel run {run}", expected="a run that is waiting or under way",
             got=now.state.value, consequence="Nothing was changed", fix="See `lrh status`"))
-    (jobs_folder(path) / run / "cancel").touch()
+    replace_file(job_folder(path, run) / "cancel", "")
     if now.state is State.queued:  # no process is there that would end
         note(path, replace(now, state=State.cancelled, exit_code=130,
                            error="cancelled by `lrh cancel`"))

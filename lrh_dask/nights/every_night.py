@@ -190,6 +190,7 @@ class _Call:
             f"{self.pairs.name}: {self.pairs.n_pairs:,} pairs over {self.pairs.n_features:,} "
             f"features; {agenda.new_pairs:,} new, {agenda.late_pairs:,} of them late")
         performance = self.journal.folder / "dask-performance.html"
+        performance.unlink(missing_ok=True)  # Dask would write through a link
         with connect(self.settings.cluster, self.journal.say) as client:
             self.journal.say(dashboard_of(client))
             with performance_report(performance, self.journal.say), run_span(

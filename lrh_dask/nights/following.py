@@ -11,7 +11,7 @@ from pathlib import Path
 from lrh_dask.clusters.running_cluster import client_of
 from lrh_dask.errors import LrhError
 from lrh_dask.nights.submitting import driver_key
-from lrh_dask.nights.underway import State, Status, jobs_folder, note, status_of
+from lrh_dask.nights.underway import State, Status, job_folder, note, status_of
 from lrh_dask.settings.config import NightlySettings, settings_of
 
 __all__ = ["follow"]
@@ -71,7 +71,7 @@ def follow(runs: Path, run: str, say: Callable[[str], None]) -> Iterator[Status]
 
 def _is_held(runs: Path, status: Status) -> bool | None:
     """Whether the scheduler has the driver of a run still to begin; None where it does not say."""
-    settings = jobs_folder(runs) / status.run / "settings.yaml"
+    settings = job_folder(runs, status.run) / "settings.yaml"
     try:
         cluster = settings_of(NightlySettings, str(settings), {},
                               {"scheduler": status.scheduler, "insecure": True}).cluster

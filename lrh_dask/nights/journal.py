@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lrh_dask.errors import LrhError, SettingsError
-from lrh_dask.nights.underway import State, Status, forget_old, jobs_folder, note, status_of
+from lrh_dask.nights.underway import State, Status, forget_old, job_folder, note, status_of
 from lrh_dask.runs.progress import Event
+from lrh_dask.stores.inside import no_link
 
 __all__ = ["PARENT", "Journal", "Watcher"]
 
@@ -62,7 +63,7 @@ class Journal:
     """
 
     def __init__(self, runs: Path, run: str, other: Watcher | None = None) -> None:
-        self.run, self.folder, self._runs = run, jobs_folder(runs) / run, runs
+        self.run, self.folder, self._runs = run, job_folder(runs, run), runs
         self._other, self._lock = other or _Log(), threading.RLock()
         now = time.time()
         try:
@@ -150,8 +151,8 @@ class Journal:
                 note(self._runs, self._status)
 
     def _note(self, text: str) -> None:
-        with contextlib.suppress(OSError), (self.folder / "log.txt").open(
-                "a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), open(
+                self.folder / "log.txt", "a", encoding="utf-8", opener=no_link) as log:
             log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
 
     def _is_cancelled(self) -> bool:

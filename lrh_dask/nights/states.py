@@ -37,6 +37,7 @@ from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.stores.aside import attributes_of, put_in_order, replace_file, written_aside
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.documents import MALFORMED, read_document
+from lrh_dask.stores.inside import inside, refuse_links
 from lrh_dask.stores.windows import Segment
 
 __all__ = ["Stored", "StoredStates", "checked_ledger"]
@@ -69,16 +70,20 @@ class StoredStates:
     Args:
         folder: need not exist.
         lineage: the settings that its states depend on.
+
+    Raises:
+        SettingsError: somebody has put a link there, or has it lead elsewhere.
     """
 
     def __init__(self, folder: Path, lineage: dict[str, Any]) -> None:
         name = hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()[:12]
         self.folder, self.lineage = folder / name, lineage
+        refuse_links(folder, self.folder)
         try:
             current = (self.folder / "current").read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             current = ""
-        self._current = self.folder / current if NAME.fullmatch(current) else None
+        self._current = inside(self.folder, current) if NAME.fullmatch(current) else None
 
     @property
     def name(self) -> str:

@@ -24,10 +24,11 @@ from lrh_dask.clusters.cluster import reach
 from lrh_dask.clusters.versions import compare_versions, refuse_mismatched
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.nights.journal import PARENT
-from lrh_dask.nights.underway import State, Status, jobs_folder, note, status_of
+from lrh_dask.nights.underway import State, Status, job_folder, note, status_of
 from lrh_dask.runs.pipeline import new_run_id
 from lrh_dask.settings.config import NightlySettings
 from lrh_dask.stores.aside import replace_file
+from lrh_dask.stores.inside import no_link
 
 __all__ = ["driver_key", "submit"]
 
@@ -55,7 +56,7 @@ def submit(settings: NightlySettings, raw: dict[str, Any], say: Callable[[str], 
             fix="Give --scheduler tcp://host:8786 or a scheduler file, or set "
                 "DASK_SCHEDULER_ADDRESS; or use `lrh nightly`, and stay"))
     runs, run = Path(settings.runs).absolute(), new_run_id()
-    folder = jobs_folder(runs) / run
+    folder = job_folder(runs, run)
     try:
         folder.mkdir(parents=True, mode=0o700)
         replace_file(folder / "settings.yaml", yaml.safe_dump(_seen_from_anywhere(settings, raw)),
@@ -90,7 +91,7 @@ def _seen_from_anywhere(settings: NightlySettings, raw: dict[str, Any]) -> dict[
 def _handed_over(client: Any, runs: Path, run: str, *, recompute: bool) -> Status:
     from distributed import fire_and_forget
 
-    folder = jobs_folder(runs) / run
+    folder = job_folder(runs, run)
     seen = client.run(_sees, str(folder / "settings.yaml"))
     able = [worker for worker, sees in seen.items() if sees]
     if not able:
@@ -141,7 +142,7 @@ def drive(runs: str, run: str, recompute: bool) -> int:
 
     scheduler = get_worker().scheduler.address  # the submitter may have come by another way
     secede()  # it waits for tasks that need this worker's threads
-    folder = jobs_folder(Path(runs)) / run
+    folder = job_folder(Path(runs), run)
     if not _sees(str(folder / "settings.yaml")):
         time.sleep(LOOKS_AGAIN)
         raise Reschedule
@@ -150,7 +151,7 @@ def drive(runs: str, run: str, recompute: bool) -> int:
         time.sleep(LOOKS_AGAIN)
     if now.state not in {State.queued, State.lost}:
         return now.exit_code or 0
-    with (folder / "driver.txt").open("ab") as log:
+    with open(folder / "driver.txt", "ab", opener=no_link) as log:
         code = subprocess.run(
             [sys.executable, "-m", "lrh_dask", "nightly", str(folder / "settings.yaml"),
              "--scheduler", scheduler, "--insecure",  # this very worker is at it already

@@ -22,8 +22,10 @@ from lrh_dask.errors import SettingsError, explain
 from lrh_dask.settings.ages import age_words
 from lrh_dask.stores.aside import replace_file
 from lrh_dask.stores.documents import MALFORMED, known, read_document
+from lrh_dask.stores.inside import inside, refuse_links
 
-__all__ = ["State", "Status", "forget_old", "jobs_folder", "note", "status_of", "statuses"]
+__all__ = ["State", "Status", "forget_old", "job_folder", "jobs_folder", "note", "status_of",
+           "statuses"]
 
 LOST_AFTER = 30.0
 KEPT = 100
@@ -82,13 +84,23 @@ def jobs_folder(runs: Path) -> Path:
     return runs / "jobs"
 
 
+def job_folder(runs: Path, run: str) -> Path:
+    """Where a run under way is told.
+
+    Raises:
+        SettingsError: its name leads elsewhere, or somebody has put a link there.
+    """
+    refuse_links(jobs_folder(runs))
+    return inside(jobs_folder(runs), run)
+
+
 def status_of(runs: Path, run: str) -> Status:
     """How a run is.
 
     Raises:
         SettingsError: there is none of that name.
     """
-    path = jobs_folder(runs) / run / "status.json"
+    path = job_folder(runs, run) / "status.json"
     try:
         told = read_document(path)
         status = known(Status, told | {"state": State[told["state"]], "run": run})
@@ -107,7 +119,7 @@ def status_of(runs: Path, run: str) -> Status:
 def note(runs: Path, status: Status) -> None:
     """Write down how a run is."""
     content = asdict(status) | {"state": status.state.name, "updated": time.time()}
-    replace_file(jobs_folder(runs) / status.run / "status.json", json.dumps(content, indent=1))
+    replace_file(job_folder(runs, status.run) / "status.json", json.dumps(content, indent=1))
 
 
 def statuses(runs: Path) -> list[Status]:
@@ -122,4 +134,4 @@ def statuses(runs: Path) -> list[Status]:
 def forget_old(runs: Path) -> None:
     """Remove what is told of runs that were over long ago."""
     for one in [status for status in statuses(runs) if status.state.is_final][:-KEPT]:
-        shutil.rmtree(jobs_folder(runs) / one.run, ignore_errors=True)
+        shutil.rmtree(job_folder(runs, one.run), ignore_errors=True)

@@ -16,6 +16,7 @@ from lrh_dask.errors import SettingsError, finding
 from lrh_dask.runs.begun import Begun
 from lrh_dask.runs.kept import Kept, remove_kept
 from lrh_dask.settings.config import NightlySettings
+from lrh_dask.stores.inside import refuse_links
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.pairs import Pairs
 
@@ -46,10 +47,14 @@ class Unfinished:
 
     Args:
         lineage: folder of the states of its lineage.
+
+    Raises:
+        SettingsError: somebody has put a link there.
     """
 
     def __init__(self, lineage: Path, settings: NightlySettings) -> None:
         self._folder, self._settings = lineage / "kept", settings
+        refuse_links(self._folder)
 
     def goes_on(self, pairs: Pairs, *, recompute: bool) -> GoesOn | None:
         """What was broken off of the run that is asked for now; None where nothing was.

@@ -49,7 +49,7 @@ def _parsed(content: bytes) -> tuple[dict[str, Any], Lines]:
         raise _Refused(f"more than {MOST_BYTES // 2**20} MiB")
     text, lines = content.decode(), Lines()
     brackets = (1 if sign in "[{" else -1 for sign in re.findall(r"[\[\]{}]", text))
-    if max(accumulate(brackets), default=0) > DEEPEST:  # they would keep the parser busy for minutes
+    if max(accumulate(brackets), default=0) > DEEPEST:  # minutes for the parser
         raise _Refused(f"more than {DEEPEST} brackets in each other")
     loader = yaml.SafeLoader(text)
     root = loader.get_single_node()

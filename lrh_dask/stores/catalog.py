@@ -29,6 +29,7 @@ from lrh_dask.stores.aside import (
     written_aside,
 )
 from lrh_dask.stores.documents import MALFORMED, known, read_document
+from lrh_dask.stores.inside import inside
 from lrh_dask.stores.locks import exclusive
 from lrh_dask.stores.windows import Segment
 
@@ -174,7 +175,7 @@ class Catalog:
                 try:
                     same = believing_index and name in before and before[name][0] == stamp
                     rows[name] = before[name] if same else (
-                        stamp, _row(path, self.document(name)))
+                        stamp, _row(path, {**self.document(name), "run": name}))
                 except BadPairs as error:
                     damaged.append(str(error))
         if rows != before:
@@ -192,7 +193,7 @@ class Catalog:
         Raises:
             BadPairs: it cannot be read.
         """
-        path = self.folder / run / "run.json"
+        path = inside(self.folder, run) / "run.json"
         try:
             document = read_document(path)
         except (OSError, *MALFORMED) as error:
@@ -206,8 +207,9 @@ class Catalog:
             fill: writes everything else into a folder that is not published yet.
         Raises:
             RunFailed: the disk is full, or what else may fail in writing.
+            SettingsError: its name leads elsewhere.
         """
-        path = self.folder / run
+        path = inside(self.folder, run)
         try:
             with written_aside(path, overwrite=False, is_ours=lambda _: False) as aside:
                 fill(aside)

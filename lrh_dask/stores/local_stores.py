@@ -21,6 +21,7 @@ import numpy as np
 from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
 from lrh_dask.stores.chunks import first_rows, read_rows, stored_chunks
 from lrh_dask.stores.incoming import Incoming
+from lrh_dask.stores.inside import refuse_links
 from lrh_dask.stores.locks import exclusive
 from lrh_dask.stores.manifest import (
     NODE,
@@ -68,7 +69,7 @@ def append_locally(folder: Path, names: Mapping[str, str], incoming: Incoming,
     name = str(folder)
     group = _opened(folder)  # before a lock is made
     manifest_of(group, name)
-    target_arrays(name, group, names)
+    refuse_links(folder / NODE, *map(folder_of, target_arrays(name, group, names).values()))
     with exclusive(folder / names["x"] / LOCK):
         arrays, before = _settled(folder, names)
         incoming.refuse_unlike(name, arrays)
@@ -200,9 +201,21 @@ def _put(array: Any, first: int, rows: np.ndarray) -> list[str]:
     """Put a row of chunks in place; their keys."""
     keys = []
     for key, content in encoded(array, first, rows):
+        _refuse_links(array, key)
         put(folder_of(array) / key, content)
         keys.append(key)
     return keys
+
+
+def _refuse_links(array: Any, key: str) -> None:
+    """Raise where the folder of a chunk is a symbolic link, by which rows would be put elsewhere.
+
+    Raises:
+        SettingsError: it is.
+    """
+    folder = folder_of(array)
+    refuse_links(*(on_the_way for on_the_way in (folder / key).parents
+                   if on_the_way.is_relative_to(folder)))
 
 
 def _roll_back(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> None:
@@ -216,6 +229,7 @@ def _roll_back(folder: Path, arrays: Mapping[str, Any], manifest: Manifest) -> N
             rows = read_rows(f"the stored {array.path}", kept, edge, n_rows)
             sync_folders(folder_of(array), _put(array, edge, rows))
         for key in keys_of_rows(array, -(-n_rows // at_once) * at_once, stop):
+            _refuse_links(array, key)
             remove(folder_of(array) / key)
         sync_folders(folder_of(array), [])
     shutil.rmtree(folder / NODE / node_of_chunks(len(manifest.batches)), ignore_errors=True)
