@@ -6,11 +6,15 @@ The class decides the exit code of the command line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 __all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "finding",
-           "is_refusal", "public_name"]
+           "is_refusal", "public_name", "public_text"]
+
+ADDRESS = re.compile(r"""[a-zA-Z][a-zA-Z0-9+.-]*://(?:\S*@)?[^\s"'<>`|]*""")
+"""A URL in a text; what is before an @ may hold anything."""
 
 
 SHOWN = 1500
@@ -24,8 +28,12 @@ class _Explained(str):
 
 
 def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) -> str:
-    """The text of an error: <where>: expected <x>, got <y>. <consequence>. <fix>."""
-    parts = [f"{_shown(where)}: expected {expected}, got {_shown(got)}", consequence, fix]
+    """The text of an error: <where>: expected <x>, got <y>. <consequence>. <fix>.
+
+    What others have said may stand in it: addresses are shown without their credentials.
+    """
+    parts = [public_text(part) for part in (
+        f"{_shown(where)}: expected {expected}, got {_shown(got)}", consequence, fix)]
     text = _Explained(" ".join(part if part.endswith((".", "?")) else f"{part}."
                                for part in parts))
     text.finding = parts[0]
@@ -45,12 +53,20 @@ def finding(error: BaseException) -> str:
 
 def public_name(store: Any) -> str:
     """A store's name for messages, without the credentials a URL may carry."""
-    if isinstance(store, (str, Path)):
-        text = str(store)
-        scheme, separator, rest = text.partition("://")
-        rest = rest.partition("?")[0]  # which may hold a signature
-        return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else text
-    return str(getattr(store, "store_path", type(store).__name__))
+    if not isinstance(store, (str, Path)):
+        return public_text(str(getattr(store, "store_path", type(store).__name__)))
+    scheme, separator, rest = str(store).partition("://")
+    if not separator:
+        return scheme
+    user, _, place = rest.rpartition("@")
+    if "?" in user or "#" in user:  # a password may have these in it, a query an @
+        return f"{scheme}://..."
+    return f"{scheme}://{re.split('[?#]', place)[0]}"  # what follows may hold a signature
+
+
+def public_text(text: str) -> str:
+    """A text in which addresses have no credentials, whoever wrote it."""
+    return ADDRESS.sub(lambda found: public_name(found[0]), text)
 
 
 def is_refusal(error: BaseException) -> bool:

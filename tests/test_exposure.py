@@ -159,7 +159,8 @@ def test_what_is_open_to_others_is_refused_at_once_and_told_with_insecure(settin
     ("tcp://127.0.0.1:1", False), ("tcp://[::1]:1", False), ("tcp://localhost:1", False),
     ("127.0.0.1:1", False), ("tls://192.0.2.1:1", False), ("tcp://192.0.2.1:1", True),
     ("192.0.2.1:1", True), ("tcp://127.0.0.1.example.org:1", True), ("tcp://0.0.0.0:1", True),
-    ("ws://192.0.2.1:1", True), ("tcp://localhost@192.0.2.1:1", True), ("tcp://[::]:1", True)])
+    ("ws://192.0.2.1:1", True), ("tcp://localhost@192.0.2.1:1", True), ("tcp://[::]:1", True),
+    ("nonsense://h:1", False)])
 def test_an_address_is_judged_by_who_can_reach_it(address, exposed):
     assert is_exposed(address) is exposed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ from lrh_dask.cli.options import (
     number_or_text,
     yes_or_no,
 )
-from lrh_dask.errors import LrhError, SettingsError, explain
+from lrh_dask.errors import LrhError, SettingsError, explain, public_text
 
 __all__ = ["app", "main"]
 
@@ -291,9 +292,9 @@ def main() -> None:
         _fail(error, str(error), error.exit_code, told=error.has_result)
     except Exception as error:
         if os.environ.get("LRH_DEBUG"):
-            raise
-        _fail(error, f"unexpected {type(error).__name__}: {error}. Set "
-              "LRH_DEBUG=1 to see where, and please report it.", 4)
+            sys.stderr.write(public_text(traceback.format_exc()))
+        _fail(error, public_text(f"unexpected {type(error).__name__}: {error}. Set "
+                                 "LRH_DEBUG=1 to see where, and please report it."), 4)
 
 
 def _fail(error: Exception, message: str, code: int, *, told: bool = False) -> None:

@@ -30,11 +30,13 @@ def is_loopback(host: str) -> bool:
 def is_exposed(address: str) -> bool:
     """Whether what listens at a Dask address is open to other machines, without TLS."""
     import dask
+    from distributed.comm.registry import get_backend
 
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = dask.config.get("distributed.comm.default-scheme", "tcp"), address
     try:
+        get_backend(scheme)
         host = urlsplit(f"//{rest}").hostname
     except ValueError:  # no address at all, which who connects to it tells
         return False

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from lrh_dask.errors import SettingsError, explain
+from lrh_dask.errors import SettingsError, explain, public_text
 from lrh_dask.settings.ages import age_words
 from lrh_dask.stores.aside import replace_file
 from lrh_dask.stores.documents import MALFORMED, known, read_document
@@ -118,7 +118,8 @@ def status_of(runs: Path, run: str) -> Status:
 
 def note(runs: Path, status: Status) -> None:
     """Write down how a run is."""
-    content = asdict(status) | {"state": status.state.name, "updated": time.time()}
+    content = asdict(status) | {"state": status.state.name, "updated": time.time(),
+                                "error": public_text(status.error)}
     replace_file(job_folder(runs, status.run) / "status.json", json.dumps(content, indent=1))
 
 

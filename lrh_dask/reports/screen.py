@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from lrh_dask.errors import public_text
 from lrh_dask.runs.budget import Plan, Route
 from lrh_dask.runs.progress import Event
 from lrh_dask.statistics.hessian import LowRankHessian
@@ -49,8 +50,8 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line on standard error; addresses in it can be clicked where a terminal knows how."""
-        line = Text(text)
-        for address in ADDRESS.finditer(text):
+        line = Text(public_text(text))
+        for address in ADDRESS.finditer(line.plain):
             line.stylize(f"link {address[0]}", *address.span())
         self.errors.print(line)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrh_dask.errors import BadPairs
+from lrh_dask.errors import BadPairs, public_text
 from lrh_dask.stores.aside import replace_file
 from lrh_dask.stores.pairs import Pairs
 
@@ -85,4 +85,4 @@ class Begun:
 
 
 def _address(pairs: Pairs) -> str:
-    return str(getattr(pairs.x.store, "folder", pairs.x.store_path))
+    return public_text(str(getattr(pairs.x.store, "folder", pairs.x.store_path)))

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+from lrh_dask.errors import public_text
+
 __all__ = ["dashboard_of", "performance_report", "run_span"]
 
 ANSWER_SECONDS = 2.0
@@ -76,7 +78,8 @@ def performance_report(path: Path | None, say: Callable[[str], None]) -> Iterato
     try:
         name = Path(sys.argv[0]).name
         ours = name == "lrh" or Path(sys.argv[0]).parent.name == "lrh_dask"
-        get_client().sync(recording.__aexit__, None, None, None, code=shlex.join(
-            [name, *sys.argv[1:]]) if ours else "lrh_dask")  # else these lines are shown
+        said = public_text(shlex.join([name, *sys.argv[1:]])) if ours else "lrh_dask"
+        get_client().sync(recording.__aexit__, None, None, None,
+                          code=said)  # else these lines are shown
     except Exception as error:
         say(f"Notice: there is no performance report: {type(error).__name__}: {error}.")
