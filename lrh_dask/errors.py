@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "finding",
-           "is_refusal", "public_name", "public_text"]
+           "is_refusal", "printable", "public_name", "public_text"]
 
 ADDRESS = re.compile(r"""[a-zA-Z][a-zA-Z0-9+.-]*://(?:\S*@)?[^\s"'<>`|]*""")
 """A URL in a text; what is before an @ may hold anything."""
+STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What steers a terminal, or turns the direction in which it writes."""
 
 
 SHOWN = 1500
@@ -67,6 +69,11 @@ def public_name(store: Any) -> str:
 def public_text(text: str) -> str:
     """A text in which addresses have no credentials, whoever wrote it."""
     return ADDRESS.sub(lambda found: public_name(found[0]), text)
+
+
+def printable(text: str) -> str:
+    r"""A text as a terminal may have it: what would steer that is written out, such as \x1b."""
+    return STEERS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -34,7 +34,7 @@ from lrh_dask.cli.options import (
     number_or_text,
     yes_or_no,
 )
-from lrh_dask.errors import LrhError, SettingsError, explain, public_text
+from lrh_dask.errors import LrhError, SettingsError, explain, printable, public_text
 
 __all__ = ["app", "main"]
 
@@ -110,6 +110,8 @@ def run(
 
     Options given here override those in CONFIG.yaml.
     """
+    from rich.text import Text
+
     from lrh_dask.cli.jobs import run_job
     from lrh_dask.reports.screen import Screen
     from lrh_dask.settings.config import RunSettings, settings_of
@@ -129,8 +131,8 @@ def run(
         typer.echo(json.dumps(summary(hessian, path)))
         return
     screen.show(hessian)
-    screen.output.print(f"[bold]result[/bold] {path}", soft_wrap=True)
-    screen.output.print(f"[dim]Next: lrh report {path}[/dim]", soft_wrap=True)
+    screen.fact("result", path)
+    screen.output.print(Text(f"Next: lrh report {path}", style="dim"), soft_wrap=True)
 
 
 @app.command(rich_help_panel="Fit")
@@ -177,7 +179,7 @@ def demo(
             results.append((result, write_report(hessian, result.with_suffix(".html"))))
     screen.output.rule("Where everything is", style="dim")
     for result, report in results:
-        screen.output.print(f"result {result}\nreport {report}", soft_wrap=True)
+        screen.output.print(f"result {result}\nreport {report}", soft_wrap=True, markup=False)
     result = results[-1][0]
     lrh, python = sys.argv[0], Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
@@ -261,7 +263,7 @@ def report(
             consequence="A file of another kind might be overwritten, so nothing was written",
             fix="Choose another name with --out"))
     try:
-        typer.echo(str(write_report(hessian, path)))
+        typer.echo(printable(str(write_report(hessian, path))))
     except OSError as error:
         raise SettingsError(explain(
             f"write {path}", expected="a place that can be written", got=str(error),
@@ -292,7 +294,7 @@ def main() -> None:
         _fail(error, str(error), error.exit_code, told=error.has_result)
     except Exception as error:
         if os.environ.get("LRH_DEBUG"):
-            sys.stderr.write(public_text(traceback.format_exc()))
+            sys.stderr.write(printable(public_text(traceback.format_exc())))
         _fail(error, public_text(f"unexpected {type(error).__name__}: {error}. Set "
                                  "LRH_DEBUG=1 to see where, and please report it."), 4)
 
@@ -300,7 +302,7 @@ def main() -> None:
 def _fail(error: Exception, message: str, code: int, *, told: bool = False) -> None:
     if not told:
         _document(error, message, code)
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(printable(f"error: {message}\n"))
     sys.exit(code)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from lrh_dask.cli.options import Insecure, Json, Scheduler
-from lrh_dask.errors import LrhError, SettingsError, explain
+from lrh_dask.errors import LrhError, SettingsError, explain, printable
 
 __all__ = ["commands"]
 
@@ -61,7 +61,7 @@ def nightly(
             screen.show(outcome.result())
         else:
             screen.say("Nothing is new: the last run is as good as another would be")
-        screen.output.print(f"[bold]run[/bold] {outcome.path}", soft_wrap=True)
+        screen.fact("run", outcome.path)
     if outcome.alerts:
         raise AlertsRaised(outcome.alerts)
 
@@ -162,7 +162,7 @@ def logs(run: RunId, folder: Runs = "runs") -> None:
     said = [log for log in (job_folder(path, run) / name for name in (
         "driver.txt", "log.txt")) if log.exists()]
     if said:  # all that a driver on the cluster has printed, or else what was told of a run here
-        typer.echo(said[0].read_text(encoding="utf-8", errors="replace"), nl=False)
+        typer.echo(printable(said[0].read_text(encoding="utf-8", errors="replace")), nl=False)
 
 
 @commands.command(rich_help_panel="Every night")

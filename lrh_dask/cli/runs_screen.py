@@ -36,8 +36,8 @@ def show_runs(screen: Screen, runs: Sequence[Listed]) -> None:
         leading = ", ".join(figure(value) for value in run.eigenvalues[:SHOWN])
         late = f" ({run.late_pairs:,} late)" if run.late_pairs else ""
         held_out = "-" if run.held_out_residual is None else figure(run.held_out_residual)
-        table.add_row(run.run, f"{run.n_pairs:,}", f"{run.new_pairs:,}{late}", leading, held_out,
-                      f"[bold red]{run.n_alerts}[/bold red]" if run.n_alerts else "-")
+        table.add_row(escape(run.run), f"{run.n_pairs:,}", f"{run.new_pairs:,}{late}", leading,
+                      held_out, f"[bold red]{run.n_alerts}[/bold red]" if run.n_alerts else "-")
     screen.output.print(table)
 
 
@@ -52,9 +52,9 @@ def show_statuses(screen: Screen, found: Sequence[Status]) -> None:
     if len(found) > LISTED:
         screen.say(f"The last {LISTED} of {len(found)}; --json tells all")
     for status in found[-LISTED:]:
-        style = STYLES.get(status.state, "default")
-        table.add_row(status.run, f"[{style}]{status.state.name.replace('_', ' ')}[/{style}]",
-                      escape(_how_far(status)), _ago(status.began), escape(status.where))
+        style, state = STYLES.get(status.state, "default"), status.state.name.replace("_", " ")
+        table.add_row(escape(status.run), f"[{style}]{state}[/{style}]", escape(_how_far(status)),
+                      _ago(status.began), escape(status.where))
     screen.output.print(table)
 
 

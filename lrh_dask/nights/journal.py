@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lrh_dask.errors import LrhError, SettingsError, public_text
+from lrh_dask.errors import LrhError, SettingsError, printable, public_text
 from lrh_dask.nights.underway import State, Status, forget_old, job_folder, note, status_of
 from lrh_dask.runs.progress import Event
 from lrh_dask.stores.inside import no_link
@@ -153,7 +153,7 @@ class Journal:
     def _note(self, text: str) -> None:
         with contextlib.suppress(OSError), open(
                 self.folder / "log.txt", "a", encoding="utf-8", opener=no_link) as log:
-            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {public_text(text)}\n")
+            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {printable(public_text(text))}\n")
 
     def _is_cancelled(self) -> bool:
         return (self.folder / "cancel").exists()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lrh_dask.errors import SettingsError, explain
+from lrh_dask.errors import SettingsError, explain, printable
 from lrh_dask.reports.figures import (
     bucket_figure,
     curve_of,
@@ -55,7 +55,7 @@ def write_page(page: str, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        aside.write_text(page, encoding="utf-8")
+        aside.write_text(printable(page), encoding="utf-8")
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -13,10 +13,11 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from lrh_dask.errors import public_text
+from lrh_dask.errors import printable, public_text
 from lrh_dask.runs.budget import Plan, Route
 from lrh_dask.runs.progress import Event
 from lrh_dask.statistics.hessian import LowRankHessian
@@ -41,12 +42,21 @@ def figure(value: float) -> str:
     return "-" if not np.isfinite(value) else f"{value:.4g}"
 
 
+class _Console(Console):
+    """Shows what steers a terminal as the text that it is: names may come from anybody."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+        """What is to be written, piece by piece."""
+        for segment in super().render(*args, **kwargs):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
 class Screen:
     """Talks to a person: progress and notices on standard error, results on standard output."""
 
     def __init__(self, *, quiet_output: bool = False) -> None:
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.output = Console(highlight=False, quiet=quiet_output)
+        self.errors = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self.output = _Console(highlight=False, quiet=quiet_output)
 
     def say(self, text: str) -> None:
         """One line on standard error; addresses in it can be clicked where a terminal knows how."""
@@ -151,6 +161,10 @@ class Screen:
                 f"{np.median(ratio):.2f}",
                 "" if measured.error_or_none is None else f"{100 * measured.error:.2g} %")
         self.output.print(table)
+
+    def fact(self, name: str, text: Any) -> None:
+        """A name and a value in a line of their own, which is not broken."""
+        self.output.print(Text.assemble((name, "bold"), " ", str(text)), soft_wrap=True)
 
     def facts(self, rows: list[tuple[str, Any]]) -> None:
         """Names and values, one a line."""
