@@ -34,8 +34,9 @@ def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) 
 
     What others have said may stand in it: addresses are shown without their credentials.
     """
-    parts = [public_text(part) for part in (
-        f"{_shown(where)}: expected {expected}, got {_shown(got)}", consequence, fix)]
+    where, expected, got, consequence, fix = map(  # before they are cut short
+        public_text, (where, expected, got, consequence, fix))
+    parts = [f"{_shown(where)}: expected {expected}, got {_shown(got)}", consequence, fix]
     text = _Explained(" ".join(part if part.endswith((".", "?")) else f"{part}."
                                for part in parts))
     text.finding = parts[0]

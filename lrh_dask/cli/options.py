@@ -26,7 +26,7 @@ MethodText = Annotated[str | None, typer.Option(
     help="symmetric is always safe; seed and least_norm take few exact pairs.")]
 Scheduler = Annotated[str | None, typer.Option(
     "--scheduler", metavar="ADDRESS|FILE.json", show_default="DASK_SCHEDULER_ADDRESS, else a local "
-    "cluster", help="Run on this Dask scheduler: tcp://host:8786, tls://host:8786, or what "
+    "cluster", help="Run on this Dask scheduler: tls://host:8786, tcp://127.0.0.1:8786, or what "
                     "`dask scheduler --scheduler-file` wrote. It goes before a file's cluster.")]
 Insecure = Annotated[bool, typer.Option(
     "--insecure", help="Use a cluster that other machines can reach without TLS: whoever does runs "
