@@ -126,6 +126,7 @@ def test_what_a_status_or_a_log_holds_does_not_steer_the_terminal(lrh, tmp_path)
     for command in (["status"], ["status", name], ["logs", name]):
         done = lrh(*command, "--runs", tmp_path, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert name in done.stdout or command[0] == "logs"
         assert not steers(done.stdout + done.stderr)
         assert "[red]" in done.stdout
 

@@ -17,6 +17,7 @@ from lrh_dask import SettingsError
 from lrh_dask.clusters import running_cluster
 from lrh_dask.clusters.certificates import make_certificates
 from lrh_dask.clusters.cluster import connect
+from lrh_dask.clusters.cluster_kinds import KINDS
 from lrh_dask.clusters.exposure import is_exposed, is_loopback, refuse_exposed
 from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 from lrh_dask.settings.config import RunSettings, settings_of
@@ -123,6 +124,14 @@ def test_processes_by_ssh_on_one_machine_are_reached_by_it_alone(ssh, tmp_path, 
     assert all(is_loopback(host) for host, _ in found), found
     assert {address.partition("://")[0] for address in addresses} == {
         "tls" if encrypted else "tcp"}
+
+
+def test_dashboards_by_ssh_stay_on_their_machines_where_tasks_do_not():
+    settings = ClusterSettings(kind="ssh", hosts=("192.0.2.1", "192.0.2.2"), insecure=True)
+    options = KINDS["ssh"].options(settings)
+    for what in ("scheduler_options", "worker_options"):
+        assert options[what]["dashboard_address"] == "127.0.0.1:0"
+        assert "host" not in options[what]
 
 
 @pytest.mark.parametrize("options", [
