@@ -234,3 +234,19 @@ def test_a_result_with_links_in_it_is_replaced_and_they_are_not_followed(tmp_pat
         (aside / "zarr.json").write_text("{}")
     assert sorted(path.name for path in result.iterdir()) == ["zarr.json"]
     put_in_order(tmp_path)
+
+
+@pytest.mark.parametrize("separator", ["/../../../", "../", "//"])
+def test_keys_of_chunks_in_foreign_metadata_lead_nowhere_else(lrh, tmp_path, separator, elsewhere):
+    rows = np.random.default_rng(0).standard_normal((40, 2))
+    path = lrh_dask.write_pairs(tmp_path / "p.zarr", rows, rows) / "x" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    metadata["chunk_key_encoding"] = {"name": "default", "configuration": {"separator": separator}}
+    path.write_text(json.dumps(metadata))
+    np.savez(tmp_path / "new.npz", x=rows + 9, y=rows + 9)
+    before = sorted(tmp_path.rglob("*"))
+    for command in (["inspect", "p.zarr", "--all"], ["append", "p.zarr", "new.npz"]):
+        done = lrh(*command, cwd=tmp_path)
+        assert done.returncode == 3, done.stderr
+        assert "separator" in done.stderr.lower()
+    assert sorted(tmp_path.rglob("*")) == before

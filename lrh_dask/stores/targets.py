@@ -19,7 +19,13 @@ def target_arrays(store: str, group: Any, names: Mapping[str, str]) -> dict[str,
     Raises:
         BadPairs: it lacks x or y, or has arrays of a kind that only grows by being rewritten.
     """
-    members = dict(group.arrays())
+    try:
+        members = dict(group.arrays())
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadPairs(explain(
+            f"append to {store}", expected="arrays that Zarr knows how to read",
+            got=f"{type(error).__name__}: {error}", consequence="Nothing was appended",
+            fix="Restore the metadata of its arrays from a copy")) from error
     arrays = {label: members[name] for label, name in names.items() if name in members}
     if absent := [names[label] for label in ("x", "y") if label not in arrays]:
         raise BadPairs(explain(
