@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from lrh_dask.clusters.cluster import connect
-from lrh_dask.drift.alerts import Alert, AlertsRaised, judge
+from lrh_dask.drift.alerts import Alert, judge
 from lrh_dask.errors import BadPairs, RunFailed, explain, finding
 from lrh_dask.nights.agenda import (
     RECOMPUTE,
@@ -29,13 +29,13 @@ from lrh_dask.nights.agenda import (
 from lrh_dask.nights.going_on import Counted, Night, fit_night
 from lrh_dask.nights.journal import Journal, Watcher
 from lrh_dask.nights.looking_again import Checked, refuse_changed
+from lrh_dask.nights.outcome import Outcome, alerts_of, conclude
 from lrh_dask.nights.owed import Owed
 from lrh_dask.nights.publishing import Tonight, age_of, changed_settings, publish
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.totals import total_of
 from lrh_dask.nights.underway import State
 from lrh_dask.nights.unfinished import Unfinished
-from lrh_dask.nights.webhook import notify
 from lrh_dask.runs import progress
 from lrh_dask.runs.dashboard import dashboard_of, performance_report, run_span
 from lrh_dask.runs.graph import Stages
@@ -43,41 +43,18 @@ from lrh_dask.runs.pipeline import guarded, new_run_id
 from lrh_dask.runs.segments import cut_into_segments
 from lrh_dask.settings.config import NightlySettings, settings_of
 from lrh_dask.statistics.asked import asked_of
-from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.catalog import Catalog, Listed
 from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
-from lrh_dask.stores.documents import known
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
 from lrh_dask.stores.tokens import chunk_tokens, suspects
 from lrh_dask.stores.windows import Segment, Window
 
-__all__ = ["Outcome", "nightly"]
+__all__ = ["nightly"]
 
 LOOKED_AT_HERE = 64 * 2**20
 """Up to so many bytes of rows that are to be looked at again are read by this process."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a call came to.
-
-    Attributes:
-        document: what ``lrh nightly --json`` prints.
-        path: folder of the run that holds the result.
-        is_new: whether it was published by this call.
-        alerts: that this call raises.
-    """
-
-    document: dict[str, Any]
-    path: Path
-    is_new: bool
-    alerts: tuple[Alert, ...] = ()
-
-    def result(self) -> LowRankHessian:
-        """The Hessian, from disk."""
-        return load_result(self.path / "result.zarr")
 
 
 def nightly(settings: NightlySettings | str | Path, watcher: Watcher | None = None, *,
@@ -353,7 +330,7 @@ class _Call:
         """This run, whose process has died when it was published."""
         document = self.catalog.document(self.journal.run)
         self.catalog.point_at(self.runs[-1].run)
-        return self._ended(State.done, document, _alerts_of(document))
+        return self._ended(State.done, document, alerts_of(document))
 
     def _nothing_new(self, checked: Checked) -> Outcome:
         """The last run again; of alerts, whether its pairs have grown too old."""
@@ -376,32 +353,5 @@ class _Call:
 
     def _ended(self, state: State, document: dict[str, Any], alerts: Sequence[Alert], *,
                is_told: bool = False) -> Outcome:
-        """Tell how it ended, and send alerts: these, and what an earlier call has died before.
-
-        Args:
-            is_told: these alerts were sent before.
-        """
-        run = str(document["run"])
-        to_send = [] if is_told or not alerts else [(document, alerts)]
-        owed = self.owed.run
-        if owed not in {None, self.journal.run} and any(owed == row.run for row in self.runs):
-            before = self.catalog.document(str(owed))
-            late = _alerts_of(before)
-            to_send.append((before, late))
-            alerts = (*alerts, *late)
-            document["alerts"] = [asdict(alert) for alert in alerts]
-            self.journal.say(f"Notice: alerts of run {owed} had not been told.")
-        self.journal.end(state, AlertsRaised.exit_code if alerts else 0, result=run)
-        webhook = self.settings.alerts.webhook
-        lost = [said for of_run, these in to_send if webhook is not None and (
-            said := notify(webhook, these, of_run))]
-        for said in lost:
-            self.journal.say(f"Notice: {said}.")
-        if not lost:
-            self.owed.settle()
-        return Outcome(document, self.catalog.folder / run, is_new=state is State.done,
-                       alerts=tuple(alerts))
-
-
-def _alerts_of(document: dict[str, Any]) -> tuple[Alert, ...]:
-    return tuple(known(Alert, alert) for alert in document["alerts"])
+        return conclude(self.journal, self.catalog, self.owed, self.settings.alerts.webhook, state,
+                        document, alerts, is_told=is_told)
