@@ -126,10 +126,10 @@ class Kept:
 
 def remove_kept(folder: Path) -> None:
     """Remove what a run has kept, and the folder where it holds nothing else."""
-    for path in (*folder.glob(f"{'[0-9a-f]' * 32}.zip"), folder / MARK, folder / BEGUN):
-        path.unlink(missing_ok=True)
-    put_in_order(folder)
-    with suppress(OSError):
+    with suppress(OSError):  # what stays is of no use, and in nobody's way
+        for path in (*folder.glob(f"{'[0-9a-f]' * 32}.zip"), folder / MARK, folder / BEGUN):
+            path.unlink(missing_ok=True)
+        put_in_order(folder)
         folder.rmdir()
 
 
