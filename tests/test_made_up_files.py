@@ -12,6 +12,7 @@ from lrh_dask import BadPairs, SettingsError, append_pairs, fit, open_pairs, wri
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.underway import KEPT, State, Status, forget_old, note, status_of, statuses
 from lrh_dask.runs.packing import Packed, described, partial_of
+from lrh_dask.runs.state_files import read_group, write_group
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.settings.config import NightlySettings, RunSettings, settings_of
 from lrh_dask.stores.catalog import Catalog
@@ -193,6 +194,18 @@ def test_a_state_whose_arrays_do_not_fit_together_is_none(make_buckets):
         state = part["states"]["0"] | {name: value}
         with pytest.raises(ValueError, match="no states"):
             partial_of(part | {"states": {"0": state}}, flat)
+
+
+def test_arrays_of_states_are_as_long_as_what_is_stored_of_them(tmp_path):
+    arrays = Packed()
+    arrays.add(np.arange(20.0))
+    write_group(tmp_path / "a.zip", {}, arrays)
+    (tmp_path / "a").mkdir()
+    write_group(tmp_path / "a", {}, arrays)
+    changed(tmp_path / "a" / "float64" / "zarr.json", shape=[10**9])
+    with pytest.raises(ValueError, match="the chunks that its metadata speak of"):
+        read_group(tmp_path / "a")
+    assert read_group(tmp_path / "a.zip")[1]["float64"].tolist() == list(range(20))
 
 
 def test_what_was_appended_is_of_rows_and_times(tmp_path):

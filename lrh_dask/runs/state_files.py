@@ -60,14 +60,13 @@ def read_group(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     import zarr
 
-    from lrh_dask.stores.chunks import read_rows
+    from lrh_dask.stores.chunks import whole
 
     try:
         with _opened(path, "r") as store:
             group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
             attributes = checked_attributes(dict(group.attrs.asdict()))
-            arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
-                      for name, array in group.arrays()}
+            arrays = {name: whole(f"{path}/{name}", array) for name, array in group.arrays()}
     except Exception as error:
         message = f"states {path} cannot be read ({finding(error)})"
         raise ValueError(message) from error

@@ -25,7 +25,7 @@ from lrh_dask.errors import BadPairs, explain, is_refusal, public_name
 from lrh_dask.stores.shard_index import absent_inside
 
 __all__ = ["CHECKSUM_BYTES", "chunk_dtype", "first_rows", "has_checksum", "is_plain", "is_remote",
-           "is_zarr", "missing_chunks", "read_rows", "refuse_boundless", "stored_chunks"]
+           "is_zarr", "missing_chunks", "read_rows", "refuse_boundless", "stored_chunks", "whole"]
 
 SHOWN = 5
 CHECKSUM_BYTES = 4
@@ -59,6 +59,16 @@ def read_rows(name: str, array: Any, start: int, stop: int, fill: frozenset[str]
         wanted = (slice(start, stop), slice(*columns))
     with _said_clearly(where, array):
         return _rows(where, array, wanted, fill, out)
+
+
+def whole(name: str, array: Any) -> np.ndarray:
+    """All of a Zarr array that we wrote.
+
+    Raises:
+        BadPairs: there is less of it than its metadata say, or it cannot be decoded.
+    """
+    refuse_boundless(name, array)
+    return read_rows(name, array, 0, array.shape[0])
 
 
 def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str],

@@ -21,7 +21,7 @@ from lrh_dask.statistics.certificates import Certificates
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.statistics.verdicts import Verdict
 from lrh_dask.stores.aside import attributes_of, written_aside
-from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.chunks import whole
 from lrh_dask.stores.documents import MALFORMED, known
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def load_result(path: str | Path) -> LowRankHessian:
     group = _open(path)
     attributes: dict[str, Any] = dict(group.attrs.asdict())
     try:
-        arrays = {name: read_rows(f"{path}/{name}", array, 0, array.shape[0])
+        arrays = {name: whole(f"{path}/{name}", array)
                   for name, array in group.arrays() if name in DIMENSIONS}
         _refuse_misshapen(arrays)
         stored = dict(attributes["certificates"])
