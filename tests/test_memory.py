@@ -116,7 +116,8 @@ Written by `pytest -m "long or not long" tests/test_memory.py`: {datetime.now(UT
 The price is that of `lrh plan` for such pairs, whose y has few strong directions. The peak is the
 largest resident size (VmHWM) that any worker process had in the run, Python and libraries
 included. No peak may be above its price ({len(found)} shapes; the nearest comes to \
-{max(ratios):.2f} of it), and no price far above its peak.
+{max(ratios):.2f} of it), and no price
+far above its peak.
 
 | route and shape | n × D | price, MiB | peak, MiB | peak / price |
 | --- | ---: | ---: | ---: | ---: |
@@ -165,6 +166,7 @@ def test_a_worker_below_the_price_of_the_plan_is_refused_before_any_task(
     """By settings before a cluster starts, and on a cluster that is there before a task does."""
     write_known(tmp_path / "a.zarr", n, Known.indefinite(d, 4), chunks=chunks)
     planned = lrh("plan", "a.zarr", "--json", *asked, cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
     price = json.loads(planned.stdout)["peak_worker_bytes"]
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, silence_logs=50,
                       memory_limit=price - 1, dashboard_address=None) as cluster:
