@@ -85,7 +85,7 @@ def test_a_hundred_thousand_files_and_no_crash():
         n = round(ALL * kind.share / SHARES)
         tasks += [(name, first, min(first + AT_ONCE, n)) for first in range(0, n, AT_ONCE)]
     worked, refused, defects = Counter(), Counter(), []
-    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         for (name, *_), (n_worked, n_refused, found) in zip(
                 tasks, pool.map(_play, tasks), strict=True):
             worked[name] += n_worked
