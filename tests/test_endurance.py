@@ -1,10 +1,37 @@
 """Jobs leave nothing behind on a cluster that stays: no key, no file, no thread, no memory."""
 
+import gc
+import time
+
 import pytest
 from many_jobs import MIB, Slope, endure, leaks
 
+from lrh_dask import fit, open_pairs
+from lrh_dask.stores.synthetic import Known, write_known
+
 GROWN = 24 * MIB
 """What a process may have grown by over the last half of so few jobs: pools are still filling."""
+
+
+@pytest.mark.parametrize("asked", [{}, {"basis": 8}, {"basis": 8, "weighting": "step"}])
+def test_what_a_fit_has_put_on_the_cluster_goes_with_it(tmp_path, client, asked):
+    """At once, not when Python looks for cycles in this process, which may take hours."""
+    pairs = open_pairs(write_known(tmp_path / "a.zarr", 2000, Known.indefinite(48, 4),
+                                   chunks=(200, 48)))
+    gc.collect()
+    gc.disable()
+    try:
+        fit(pairs, **asked)
+        end = time.monotonic() + 10
+        while client.run_on_scheduler(n_tasks) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert client.run_on_scheduler(n_tasks) == 0
+    finally:
+        gc.enable()
+
+
+def n_tasks(dask_scheduler):
+    return len(dask_scheduler.tasks)
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakMethod
 
 from lrh_dask.runs.executor import Executor
 from lrh_dask.runs.shards import RunOfShards
@@ -19,11 +20,12 @@ class Sources:
     """Makes what tasks read from, and what is in memory travel once.
 
     Args:
-        own: makes a key of the stage that asks out of one that others use, too.
+        own: method that makes a key of the stage that asks out of one that others use, too. Its
+            object has this one: they must not keep each other, and what is on the cluster, alive.
     """
 
     def __init__(self, pairs: Pairs, executor: Executor, own: Callable[[Any], Any]) -> None:
-        self._pairs, self._executor, self._own = pairs, executor, own
+        self._pairs, self._executor, self._owner = pairs, executor, WeakMethod(own)
         self._parts: dict[tuple[int, int], Any] = {}
 
     def of(self, runs: Sequence[RunOfShards], graph: dict[Any, Any]) -> dict[int, Any]:
@@ -62,6 +64,11 @@ class Sources:
                               bad_rows=pairs.bad_rows)
             sources[run.index] = TaskRef(key)
         return sources
+
+    def _own(self, key: Any) -> Any:
+        own = self._owner()
+        assert own is not None
+        return own(key)
 
     def _rows(self, *which: int) -> Key:
         return self._own("lrh-rows"), *which
