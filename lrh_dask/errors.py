@@ -13,8 +13,10 @@ from typing import Any
 __all__ = ["BadPairs", "LrhError", "RunFailed", "SettingsError", "explain", "finding",
            "is_refusal", "printable", "public_name", "public_text"]
 
-ADDRESS = re.compile(r"""[a-zA-Z][a-zA-Z0-9+.-]*://(?:\S*@)?[^\s"'<>`|]*""")
-"""A URL in a text; what is before an @ may hold anything."""
+ADDRESS = re.compile(
+    r"""(?:[a-zA-Z][a-zA-Z0-9+.-]{0,31}|[a-zA-Z0-9+.-]{32})://(?:\S{0,4096}@)?[^\s"'<>`|]*""")
+"""A URL in a text; what is before an @ may hold anything. Texts of any length are gone through in
+a time in proportion to it: a file may hold anything, and what it says is quoted."""
 STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What steers a terminal, or turns the direction in which it writes."""
 

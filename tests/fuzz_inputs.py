@@ -39,7 +39,7 @@ from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.totals import total_of
 from lrh_dask.nights.underway import forget_old, statuses
 from lrh_dask.reports.comparison import StoredRun, compare_runs
-from lrh_dask.runs.kept import as_begun
+from lrh_dask.runs.begun import Begun
 from lrh_dask.runs.pipeline import price
 from lrh_dask.runs.state_files import _digest as digest_of_attributes
 from lrh_dask.runs.state_files import read_group
@@ -52,7 +52,7 @@ from lrh_dask.stores.inspection import inspect_pairs
 from lrh_dask.stores.manifest import Stamp
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result, summary
-from lrh_dask.stores.tokens import row_tokens
+from lrh_dask.stores.tokens import RowTokens
 
 D, N = 8, 60
 BEYOND = (10**5, 10**7, 10**9, 10**12, 10**15, 2**62, 2**63 - 1, 2**63, 10**30)
@@ -95,9 +95,10 @@ def make_home(home):
             assert list((home / route).glob("states/*/*/total.zarr"))
     shutil.copytree(next((home / "all").glob("2*/result.zarr")), home / "result.zarr")
     states = home / "kept.states"
-    as_begun(states, open_pairs(home / "plain.zarr"), open_pairs)
+    found = open_pairs(home / "plain.zarr")
     with contextlib.suppress(KeyboardInterrupt):
-        lrh_dask.fit(open_pairs(home / "plain.zarr"), states=states, on_event=_interrupt)
+        lrh_dask.fit(found, states=states, on_event=_interrupt)
+    Begun.of(found).note(states)
     assert list(states.glob("*.zip"))
     for path in CONFIGS.glob("*.yaml"):
         text = yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -177,7 +178,7 @@ def _store(home, path, rng):
     if rng.random() < 0.5:
         price(found, rank=None, method="symmetric")
     if rng.random() < 0.2:
-        row_tokens(found)
+        RowTokens(found).lasting([(0, found.n_pairs)])
         incoming = incoming_from(str(store))
         incoming.refuse_unfit()
     if rng.random() < 0.02:
@@ -241,7 +242,10 @@ def _kept(home, path, rng):
         with contextlib.suppress(ValueError):
             read_group(path)
     found = open_pairs(home / "plain.zarr")
-    as_begun(home / "kept.states", found, lambda _: found)
+    begun = Begun.noted(home / "kept.states")
+    if begun is not None:
+        before = begun.pairs_of(found, lambda _: found)
+        assert before is None or before.n_pairs == begun.n_pairs <= found.n_pairs
     if rng.random() < 0.05:
         hessian = lrh_dask.fit(found, states=home / "kept.states")
         assert hessian.n_pairs == found.n_pairs

@@ -15,6 +15,7 @@ from lrh_dask.runs.pipeline import price
 from lrh_dask.stores import blocks
 
 N, D = 60, 3000
+ROOT_OF_ROUNDING = np.sqrt(np.finfo(np.float64).eps)  # of residuals of exact pairs no more is known
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def assert_alike(apart, whole, within):
     np.testing.assert_allclose(overlap, 1.0, atol=10 * within)
     for name in ("residual", "held_out_residual", "captured_energy", "n_explored", "n_effective"):
         assert getattr(apart.certificates, name) == pytest.approx(
-            getattr(whole.certificates, name), rel=100 * within)
+            getattr(whole.certificates, name), rel=100 * within, abs=ROOT_OF_ROUNDING)
 
 
 @pytest.mark.parametrize(("dtype", "within"), [("float64", 1e-10), ("float32", 1e-5)])

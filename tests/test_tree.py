@@ -41,5 +41,5 @@ def test_partials_merge_bucket_by_bucket_and_leave_their_inputs():
     merged = Partial(a, ReadStats(3, 30, 0.5, zero_weight_rows=2, peak_worker_bytes=7)).merge(
         Partial(b, ReadStats(4, 40, 0.25, zero_x_rows=1, peak_worker_bytes=5)))
     assert {k: v.n for k, v in merged.states.items()} == {0: 1, 1: 12, 2: 20}
-    assert merged.stats == ReadStats(7, 70, 0.75, 1, 0, 2, 7)
+    assert merged.stats == ReadStats(7, 70, 0.75, 1, 0, 2, peak_worker_bytes=7)
     assert {k: v.n for k, v in a.items()} == {0: 1, 1: 2}

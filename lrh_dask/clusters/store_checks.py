@@ -6,6 +6,7 @@ from typing import Any
 
 from lrh_dask.clusters.findings import Answers, Finding, fair, good, poor, who
 from lrh_dask.clusters.probes import ends_of_store
+from lrh_dask.errors import BadPairs, finding
 from lrh_dask.stores.pairs import Pairs
 
 __all__ = ["check_checksums", "check_chunks", "check_reach"]
@@ -13,7 +14,11 @@ __all__ = ["check_checksums", "check_chunks", "check_reach"]
 
 def check_chunks(pairs: Pairs) -> Finding:
     """Chunks that are not stored: Zarr would read them as zeros."""
-    missing = [f"{label}/{key}" for label in ("x", "y", "weight") for key in pairs.missing(label)]
+    try:
+        missing = [f"{label}/{key}" for label in ("x", "y", "weight")
+                   for key in pairs.missing(label)]
+    except BadPairs as error:
+        return poor("store chunks", finding(error), "Restore them from a copy")
     if missing:
         return poor("store chunks", f"{len(missing)} of {pairs.name} missing "
                     f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): a run "

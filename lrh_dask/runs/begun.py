@@ -15,15 +15,12 @@ from typing import Any
 
 from lrh_dask.errors import BadPairs, public_text
 from lrh_dask.stores.aside import replace_file
+from lrh_dask.stores.documents import known, read_document
 from lrh_dask.stores.pairs import Pairs
 
 __all__ = ["BEGUN", "Begun"]
 
 BEGUN = "begun.json"
-
-
-KINDS: dict[str, Any] = {"store": str, "n_pairs": int, "snapshot": (str, type(None)), "run": str,
-                         "now": str, "settings": dict}
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,9 @@ class Begun:
         try:
             if not any(folder.glob("*.zip")):
                 return None
-            known = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
-            found = Begun(**known)
+            return known(Begun, read_document(folder / BEGUN))
         except (OSError, ValueError, TypeError):
             return None
-        return found if all(isinstance(getattr(found, name), kind)
-                            for name, kind in KINDS.items()) else None
 
     def note(self, folder: Path) -> None:
         """Write it down, before anything is read.

@@ -255,10 +255,21 @@ def _coordinates(array: Any, wanted: tuple[slice, ...]) -> Iterable[tuple[int, .
 
 
 def missing_chunks(array: Any, fill: frozenset[str] = frozenset()) -> list[str]:
-    """Keys of the chunks of an array that are neither stored nor declared fill."""
+    """Keys of the chunks of an array that are neither stored nor declared fill.
+
+    Raises:
+        BadPairs: the index of a shard is damaged.
+    """
+    where = f"look for the chunks of {array.name}"
     everything = tuple(slice(0, n) for n in array.shape)
-    with _said_clearly(f"look for the chunks of {array.name}", array):
-        return _missing(array, everything, fill, _listed(array) if is_remote(array) else None)
+    with _said_clearly(where, array):
+        try:
+            return _missing(array, everything, fill, _listed(array) if is_remote(array) else None)
+        except ValueError as error:
+            raise BadPairs(explain(
+                where, expected="shards as they were written", got=str(error),
+                consequence="Nobody can tell what is in it, so a run refuses it",
+                fix="Restore the shard from a copy, or write it anew")) from error
 
 
 def refuse_boundless(name: str, array: Any, fill: frozenset[str] = frozenset()) -> None:
