@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MALFORMED", "known", "parsed", "read_document"]
 
-MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What comes of taking a document for what it is not."""
 HALF_A_SIGN = re.compile(r"\\u[dD][89a-fA-F]")
 T = TypeVar("T")
