@@ -25,7 +25,7 @@ from watched import Forbidden, watched
 
 PAGE = Path(__file__).parent / "benchmarks" / "fuzz.md"
 ALL, AT_ONCE, PROCESSES = 100_000, 500, 2
-ALWAYS = 16
+ALWAYS = 4
 """Inputs of a kind that always run, times its share."""
 ADDRESS_SPACE = 12 * 2**30
 SHARES = sum(kind.share for kind in KINDS.values())
