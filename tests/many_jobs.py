@@ -7,8 +7,10 @@ folders; and what the scheduler and its workers still know of jobs that are over
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +37,8 @@ SHORT_LOGS = {f"DASK_DISTRIBUTED__ADMIN__{name}": "1000" for name in (
     "LOG_LENGTH", "LOW_LEVEL_LOG_LENGTH")}
 """Dask keeps 100,000 lines of what it did: they fill up within a thousand jobs, then no more."""
 SETTLES = 10.0
-ALLOWED_BYTES = 16 * 1024
-"""By which a job may make a process grow: Dask's own notes of its spans and clients."""
+ALLOWED_BYTES = 1024
+"""By which a job may make a process grow, beside Dask's own notes: what an allocator scatters."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Sample:
         children: processes under those of the cluster, and under this one.
         leftovers: files in the folders for temporary files.
         tasks: that the scheduler knows; ``keys``: that workers hold; ``clients``: of the scheduler.
-        spans: that it has notes of.
+        notes: bytes that the scheduler's own notes of jobs take, which it never drops: of spans
+            with their groups of tasks, and of what clients did.
     """
 
     jobs: int
@@ -61,7 +64,7 @@ class Sample:
     tasks: int
     keys: int
     clients: int
-    spans: int
+    notes: int
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class Slope:
 
 
 def slopes(samples: Sequence[Sample]) -> dict[str, Slope]:
-    """Growth of the memory of each process, in bytes a job."""
-    return {name: Slope.of([s.jobs for s in samples], [s.memory[name] for s in samples])
-            for name in samples[0].memory}
+    """Growth of the memory of each process, in bytes a job; of the scheduler without its notes."""
+    return {name: Slope.of([s.jobs for s in samples], [
+        s.memory[name] - s.notes * (name == "scheduler") for s in samples])
+        for name in samples[0].memory}
 
 
 def leaks(samples: Sequence[Sample]) -> list[str]:
@@ -200,7 +204,7 @@ def _sample(n: int, began: float, client: Client, processes: dict[str, Any],
             folder: Path) -> Sample:
     end = time.monotonic() + SETTLES
     while True:
-        tasks, clients, spans = client.run_on_scheduler(_of_scheduler)
+        tasks, clients, notes = client.run_on_scheduler(_of_scheduler)
         keys = sum(client.run(_of_worker).values())
         if not tasks + keys or time.monotonic() > end:
             break
@@ -211,7 +215,7 @@ def _sample(n: int, began: float, client: Client, processes: dict[str, Any],
         children=len(psutil.Process().children(recursive=True)),
         leftovers=sum(len(files) for root in ("tmp", "local")
                       for _, _, files in os.walk(folder / root)),
-        tasks=tasks, keys=keys, clients=clients, spans=spans)
+        tasks=tasks, keys=keys, clients=clients, notes=notes)
 
 
 def _told(process: Any) -> tuple[int, int, int]:
@@ -220,8 +224,30 @@ def _told(process: Any) -> tuple[int, int, int]:
 
 
 def _of_scheduler(dask_scheduler: Any) -> tuple[int, int, int]:
-    return (len(dask_scheduler.tasks), len(dask_scheduler.clients),
-            len(dask_scheduler.extensions["spans"].spans))
+    spans, topics = dask_scheduler.extensions["spans"], dask_scheduler._broker._topics
+    return (len(dask_scheduler.tasks), len(dask_scheduler.clients), n_bytes_of(
+        spans.spans, spans.spans_search_by_tag, spans.spans_search_by_name, topics,
+        dask_scheduler.task_prefixes))
+
+
+NOTED = {"Span", "TaskGroup", "TaskPrefix", "Topic", "WeakSet"}
+
+
+def n_bytes_of(*roots: Any) -> int:
+    """Bytes of objects and of all that is in them: containers, text, numbers, notes of Dask."""
+    seen: set[int] = set()
+    waiting, total = list(roots), 0
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if id(item) in seen or not (
+                kind.__module__ in {"builtins", "collections"} or kind.__name__ in NOTED) or (
+                    isinstance(item, (type, type(sys), type(len), type(n_bytes_of)))):
+            continue
+        seen.add(id(item))
+        total += sys.getsizeof(item)
+        waiting += gc.get_referents(item)
+    return total
 
 
 def _of_worker(dask_worker: Any) -> int:
