@@ -98,7 +98,7 @@ def make_home(home):
     found = open_pairs(home / "plain.zarr")
     with contextlib.suppress(KeyboardInterrupt):
         lrh_dask.fit(found, states=states, on_event=_interrupt)
-    Begun.of(found).note(states)
+    Begun.of(found, RowTokens(found)).note(states)
     assert list(states.glob("*.zip"))
     for path in CONFIGS.glob("*.yaml"):
         text = yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -164,6 +164,20 @@ def test_what_is_open_to_others_is_refused_at_once_and_told_with_insecure(settin
     assert "\n" not in notice
 
 
+@pytest.mark.parametrize("asked", ["0.0.0.0:8787", ":8787", 8787, "[::]:0", "192.0.2.1:1"])
+@pytest.mark.parametrize("of", ["options", "scheduler_options", "worker_options"])
+def test_a_dashboard_that_others_could_read_is_refused_unless_told(asked, of):
+    options = {"dashboard_address": asked}
+    given = {"kind": "ssh", "hosts": ["127.0.0.1"] * 2,
+             "options": options if of == "options" else {of: options}}
+    with pytest.raises(SettingsError, match="expected a dashboard on 127"), \
+            connect(ClusterSettings(**given)):
+        raise AssertionError
+    refuse_exposed(ClusterSettings(**given, insecure=True), [].append)
+    options["dashboard_address"] = "127.0.0.1:8787"
+    refuse_exposed(ClusterSettings(**given), [].append)
+
+
 @pytest.mark.parametrize(("address", "exposed"), [
     ("tcp://127.0.0.1:1", False), ("tcp://[::1]:1", False), ("tcp://localhost:1", False),
     ("127.0.0.1:1", False), ("tls://192.0.2.1:1", False), ("tcp://192.0.2.1:1", True),

@@ -13,6 +13,7 @@ from lrh_dask.nights import underway
 from lrh_dask.nights.journal import Journal
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.underway import State, Status, job_folder, jobs_folder, note, status_of
+from lrh_dask.runs.kept import remove_kept
 from lrh_dask.settings.config import NightlySettings, settings_from
 from lrh_dask.stores.aside import put_in_order, written_aside
 from lrh_dask.stores.catalog import Catalog
@@ -137,6 +138,43 @@ def test_states_that_are_links_are_refused_and_a_pointer_elsewhere_is_none(elsew
     states.folder.symlink_to(elsewhere)
     with pytest.raises(SettingsError, match="symbolic link"):
         StoredStates(runs / "states", {"a": 1})
+
+
+def test_states_of_a_run_are_neither_kept_nor_removed_through_a_link(tmp_path, elsewhere):
+    for name in ("here", "0" * 32 + ".zip", "begun.json"):
+        (elsewhere / name).write_text("")
+    pairs = lrh_dask.open_pairs(write_known(tmp_path / "a.zarr", 40, Known.indefinite(6, 2)))
+    states = tmp_path / "a-hessian.states"
+    states.symlink_to(elsewhere)
+    with pytest.raises(SettingsError, match="symbolic link"):
+        lrh_dask.fit(pairs, states=states)
+    remove_kept(states)
+    assert {path.name for path in elsewhere.iterdir()} >= {"here", "0" * 32 + ".zip", "begun.json"}
+    for name in ("here", "0" * 32 + ".zip", "begun.json"):
+        (elsewhere / name).unlink()
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_states(tmp_path, elsewhere):
+    pairs = lrh_dask.open_pairs(write_known(tmp_path / "a.zarr", 40, Known.indefinite(6, 2)))
+    lrh_dask.fit(pairs, states=elsewhere)  # which leaves alone what is there
+    remove_kept(elsewhere)
+    (elsewhere / "here").write_text("I am here")
+    with pytest.raises(SettingsError, match="somebody else's"):
+        lrh_dask.fit(pairs, states=elsewhere)
+    (elsewhere / "here").unlink()
+
+
+def test_folders_beside_states_that_have_other_names_stay(runs):
+    states = StoredStates(runs, {"store": "x"})
+    for name in ("000001-all", "000002-none", "2026-11-backup"):
+        (states.folder / name).mkdir(parents=True)
+    (states.folder / "2026-11-backup" / "1-old.zarr").mkdir()
+    (states.folder / "current").write_text("000001-all")
+    states = StoredStates(runs, {"store": "x"})
+    states.put_in_order()
+    assert {path.name for path in states.folder.iterdir()} == {
+        "000001-all", "2026-11-backup", "current"}
+    states.add([], None, afresh=False)
 
 
 def test_states_that_are_tidied_up_are_not_followed(elsewhere, runs):

@@ -6,14 +6,19 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zarr
 
 from lrh_dask import BadPairs, Pairs, SettingsError, append_pairs, fit, open_pairs, write_pairs
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.runs import begun, budget, by_features, graph, kept, leaves, state_files
+from lrh_dask.runs.packing import partial_of
+from lrh_dask.settings.config import RunSettings
 from lrh_dask.stores import blocks
+from lrh_dask.stores.tokens import RowTokens
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -290,7 +295,8 @@ def test_the_command_goes_on_with_the_pairs_it_had_begun_with_and_clears_away(
     write_pairs(store, made.x[:400], made.y[:400], chunk_rows=30)
     pairs, states = open_pairs(store), tmp_path / "pairs-hessian.states"
     free = fit(pairs, states=states)  # as one that was killed has left it
-    begun.Begun.of(pairs).note(states)
+    begun.Begun.of(pairs, RowTokens(pairs),
+                   settings=RunSettings(store=str(store)).of_result).note(states)
     append_pairs(store, made.x[400:], made.y[400:])
     done = run(lrh, tmp_path, "--resume")
     assert done.returncode == 0, done.stderr
@@ -323,9 +329,91 @@ def test_a_result_that_is_there_is_not_computed_again(tmp_path, make_pairs, lrh)
     assert run(lrh, tmp_path, "--resume", "--overwrite").returncode == 0
 
 
+@pytest.mark.parametrize("other", ["settings", "rows"])
+def test_a_run_of_other_settings_or_rows_is_not_bound_by_one_that_was_broken_off(
+        tmp_path, make_pairs, lrh, other):
+    made, store = make_pairs(0, 530, 6, [3.0, -1.0], noise=0.05), tmp_path / "pairs.zarr"
+    write_pairs(store, made.x[:400], made.y[:400], chunk_rows=30)
+    pairs, states = open_pairs(store), tmp_path / "pairs-hessian.states"
+    fit(pairs, states=states)
+    begun.Begun.of(pairs, RowTokens(pairs),
+                   settings=RunSettings(store=str(store)).of_result).note(states)
+    if other == "rows":
+        write_pairs(store, made.x[::-1], made.y[::-1], chunk_rows=30, overwrite=True)
+    else:
+        append_pairs(store, made.x[400:], made.y[400:])
+    done = run(lrh, tmp_path, "--resume", *(["--rank", "1"] if other == "settings" else []))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["n_pairs"] == 530
+    assert any("of other pairs or settings" in said for said in document["notices"])
+
+
+def with_old_times(store):
+    """Times of files as an archive leaves them, to the second and alike."""
+    for path in store.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_a_state_of_another_array_of_the_same_store_is_not_taken(tmp_path, make_pairs):
+    made = make_pairs(0, 400, 6, [3.0, -1.0], noise=0.05)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name, rows in (("x", made.x), ("y", made.y), ("y2", -2 * made.y)):
+        group.create_array(name, data=rows, chunks=(20, 6), compressors=None)
+    with_old_times(tmp_path / "a.zarr")
+    one = fit(open_pairs(tmp_path / "a.zarr"), states=tmp_path / "s")
+    other = fit(open_pairs(tmp_path / "a.zarr", y="y2"), states=tmp_path / "s")
+    np.testing.assert_allclose(other.eigenvalues, -2 * one.eigenvalues)
+    assert other.provenance["bytes"]["fit"] > 0
+
+
+def test_a_state_of_chunks_that_are_decoded_otherwise_is_not_taken(tmp_path, make_pairs):
+    made = make_pairs(0, 400, 6, [3.0, -1.0], noise=0.05)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name, rows in (("x", made.x), ("y", made.y)):
+        group.create_array(name, data=rows, chunks=(20, 6), compressors=None)
+    free = fit(open_pairs(tmp_path / "a.zarr"), states=tmp_path / "s")
+    told = tmp_path / "a.zarr" / "y" / "zarr.json"
+    assert '"float64"' in told.read_text()
+    told.write_text(told.read_text().replace('"float64"', '"int64"').replace("0.0", "0"))
+    other = fit(open_pairs(tmp_path / "a.zarr"), states=tmp_path / "s")
+    assert other.provenance["bytes"]["fit"] > 0
+    assert other.eigenvalues.tobytes() != free.eigenvalues.tobytes()
+
+
+def test_a_state_with_rows_of_others_is_computed_again(tmp_path, make_pairs, monkeypatch):
+    pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
+    free = fit(pairs, states=tmp_path / "s")
+    monkeypatch.setattr(kept, "partial_of", lambda *_: replaced(partial_of(*_)))
+
+    def replaced(partial):
+        return replace(partial, states={bucket: replace(state, ledger=Ledger.of([(0, 400)]))
+                                        for bucket, state in partial.states.items()})
+
+    again = fit(pairs, states=tmp_path / "s")
+    assert_same_bits(again, replace(free, certificates=again.certificates))
+    assert any("of another run" in said for said in again.provenance["notices"])
+
+
+def test_rows_that_change_while_it_is_told_what_is_stored_of_them_end_the_run(
+        tmp_path, make_pairs, monkeypatch):
+    pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
+    fit(pairs, states=tmp_path / "s")
+    states_of(tmp_path / "s")[0].unlink()
+    telling = kept.RowTokens.__init__
+
+    def changed_meanwhile(self, pairs):
+        telling(self, pairs)
+        rewrite_a_chunk(tmp_path / "pairs.zarr", 0, 20)
+
+    monkeypatch.setattr(kept.RowTokens, "__init__", changed_meanwhile)
+    with pytest.raises(BadPairs, match="rows that stay as they are"):
+        fit(pairs, states=tmp_path / "s")
+
+
 def test_a_run_that_kept_nothing_binds_nobody(tmp_path, make_pairs):
     pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
-    begun.Begun.of(pairs).note(tmp_path / "s")
+    begun.Begun.of(pairs, RowTokens(pairs)).note(tmp_path / "s")
     assert begun.Begun.noted(tmp_path / "s") is None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lrh_dask import Pairs, fit
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.nights import going_on
 from lrh_dask.nights.going_on import Counted, fit_night
 from lrh_dask.nights.looking_again import digest_leaf
@@ -18,6 +19,7 @@ from lrh_dask.runs.tree import Partial
 from lrh_dask.statistics.asked import Asked
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.tokens import chunk_tokens, suspects
+from lrh_dask.stores.unchanged import Unchanged
 from lrh_dask.stores.windows import Segment
 from lrh_dask.stores.writing import write_pairs
 
@@ -33,7 +35,8 @@ def segments(*edges):
 def night(pairs, new, known=None, **kwargs):
     return fit_night(pairs, new, known, run_id=new_run_id(), **{
         "asked": Asked(), "basis": None, "weighting": "stored", "device": "cpu",
-        "settings": {"method": "symmetric"}, **kwargs})
+        "settings": {"method": "symmetric"},
+        "unchanged": Unchanged(pairs, Ledger.of([(0, pairs.n_pairs)])), **kwargs})
 
 
 def known_of(states):
@@ -373,7 +376,7 @@ def test_tokens_of_chunks_without_checksums_tell_when_they_were_written(tmp_path
         group.create_array(label, data=np.ones((40, 3)), chunks=(10, 3))
     pairs = open_pairs(tmp_path / "p.zarr")
     before = chunk_tokens(pairs, segments(0, 40))
-    assert len(set(before)) == 8
+    assert len(set(before)) == 8 + 2  # and how those of x and of y are decoded
     group["y"][10:20] = 2.0
     after = chunk_tokens(pairs, segments(0, 40))
     assert [key for key in before if before[key] != after[key]] == ["y/c/1/0"]

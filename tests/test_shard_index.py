@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from lrh_dask import BadPairs, fit, open_pairs
 from lrh_dask.stores.chunks import has_checksum
@@ -13,6 +14,7 @@ from lrh_dask.stores.inspection import inspect_pairs
 
 X = np.random.default_rng(0).standard_normal((57, 6))
 SHARD, CHUNK = (20, 6), (5, 3)
+CHUNKS = (20, 6)
 
 
 def sharded(path, *, empty=None, index_location="end", index_codecs=None, inner=None,
@@ -81,11 +83,23 @@ def test_an_index_that_is_damaged_is_an_error(tmp_path, at):
         open_pairs(path).read(0, 20)
 
 
-def test_an_index_of_another_kind_is_told(tmp_path):
-    path = sharded(tmp_path / "a.zarr", index_codecs=[BytesCodec(), ZstdCodec()])
-    assert any("index is not known here" in said for said in open_pairs(path).notices())
-    assert not any("shards" in said for said in open_pairs(
-        sharded(tmp_path / "b.zarr")).notices())
+@pytest.mark.parametrize("how", [
+    {"index_codecs": [BytesCodec(), ZstdCodec()]},
+    {"inner": [ShardingCodec(chunk_shape=(5, 1), codecs=[BytesCodec()])]}])
+def test_shards_of_which_nobody_could_tell_what_is_missing_are_refused(tmp_path, how):
+    with pytest.raises(BadPairs, match="expected shards of one level"):
+        open_pairs(sharded(tmp_path / "a.zarr", **how))
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+def test_shards_behind_another_codec_are_refused(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name in "xy":
+        group.create_array(name, data=X[:, :5], chunks=(20, 5), compressors=None, filters=[
+            TransposeCodec(order=(1, 0))], serializer=ShardingCodec(
+                chunk_shape=(5, 5), codecs=[BytesCodec()]))
+    with pytest.raises(BadPairs, match="expected shards of one level"):
+        open_pairs(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize(("inner", "protected"), [
@@ -97,3 +111,53 @@ def test_a_checksum_of_the_index_is_none_of_the_numbers(tmp_path, inner, protect
     told = inspect_pairs(pairs)
     assert told["checksums"] == protected
     assert ("no checksums: a bit that flips" in told["notices"]) != protected
+
+
+@pytest.mark.parametrize("inner", [None, [BytesCodec(), Crc32cCodec()]])
+@pytest.mark.parametrize("shard", ["c/1/0", "c/2/0"])
+def test_a_shard_that_ends_before_what_its_index_says_is_never_read_as_zeros(
+        tmp_path, inner, shard):
+    """The index lies at the beginning and is whole; of the last shard only a part is asked for."""
+    path = sharded(tmp_path / "a.zarr", index_location="start", inner=inner)
+    stored = path / "y" / shard
+    stored.write_bytes(stored.read_bytes()[:8 * 16 + 4 + 5 * 3 * 8 + (4 if inner else 0)])
+    pairs, first = open_pairs(path), int(shard[2]) * 20
+    for rows in ((first, min(first + 20, 57)), (first + 5, first + 7)):
+        with pytest.raises(BadPairs, match="expected chunks that can be decoded"):
+            pairs.read(*rows)
+    with pytest.raises(BadPairs):
+        fit(pairs)
+
+
+def test_an_index_that_speaks_of_chunks_of_no_bytes_is_an_error(tmp_path):
+    path = sharded(tmp_path / "a.zarr", index_codecs=[BytesCodec()])
+    stored = path / "y" / "c" / "2" / "0"
+    content = bytearray(stored.read_bytes())
+    content[-8:] = bytes(8)  # the length of the last
+    stored.write_bytes(content)
+    with pytest.raises(BadPairs, match="chunks of no bytes"):
+        open_pairs(path).read(40, 57)
+
+
+class Away(LocalStore):
+    """Whose folder is elsewhere while one of its chunks is read."""
+
+    async def get(self, key, *args, **kwargs):
+        if not key.endswith("y/c/1/0"):
+            return await super().get(key, *args, **kwargs)
+        self.root.rename(self.root.with_name("away"))
+        try:
+            return await super().get(key, *args, **kwargs)
+        finally:
+            self.root.with_name("away").rename(self.root)
+
+
+@pytest.mark.parametrize("how", [{"compressors": "auto"}, {"compressors": None},
+                                 {"shards": (40, 6)}], ids=str)
+def test_a_store_that_is_away_while_a_chunk_is_read_is_told_although_it_is_back(tmp_path, how):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name in "xy":
+        group.create_array(name, data=X, chunks=CHUNKS, **how)
+    pairs = open_pairs(zarr.open_group(Away(tmp_path / "a.zarr"), mode="r"))
+    with pytest.raises(BadPairs, match=r"missing \(c/|decoded"):
+        pairs.read(20, 57)

@@ -21,10 +21,11 @@ from lrh_dask.runs.kept import remove_kept
 from lrh_dask.runs.pipeline import fit, price
 from lrh_dask.runs.shards import Partition
 from lrh_dask.settings.cluster_settings import ClusterSettings
-from lrh_dask.settings.config import FitSettings, RunSettings
+from lrh_dask.settings.config import RunSettings
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.aside import refuse_existing, refuse_unwritable
 from lrh_dask.stores.chunks import is_zarr
+from lrh_dask.stores.inside import refuse_links
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import is_result, load_result, save_result
@@ -69,8 +70,10 @@ def run_job(settings: RunSettings, screen: Screen, *,
     if worker_of(settings.cluster)[1] is not None:  # too dear a run ends before a cluster starts
         price_of(pairs, settings)
     if settings.resume:
+        refuse_links(settings.states_path)
         with suppress(OSError):  # told by who keeps states there
-            Begun.of(pairs).note(settings.states_path)
+            Begun.of(pairs, RowTokens(pairs),
+                     settings=settings.of_result).note(settings.states_path)
     with connect(settings.cluster, screen.say) as client:
         screen.say(dashboard_of(client))
         with performance_report(report, screen.say):
@@ -94,7 +97,12 @@ def _opened(settings: RunSettings) -> tuple[Pairs, list[str]]:
     if not settings.resume:
         return now, []
     begun = Begun.noted(settings.states_path)
-    pairs = (None if begun is None else begun.pairs_of(now, opened)) or now
+    if begun is None:
+        return now, []
+    pairs = begun.pairs_of(now, opened) if begun.settings == settings.of_result else None
+    if pairs is None:
+        return now, [f"{settings.states_path} is of a run of other pairs or settings, which was "
+                     "broken off: this one begins anew"]
     more = now.n_pairs - pairs.n_pairs
     return pairs, [] if not more else [
         f"{more:,} pairs were appended since this run began: it goes on with the "
@@ -105,12 +113,11 @@ def _done_before(path: Path, pairs: Pairs, settings: RunSettings) -> LowRankHess
     """The result at a path, if it is that of these pairs and settings."""
     tokens = RowTokens(pairs) if is_zarr(pairs.x) else None
     with suppress(BadPairs, KeyError, TypeError):
-        found, ours = load_result(path), settings.model_dump()
+        found = load_result(path)
         theirs = found.provenance["settings"]
         if tokens is not None and tokens.tell and found.provenance["rows"] == tokens.lasting(
                 [(0, pairs.n_pairs)]) and all(
-                theirs[name] == ours[name] for name in (*FitSettings.model_fields,)
-                if name != "cluster"):
+                theirs[name] == value for name, value in settings.of_result.items()):
             return found
     return None
 

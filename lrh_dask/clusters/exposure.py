@@ -16,6 +16,7 @@ from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 
 __all__ = ["is_exposed", "is_loopback", "refuse_exposed"]
 
+LOOPBACK = "127.0.0.1"
 SAFE_SCHEMES = {"tls", "wss", "inproc"}
 
 
@@ -55,6 +56,8 @@ def refuse_exposed(settings: ClusterSettings, say: Callable[[str], None],
     if address is None:
         open_to = _opened(settings)
         where = f"cluster of kind {settings.kind}"
+        if open_to is None and not settings.insecure:
+            _refuse_open_dashboard(where, settings.options)
     else:
         open_to = "a port of another machine without TLS" if is_exposed(address) else None
         where = f"scheduler {address}"
@@ -73,6 +76,25 @@ def refuse_exposed(settings: ClusterSettings, say: Callable[[str], None],
                     "started",
         fix=f"{tls[0].upper()}{tls[1:]}{how}; or, where the network lets nobody else in, pass "
             "--insecure (`insecure: true` in `cluster`)"))
+
+
+def _refuse_open_dashboard(where: str, options: Mapping[str, Any]) -> None:
+    """Raise where options have a dashboard listen beyond this machine; TLS does not cover it.
+
+    Raises:
+        SettingsError: they do.
+    """
+    parts = (options.get(f"{what}_options") or {} for what in ("scheduler", "worker"))
+    for of in (options, *parts):
+        asked = of.get("dashboard_address")
+        host = f"{asked or LOOPBACK}".rpartition("://")[2].rpartition(":")[0]
+        if asked and not is_loopback(host):
+            raise SettingsError(explain(
+                where, expected="a dashboard on 127.0.0.1", got=f"dashboard_address: {asked}",
+                consequence="It would show what runs, and where, to other machines, so nothing was "
+                            "started",
+                fix="Take 127.0.0.1:8787, and look through an SSH tunnel; or, where the network "
+                    "lets nobody else in, pass --insecure (`insecure: true` in `cluster`)"))
 
 
 def _opened(settings: ClusterSettings) -> str | None:

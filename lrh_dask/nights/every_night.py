@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from lrh_dask.clusters.cluster import connect
 from lrh_dask.drift.alerts import Alert, judge
 from lrh_dask.errors import BadPairs, RunFailed, explain, finding
+from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.nights.agenda import (
     RECOMPUTE,
     Agenda,
@@ -49,6 +50,7 @@ from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
 from lrh_dask.stores.tokens import chunk_tokens, suspects
+from lrh_dask.stores.unchanged import Unchanged
 from lrh_dask.stores.windows import Segment, Window
 
 __all__ = ["nightly"]
@@ -256,6 +258,7 @@ class _Call:
                                   RECOMPUTE)
 
     def _fit(self, agenda: Agenda, *, n_before: int) -> Night:
+        unchanged = Unchanged(self.pairs, Ledger.of((s.start, s.stop) for s in agenda.rows))
         known, s = self._counted(agenda, n_before), self.settings
         kept, said = (None, None) if known is not None and not agenda.new else (
             self.unfinished.begin(self.pairs, self.journal.run, self.now,
@@ -268,6 +271,7 @@ class _Call:
                 self.pairs, new, known, run_id=self.journal.run, asked=self.asked,
                 basis=None if s.basis == "auto" else s.basis, weighting=s.weighting,
                 device=s.device, settings=s.model_dump(), n_before=n_before, kept=kept,
+                unchanged=unchanged,
                 on_event=stages.event)
 
     def _counted(self, agenda: Agenda, n_before: int) -> Counted | None:

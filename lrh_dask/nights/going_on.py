@@ -78,13 +78,15 @@ class Night:
 
 def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, run_id: str,
               asked: Asked, basis: int | None, weighting: str, device: str,
-              settings: dict[str, Any], n_before: int = 0, kept: Kept | None = None,
+              settings: dict[str, Any], unchanged: Unchanged, n_before: int = 0,
+              kept: Kept | None = None,
               on_event: Callable[[progress.Event], None] | None = None) -> Night:
     """The Hessian of pairs of which some were counted before.
 
     Args:
         new: segments to be counted; ``known``: those that were.
         asked, basis, weighting, device: see :func:`lrh_dask.fit`.
+        unchanged: looked at all of their rows before anybody knew what is stored of them.
         n_before: segments of this store that were ever counted, which new ones follow.
         kept: where states of runs of shards are kept until this is done.
     Raises:
@@ -111,7 +113,7 @@ def fit_night(pairs: Pairs, new: Sequence[Segment], known: Counted | None, *, ru
     spec = Spec(run_id, "symmetric", asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), n_pairs, watched=on_event is not None,
                 weighting=weighting, digested=True)
-    stages, unchanged = Stages(pairs, client, run_id, kept), Unchanged(pairs, whole.ledger)
+    stages = Stages(pairs, client, run_id, kept)
     with progress.watch(client, run_id, on_event), run_span(run_id), guarded():
         if known is None:
             solved, again = carry_out(stages, pairs, whole, spec, plan), True

@@ -45,6 +45,8 @@ __all__ = ["Stored", "StoredStates", "checked_ledger"]
 ALL, NONE = "all", "none"
 NAME = re.compile(rf"[0-9]{{6,}}-([0-9a-f]{{12}}|{ALL}|{NONE})")
 """Of a folder of states that belong together; another one is not ours to clear."""
+OF_A_RUN = re.compile(r"[0-9]{6,12}\.zarr")
+"""Of the triangles that a run has added."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class StoredStates:
         if self._current is not None and self._current.is_dir():
             put_in_order(self._current)
             for group in self.folder.glob("[0-9]*-*"):
-                if group != self._current:  # it was to be, or had been
+                if NAME.fullmatch(group.name) and group != self._current:  # it was to be, or was
                     shutil.rmtree(group, ignore_errors=True)
 
     @property
@@ -118,7 +120,9 @@ class StoredStates:
         """All that are stored and disjoint, in row order; and why some are left out."""
         found: list[Stored] = []
         said: list[str] = []
-        for group in sorted(self._current.glob("[0-9]*.zarr")) if self._current else ():
+        for group in sorted(self._current.glob("*.zarr")) if self._current else ():
+            if not OF_A_RUN.fullmatch(group.name):
+                continue
             try:
                 found += _listed(group)
             except MALFORMED as error:
@@ -174,8 +178,8 @@ class StoredStates:
             has_states: False notes the segments alone: few pairs are read again every time.
         """
         current = self._current
-        sequence = 1 + max((int(path.stem[:6]) for path in self.folder.glob("*/[0-9]*.zarr")),
-                           default=0)
+        sequence = 1 + max((int(path.stem) for path in self.folder.glob("*/*.zarr")
+                            if OF_A_RUN.fullmatch(path.name)), default=0)
         if current is None or afresh:
             digest = (NONE if not has_states else
                       ALL if basis is None else basis.basis.digest[:12])

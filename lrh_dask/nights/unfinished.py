@@ -80,7 +80,8 @@ class Unfinished:
         """Where a run keeps states from now on; or why it cannot."""
         try:
             kept = Kept(self._folder, pairs)
-            Begun.of(pairs, run=run, now=now, settings=self._known(recompute)).note(self._folder)
+            Begun.of(pairs, kept.tokens, run=run, now=now,
+                     settings=self._known(recompute)).note(self._folder)
         except (SettingsError, OSError) as error:
             return None, f"{finding(error)}: a run that is broken off begins anew"
         return kept, None

@@ -17,6 +17,7 @@ from lrh_dask.errors import BadPairs, public_text
 from lrh_dask.stores.aside import replace_file
 from lrh_dask.stores.documents import known, read_document
 from lrh_dask.stores.pairs import Pairs
+from lrh_dask.stores.tokens import RowTokens
 
 __all__ = ["BEGUN", "Begun"]
 
@@ -29,21 +30,24 @@ class Begun:
 
     Attributes:
         store: where its pairs lie; ``n_pairs``, ``snapshot``: which of them there were.
+        rows: digest of what is known of their chunks (:meth:`.tokens.RowTokens.lasting`).
         run: its name; ``now``: when that was (ISO 8601, UTC).
         settings: that its result depends on.
     """
 
     store: str
     n_pairs: int
+    rows: str
     snapshot: str | None = None
     run: str = ""
     now: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(pairs: Pairs, **more: Any) -> Begun:
+    def of(pairs: Pairs, rows: RowTokens, **more: Any) -> Begun:
         """A run that begins now."""
-        return Begun(_address(pairs), pairs.n_pairs, pairs.snapshot, **more)
+        return Begun(_address(pairs), pairs.n_pairs, rows.lasting([(0, pairs.n_pairs)]),
+                     pairs.snapshot, **more)
 
     @staticmethod
     def noted(folder: Path) -> Begun | None:
@@ -64,18 +68,20 @@ class Begun:
         replace_file(folder / BEGUN, json.dumps(asdict(self), indent=1))
 
     def pairs_of(self, pairs: Pairs, reopened: Callable[[str], Pairs]) -> Pairs | None:
-        """Of a store as it is now the pairs that there were; None where they are gone.
+        """Of a store as it is now the pairs that there were; None where they are gone or others.
 
         Args:
             reopened: opens them at another snapshot.
         """
         if self.store != _address(pairs) or (self.snapshot is None) != (pairs.snapshot is None):
             return None
-        if self.snapshot is not None:
-            with suppress(BadPairs):  # it has expired
-                return reopened(self.snapshot)
+        if not 2 <= self.n_pairs <= pairs.n_pairs:
             return None
-        return pairs.first(self.n_pairs) if 2 <= self.n_pairs <= pairs.n_pairs else None
+        with suppress(BadPairs):  # the snapshot has expired
+            found = reopened(self.snapshot) if self.snapshot else pairs.first(self.n_pairs)
+            if RowTokens(found).lasting([(0, self.n_pairs)]) == self.rows:
+                return found
+        return None
 
 
 def _address(pairs: Pairs) -> str:

@@ -4,18 +4,20 @@
             /begun.json     the rows that the run began with: one that goes on is about the same
             /<key>.zip      the state of one run of shards
 
-The key is a digest of all that a state depends on: what its chunks were when the run began, which
-rows go to which bucket, the settings that matter, the kind of device, the digest of Q, and the
-source of this package. A worker looks for the state before it reads its rows, and keeps it
-afterwards if the chunks are still the same. What cannot be read, or is of something else, is told
-and computed again; a state that cannot be kept is told and counts all the same. Files appear by a
-rename; they are not flushed: one that a power cut has torn cannot be read.
+The key is a digest of all that a state depends on: what tells its chunks from others when the run
+begins (:mod:`lrh_dask.stores.tokens`: a checksum, or else size, times and inode), which rows go to
+which bucket, the settings that matter, the kind of device, the digest of Q, and the source of this
+package. A worker looks for the state before it reads its rows, and keeps it afterwards if the
+chunks are still the same. What cannot be read, or is of something else, is told and computed again;
+a state that cannot be kept is told and counts all the same. Files appear by a rename; they are not
+flushed: one that a power cut has torn cannot be read.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -26,26 +28,32 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from lrh_dask.errors import SettingsError, explain, finding
+from lrh_dask.errors import RunFailed, SettingsError, explain, finding
 from lrh_dask.linalg.arrays import pick_device
+from lrh_dask.linalg.ledger import Ledger
+from lrh_dask.linalg.row_gram import RowGram
 from lrh_dask.runs import progress
 from lrh_dask.runs.basis import Basis
-from lrh_dask.runs.begun import BEGUN
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.shards import RunOfShards
 from lrh_dask.runs.spec import Spec
 from lrh_dask.runs.state_files import FORMAT_VERSION, read_group, write_group
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.source import SOURCE
-from lrh_dask.stores.aside import put_in_order, replace_file
+from lrh_dask.stores.aside import replace_file
 from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.documents import MALFORMED
+from lrh_dask.stores.inside import refuse_links
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.tokens import RowTokens, seen_now
 
 __all__ = ["Keeping", "Kept", "kept_leaf", "remove_kept"]
 
 MARK = "here"
+A_MARK = re.compile(r"[0-9a-f]{32}")
+ASIDE = re.compile(r"\.([0-9a-f]{32}\.zip|here|begun\.json)\.[0-9a-f]{12}\.tmp")
+"""What killed workers and drivers have left."""
+OURS = re.compile(rf"{ASIDE.pattern}|[0-9a-f]{{32}}\.zip|here|begun\.json")
 ANY_SPEC = {"run_id", "watched", "stage", "asked", "method", "device"}
 """Of these no state of a run of shards depends; on the device by its kind."""
 NOT_SEEN = "a worker does not see {}: its states are not kept"
@@ -81,31 +89,30 @@ class Kept:
     Args:
         folder: need not exist.
 
+    Attributes:
+        tokens: of the chunks, as they were when this was made.
+
     Raises:
-        SettingsError: it cannot be written, the pairs are not stored, or nothing tells whether
-            their chunks have changed.
+        SettingsError: it cannot be written or is a link, the pairs are not stored, or nothing
+            tells whether their chunks have changed.
     """
 
     def __init__(self, folder: Path, pairs: Pairs) -> None:
         self.folder = folder.absolute()
-        self._tokens = RowTokens(pairs) if is_zarr(pairs.x) else None
-        if self._tokens is None or not self._tokens.tell:
+        tokens = RowTokens(pairs) if is_zarr(pairs.x) else None
+        if tokens is None or not tokens.tell:
             raise SettingsError(explain(
                 f"keep states of {pairs.name}", expected="pairs in a store that tells when a chunk "
                 "was written: on disk, in s3:// or gs://, or in Icechunk", got="others",
                 consequence="A run that goes on could not tell whether its rows are still the "
                             "same, so nothing was started", fix="Run without --resume"))
+        self.tokens, mark = tokens, self.folder / MARK
+        refuse_links(self.folder, mark)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            put_in_order(self.folder)
-            mark = self.folder / MARK
-            self._mark = ""
-            with suppress(FileNotFoundError, UnicodeDecodeError):
-                self._mark = mark.read_text(encoding="utf-8")
-            if not self._mark:
-                self._mark = uuid.uuid4().hex
-                replace_file(mark, self._mark)
-        except OSError as error:
+            _remove(self.folder, ASIDE)
+            self._mark = _mark_in(mark)
+        except (OSError, ValueError) as error:
             raise SettingsError(explain(
                 f"keep states in {folder}", expected="a folder that can be written",
                 got=str(error), consequence="Nothing was started",
@@ -113,24 +120,45 @@ class Kept:
 
     def of(self, run: RunOfShards) -> Keeping:
         """Where the state of a run of shards is kept."""
-        assert self._tokens is not None
         spans = _rows_of(run)
-        return Keeping(str(self.folder), self._mark, self._tokens.lasting(spans),
-                       self._tokens.seen(spans))
-
-    def rows(self, n_pairs: int) -> str:
-        """Digest of what is known of the chunks of so many rows."""
-        assert self._tokens is not None
-        return self._tokens.lasting([(0, n_pairs)])
+        return Keeping(str(self.folder), self._mark, self.tokens.lasting(spans),
+                       self.tokens.seen(spans))
 
 
 def remove_kept(folder: Path) -> None:
-    """Remove what a run has kept, and the folder where it holds nothing else."""
+    """Remove what a run has kept, and the folder where it holds nothing else.
+
+    What cannot be removed stays, as does what lies behind a link.
+    """
     with suppress(OSError):  # what stays is of no use, and in nobody's way
-        for path in (*folder.glob(f"{'[0-9a-f]' * 32}.zip"), folder / MARK, folder / BEGUN):
+        if not folder.is_symlink():
+            _remove(folder, OURS)
+            folder.rmdir()
+
+
+def _remove(folder: Path, which: re.Pattern[str]) -> None:
+    for path in folder.iterdir():
+        if which.fullmatch(path.name):
             path.unlink(missing_ok=True)
-        put_in_order(folder)
-        folder.rmdir()
+
+
+def _mark_in(path: Path) -> str:
+    """What a folder's mark says; a new one where it has none.
+
+    Raises:
+        OSError: it can be neither read nor written.
+        ValueError: it is none of ours.
+    """
+    with suppress(FileNotFoundError):
+        found = path.read_text(encoding="utf-8")
+        if A_MARK.fullmatch(found):
+            return found
+        if found:  # else a power cut has torn it
+            message = f"{path} is somebody else's"
+            raise ValueError(message)
+    found = uuid.uuid4().hex
+    replace_file(path, found)
+    return found
 
 
 def kept_leaf(keeping: Keeping, leaf: Callable[..., Partial], pairs: Pairs, run: RunOfShards,
@@ -144,7 +172,7 @@ def kept_leaf(keeping: Keeping, leaf: Callable[..., Partial], pairs: Pairs, run:
         xxh3_128_hexdigest(json.dumps(wanted, sort_keys=True).encode()) + ".zip")
     said = None
     if path.exists():
-        found, said = _read(path, wanted)
+        found, said = _read(path, wanted, run)
         if found is not None:
             if spec.watched:
                 progress.emit(spec.run_id, progress.Event(
@@ -178,15 +206,20 @@ def _dependences(rows: str, leaf: Callable[..., Partial], run: RunOfShards,
     return found
 
 
-def _read(path: Path, wanted: dict[str, Any]) -> tuple[Partial | None, str | None]:
+def _read(path: Path, wanted: dict[str, Any],
+          run: RunOfShards) -> tuple[Partial | None, str | None]:
     """A state, or why it is none."""
     try:
         attributes, arrays = read_group(path)
-        if attributes["of"] != wanted:
+        partial = partial_of(attributes["part"], arrays).known_before()
+        rows, features = Ledger.of(_rows_of(run)), Ledger.of(run.blocks)
+        if attributes["of"] != wanted or any(
+                state.ledger.without(features if isinstance(state, RowGram) else rows).n_rows
+                for state in partial.states.values()):
             return None, f"state {path} is of another run: it was computed again"
-        return partial_of(attributes["part"], arrays).known_before(), None
-    except MALFORMED as error:
+    except (*MALFORMED, RunFailed) as error:
         return None, f"{error}: it was computed again"
+    return partial, None
 
 
 def _write(path: Path, wanted: dict[str, Any], partial: Partial) -> str | None:

@@ -104,8 +104,8 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     spec = Spec(new_run_id(), method, asked, plan.route, plan.max_basis, device,
                 str(pairs.stored_dtype), pairs.n_pairs, watched=on_event is not None,
                 weighting=weighting)
+    unchanged = Unchanged(pairs, split.ledger)  # before it is told which states are of these rows
     kept = None if states is None else Kept(Path(states), pairs)
-    unchanged = Unchanged(pairs, split.ledger)
     stages = Stages(pairs, client, spec.run_id, kept)
     with progress.watch(client, spec.run_id, on_event), run_span(spec.run_id), guarded():
         solved = carry_out(stages, pairs, split, spec, plan)
@@ -114,7 +114,7 @@ def fit(pairs: Pairs, *, rank: int | Literal["auto"] = "auto",
     return assemble(pairs, plan, split, spec, solved, started, {
         "rank": rank, "basis": basis, "method": method, "center": center, "rtol": rtol, "psd": psd,
         "weighting": weighting, "device": device, "bad_rows": bad_rows},
-        None if kept is None else kept.rows(pairs.n_pairs))
+        None if kept is None else kept.tokens.lasting([(0, pairs.n_pairs)]))
 
 
 def price(pairs: Pairs, *, rank: int | None, method: str, basis: int | None = None,

@@ -60,6 +60,12 @@ class FitSettings(Strict):
     cluster: ClusterSettings = ClusterSettings()
     """Where the run is carried out."""
 
+    @property
+    def of_result(self) -> dict[str, Any]:
+        """Those that a result depends on, beside its pairs, as JSON has them."""
+        return self.model_dump(mode="json", include={*FitSettings.model_fields} - {
+            "store", "cluster"})
+
     @field_serializer("store")
     def _without_secret(self, value: str) -> str:
         """As results and reports show it."""

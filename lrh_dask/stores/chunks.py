@@ -74,27 +74,21 @@ def whole(name: str, array: Any) -> np.ndarray:
 def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str],
           out: np.ndarray | None) -> np.ndarray:
     failed: Exception | None = None
-    missing: list[str] | None = None
     try:
         if is_plain(array):
             rows, missing = _read_plain(array, wanted, fill, out)
         else:
-            if getattr(array, "shards", None) or math.prod(
-                    part.stop - part.start for part in wanted) > MUCH:
-                missing = _missing(array, wanted, fill) or None  # before it is filled up
-            rows = np.empty(0) if missing else np.asarray(array[wanted])
-            if out is not None:
+            rows, missing = _read_any(array, wanted, fill)
+            if out is not None and not missing:
                 out[...] = rows
                 rows = out
     except Exception as error:
         if is_refusal(error):
             raise
-        failed = error  # told below, after a look for what is missing
-    if missing is None:  # after the read: a store moved away in its midst is found out too
-        try:
+        failed = error
+        missing = []
+        with contextlib.suppress(ValueError):  # a shard whose index is damaged
             missing = _missing(array, wanted, fill)
-        except ValueError as error:  # a shard whose index is damaged
-            missing, failed = [], failed or error
     if missing and not _stored(array, ("zarr.json", ".zarray")):
         raise BadPairs(explain(
             where, expected="a store that this worker can see",
@@ -119,6 +113,19 @@ def _rows(where: str, array: Any, wanted: tuple[slice, ...], fill: frozenset[str
             fix="Restore the damaged chunks from a copy, or write these rows again",
         )) from failed
     return rows
+
+
+def _read_any(array: Any, wanted: tuple[slice, ...],
+              fill: frozenset[str]) -> tuple[np.ndarray, list[str]]:
+    """Rows as Zarr decodes them, and what was missing."""
+    from lrh_dask.stores.zarr_core import read_noting
+
+    if getattr(array, "shards", None) or math.prod(
+            part.stop - part.start for part in wanted) > MUCH:
+        if missing := _missing(array, wanted, fill):  # before it is filled up
+            return np.empty(0), missing
+    rows, absent = read_noting(array, wanted)
+    return np.asarray(rows), [key for key in absent if key not in fill][:LISTED]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from lrh_dask.stores.chunks import first_rows, refuse_boundless
 from lrh_dask.stores.manifest import Manifest, manifest_of
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.pickles import refuse_pickles
+from lrh_dask.stores.shard_index import refuse_unknown_shards
 
 __all__ = ["Opened", "open_arrays", "open_pairs"]
 
@@ -120,6 +121,7 @@ def open_arrays(store: Any, *, x: str = "x", y: str = "y", weight: str = "weight
     for label in ("x", "y", "weight"):
         array = getattr(opened, label)
         if array is not None:
+            refuse_unknown_shards(f"{name}/{label}", array)
             refuse_boundless(f"{name}/{label}", array, fill[label])
     return opened
 

@@ -36,7 +36,6 @@ from lrh_dask.stores.chunks import (
     stored_chunks,
 )
 from lrh_dask.stores.manifest import Batch
-from lrh_dask.stores.shard_index import is_told
 from lrh_dask.stores.streaming import Stream, can_stream
 
 __all__ = ["Pairs", "slice_in_memory"]
@@ -165,9 +164,6 @@ class Pairs:
                 said.append(f"weight has chunks of {stored_chunks(self.weight)[0]} rows, each of "
                             f"which is read again for every {self.blocks.rows} pairs: store it in "
                             "row chunks like those of x")
-            if any(getattr(a, "shards", None) and not is_told(a) for a in (self.x, self.y)):
-                said.append("the store has shards of a kind whose index is not known here: a chunk "
-                            "missing inside one that is there cannot be told from zeros")
         return said
 
     def missing(self, label: str) -> list[str]:

@@ -7,22 +7,35 @@ inner chunks lie, and that is looked at here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
 import numpy as np
 from crc32c import crc32c
 
-__all__ = ["absent_inside", "is_told"]
+from lrh_dask.errors import BadPairs, explain
+
+__all__ = ["absent_inside", "refuse_unknown_shards"]
 
 ABSENT = 2**64 - 1
 CHECKSUM_BYTES = 4
 
 
-def is_told(array: Any) -> bool:
-    """Whether the shards of an array have an index that can be read here, one level of them."""
-    return _sharding(array) is not None
+def refuse_unknown_shards(name: str, array: Any) -> None:
+    """Raise where nobody could tell a chunk that is missing inside a shard from zeros.
+
+    Raises:
+        BadPairs: shards lie in shards, or their index or what is around it is of another kind.
+    """
+    if "sharding_indexed" in f"{array.metadata.to_dict().get('codecs')}" and (
+            _sharding(array) is None):
+        raise BadPairs(explain(
+            f"open {name}", expected="shards of one level, whose index is plain bytes, with or "
+            "without crc32c", got="others", consequence="Zarr reads a chunk that is missing inside "
+            "one as zeros, and nobody could tell, so nothing was read",
+            fix="Write the pairs anew, such as by `lrh_dask.write_pairs`, or rechunk without "
+                "`index_codecs`"))
 
 
 def _sharding(array: Any) -> dict[str, Any] | None:
@@ -65,7 +78,7 @@ def absent_inside(array: Any, shards: dict[str, tuple[int, ...]],
 
 
 def _absent(key: str, stored: bytes, grid: tuple[int, ...], places: Iterable[tuple[int, ...]], *,
-            checksummed: bool) -> Iterator[tuple[int, ...]]:
+            checksummed: bool) -> list[tuple[int, ...]]:
     """The places of an index at which nothing is.
 
     Raises:
@@ -77,7 +90,11 @@ def _absent(key: str, stored: bytes, grid: tuple[int, ...], places: Iterable[tup
         message = f"the index of shard {key} is not what was written"
         raise ValueError(message)
     index = np.frombuffer(content, "<u8").reshape(*grid, 2)
-    return (at for at in places if int(index[at][0]) == ABSENT)
+    absent = [at for at in places if int(index[at][0]) == ABSENT]
+    if ((index[..., 1] == 0) & (index[..., 0] != ABSENT)).any():
+        message = f"the index of shard {key} has chunks of no bytes"
+        raise ValueError(message)
+    return absent
 
 
 def _within(shard: tuple[int, ...], array: Any, inner: tuple[int, ...],

@@ -112,7 +112,7 @@ def _files(folder: Path, root: Path) -> Iterator[tuple[str, tuple[int, int, int]
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir():  # a link to one, too
                     yield from _files(Path(entry.path), root)
                 elif not entry.name.startswith(".") and not entry.name.endswith("json"):
                     told = entry.stat()

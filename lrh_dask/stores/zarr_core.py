@@ -13,8 +13,9 @@ from zarr import Array, AsyncArray
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import StorePath, WrapperStore
 
-__all__ = ["PROTOTYPE", "ends_of", "get", "made_like", "put", "sync"]
+__all__ = ["PROTOTYPE", "ends_of", "get", "made_like", "put", "read_noting", "sync"]
 
 PROTOTYPE = default_buffer_prototype()
 REQUESTS = 16
@@ -43,6 +44,40 @@ def ends_of(array: Any, keys: Iterable[str], n_bytes: int, *,
     keys = list(keys)
     return [(key, None if stored is None else stored.to_bytes())
             for key, stored in zip(keys, sync(asked()), strict=True)]
+
+
+class _Noting(WrapperStore[Any]):
+    """A store that notes where it had nothing, or less than was asked for."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.absent: list[str] = []
+        self.torn: list[str] = []
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        found = await self._store.get(key, prototype, byte_range)
+        if found is None:
+            self.absent.append(key)
+        elif isinstance(byte_range, RangeByteRequest) and (
+                len(found) < byte_range.end - byte_range.start):
+            self.torn.append(key)
+        return found
+
+
+def read_noting(array: Any, wanted: Any) -> tuple[Any, list[str]]:
+    """A part of an array, and the keys of chunks in it that were not there when it was read.
+
+    Zarr takes those for fill: a look before or after it may see another state of the store.
+
+    Raises:
+        ValueError: a shard ends before what its index says.
+    """
+    store = _Noting(array.store)
+    rows = made_like(array, path=StorePath(store, array.path))[wanted]
+    if store.torn:
+        message = f"shard {store.torn[0]} ends before what its index says is in it"
+        raise ValueError(message)
+    return rows, [key.removeprefix(f"{array.path}/") for key in dict.fromkeys(store.absent)]
 
 
 def put(path: Any, content: bytes) -> None:
