@@ -103,6 +103,10 @@ class Cluster:
         return [child.pid for nanny in self.nannies for child in psutil.Process(nanny).children()
                 if "spawn_main" in " ".join(child.cmdline())]
 
+    def logged(self, what):
+        """Whether some process of it has written this down."""
+        return any(what in log.read_text(errors="replace") for log in self.folder.glob("*.log"))
+
     def close(self):
         for process in (*self._nannies, self._scheduler):
             if process is not None:
@@ -147,7 +151,12 @@ class Job:
         return driver.returncode, out + err
 
     def carry_out(self, faults=(), **how):
-        """Run with faults, each of which may be of the driver; exit code and what it said."""
+        """Run with faults, each of which may be of the driver; exit code and what it said.
+
+        A fault that did not come, as all was done before, would show nothing.
+        """
+        log = self.cluster.schedule.with_suffix(".done")
+        log.unlink(missing_ok=True)
         driver = self.start(**how)
         due = json.dumps([fault(driver.pid) for fault in faults])
         aside = self.cluster.schedule.with_suffix(".tmp")
@@ -155,9 +164,12 @@ class Job:
         os.utime(aside, ns=(time.time_ns(), time.time_ns()))
         aside.rename(self.cluster.schedule)
         try:
-            return self.ended(driver)
+            code, said = self.ended(driver)
         finally:
             self.cluster.schedule.unlink(missing_ok=True)
+        came = log.read_text().splitlines() if log.exists() else []
+        assert len(came) == len(faults), (came, due, said)
+        return code, said
 
     def published(self):
         """Bits of what is published, result by result; what cannot be read fails."""
