@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 CODES = ["0", "0", "0", "5", "0"]
 
@@ -15,6 +17,7 @@ def told(page):
             re.findall(r"([\d,]+) new, (\d+) of them late", page))
 
 
+@pytest.mark.long
 def test_five_nights_go_as_the_page_says(tmp_path):
     done = subprocess.run([sys.executable, WORKFLOWS / "five_nights.py", tmp_path],
                           capture_output=True, text=True, timeout=280, check=False)

@@ -38,6 +38,7 @@ def slow_spectrum():
             ) @ vectors.T
 
 
+@pytest.mark.long
 def test_the_script_writes_both_plots(tmp_path):
     script = WORKFLOWS / "what_it_means.py"
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True,
