@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from lrh_dask.nights.totals import total_of
 from lrh_dask.nights.underway import forget_old, statuses
 from lrh_dask.reports.comparison import StoredRun, compare_runs
 from lrh_dask.runs.begun import Begun
+from lrh_dask.runs.packing import partial_of
 from lrh_dask.runs.pipeline import price
 from lrh_dask.runs.state_files import _digest as digest_of_attributes
 from lrh_dask.runs.state_files import read_group
@@ -47,6 +49,7 @@ from lrh_dask.settings.config import NightlySettings, RunSettings, settings_of
 from lrh_dask.stores.appending import append
 from lrh_dask.stores.catalog import Catalog
 from lrh_dask.stores.counted import CountedRows
+from lrh_dask.stores.documents import MALFORMED
 from lrh_dask.stores.incoming import incoming_from
 from lrh_dask.stores.inspection import inspect_pairs
 from lrh_dask.stores.manifest import Stamp
@@ -139,6 +142,20 @@ def of_metadata(rng, content):
             document["attributes"]["digest"] = digest_of_attributes(known)
             return json.dumps(document).encode()
     return content
+
+
+def of_kept(rng, content):
+    """A kept state whose metadata are others, packed again half of the time."""
+    if rng.random() < 0.5:
+        return changed_bytes(rng, content)
+    found = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(found, "w") as after:
+        names = before.namelist()
+        chosen = rng.choice([name for name in names if name.endswith("zarr.json")])
+        for name in dict.fromkeys(names):
+            part = before.read(name)
+            after.writestr(name, of_metadata(rng, part) if name == chosen else part)
+    return found.getvalue()
 
 
 def _settings(home, path, rng):
@@ -239,8 +256,9 @@ def _states(home, path, rng):
 
 def _kept(home, path, rng):
     if path.suffix == ".zip":
-        with contextlib.suppress(ValueError):
-            read_group(path)
+        with contextlib.suppress(*MALFORMED):
+            attributes, arrays = read_group(path)
+            partial_of(attributes["part"], arrays)
     found = open_pairs(home / "plain.zarr")
     begun = Begun.noted(home / "kept.states")
     if begun is not None:
@@ -321,8 +339,8 @@ KINDS = {
     "names in states": Kind(("*/states/*/current",), _states, changed_text, share=2, whole="all"),
     "notes in states": Kind(("*/states/*/tokens.json", "*/states/*/lineage.json"), _states,
                             share=2),
-    "kept states": Kind(("kept.states/*.zip", "kept.states/here"), _kept, changed_bytes, share=2,
-                        whole="kept.states"),
+    "kept states": Kind(("kept.states/*.zip",), _kept, of_kept, share=2, whole="kept.states"),
+    "kept marks": Kind(("kept.states/here",), _kept, changed_bytes, share=1, whole="kept.states"),
     "kept notes": Kind(("kept.states/begun.json",), _kept, share=1, whole="kept.states"),
     "append": Kind(("new.npz",), _append, share=12, whole="plain.zarr"),
     "night": Kind((*(f"{top}/{name}" for top in FOLDERS for name in (

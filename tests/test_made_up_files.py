@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import zarr
 
 from lrh_dask import BadPairs, SettingsError, append_pairs, fit, open_pairs, write_pairs
+from lrh_dask.clusters.findings import Health
+from lrh_dask.clusters.store_checks import check_chunks
+from lrh_dask.errors import public_text
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.underway import KEPT, State, Status, forget_old, note, status_of, statuses
+from lrh_dask.runs.begun import Begun
 from lrh_dask.runs.packing import Packed, described, partial_of
 from lrh_dask.runs.state_files import read_group, write_group
 from lrh_dask.runs.tree import Partial, ReadStats
@@ -217,3 +222,60 @@ def test_what_was_appended_is_of_rows_and_times(tmp_path):
         changed(path, attributes=document["attributes"] | {"batches": [batch]})
         with pytest.raises(BadPairs, match="expected the rows and batches"):
             open_pairs(tmp_path / "a.zarr")
+
+
+def test_a_home_that_nobody_has_is_a_path_like_any_other(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("store: a.zarr\ncluster: {kind: scheduler_file, scheduler_file: '~}/s.json'}")
+    assert settings_of(RunSettings, str(path), {}, {}).cluster.scheduler_file == "~}/s.json"
+
+
+def test_a_result_of_more_pairs_than_can_be_is_refused(tmp_path):
+    fit(open_pairs(write_pairs(tmp_path / "a.zarr", X, Y))).save(tmp_path / "r.zarr")
+    path = tmp_path / "r.zarr" / "zarr.json"
+    changed(path, attributes=json.loads(path.read_text())["attributes"] | {"n_pairs": 2**64})
+    with pytest.raises(BadPairs, match="expected a complete result"):
+        load_result(tmp_path / "r.zarr")
+
+
+def test_what_is_nested_beyond_measure_is_refused_whoever_reads_it(tmp_path):
+    fit(open_pairs(write_pairs(tmp_path / "a.zarr", X, Y))).save(tmp_path / "r.zarr")
+    (tmp_path / "r.zarr" / "residual_by_rank" / "zarr.json").write_text('{"a":' * 10**5)
+    with pytest.raises(BadPairs, match="expected a complete result"):
+        load_result(tmp_path / "r.zarr")
+    (tmp_path / "begun.json").write_text("[" * 10**5)
+    (tmp_path / "a.zip").write_text("")
+    assert Begun.noted(tmp_path) is None
+
+
+def test_a_long_name_in_a_message_is_looked_through_at_once():
+    begin = time.monotonic()
+    for text in ("x" * 10**6, "x://" * 10**5, "a://b@" * 10**5, "x" * 10**6 + "://u:secret@h/p"):
+        public_text(text)
+    assert time.monotonic() - begin < 10  # all of it; in hours before
+    assert public_text(f"{'x' * 100}://u:secret@h/p") == f"{'x' * 100}://h/p"
+
+
+def test_a_shard_whose_index_is_damaged_is_told_by_who_only_looks(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name, rows in (("x", X), ("y", Y)):
+        group.create_array(name, data=rows, chunks=(5, 5), shards=(20, 5), compressors=None)
+    shard = tmp_path / "a.zarr" / "x" / "c" / "1" / "0"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(BadPairs, match="expected shards as they were written"):
+        inspect_pairs(open_pairs(tmp_path / "a.zarr"))
+    assert check_chunks(open_pairs(tmp_path / "a.zarr")).health is Health.poor
+
+
+def test_a_stored_basis_that_is_none_is_an_error_of_values(tmp_path):
+    states = StoredStates(tmp_path, {"a": 1})
+    states.folder.mkdir(parents=True)
+    (states.folder / "current").write_text("000001-0123456789ab")
+    path = states.folder / "000001-0123456789ab" / "basis.zarr"
+    path.mkdir(parents=True)
+    for attributes in ({}, {"basis": {"n_read": [1]}, "parts": []}, {"basis": 7}):
+        write_group(path, attributes, Packed())
+        with pytest.raises(ValueError, match="have no basis"):
+            StoredStates(tmp_path, {"a": 1}).basis()

@@ -368,6 +368,15 @@ def test_rows_of_a_chunk_that_changed_are_looked_at_again(stored):
     assert [(d.start, d.stop) for d in found] == [(0, 100), (100, 200)]
 
 
+def test_all_rows_are_looked_at_again_where_their_array_is_decoded_otherwise(stored):
+    pairs, digests, tokens, store = stored
+    told = store / "y" / "zarr.json"
+    told.write_text(told.read_text().replace('"float64"', '"int64"').replace("0.0", "0"))
+    pairs = open_pairs(store)
+    found = suspects(pairs, chunk_tokens(pairs, segments(0, 250)), tokens, digests)
+    assert found == digests
+
+
 def test_tokens_of_chunks_without_checksums_tell_when_they_were_written(tmp_path):
     import zarr
 

@@ -36,7 +36,7 @@ def make_certificates(folder: Path, days: int) -> TlsSettings:
             "make certificates", expected="the package cryptography", got=f"none ({error})",
             consequence="Nothing was written",
             fix='Install the extra: pip install "lrh-dask[tls]"')) from error
-    folder = folder.expanduser().absolute()
+    folder = Path(os.path.expanduser(folder)).absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)

@@ -143,16 +143,15 @@ class StoredStates:
         """
         if self._current is None or self._current.name.endswith(f"-{ALL}"):
             return None
-        attributes, arrays = read_group(self._current / "basis.zarr")
-        known = dict(attributes["basis"])
-        reduced, unjudged = (partial_of(part, arrays) for part in attributes["parts"])
-        outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
-                          int(known["n_blind"]), ReadStats(n_pairs=int(known.pop("n_read"))))
-        basis = Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0, **known)
-        if not self._current.name.endswith(basis.digest[:12]):
+        try:
+            stored = _read_basis(self._current / "basis.zarr")
+        except MALFORMED as error:
+            message = f"states {self._current} have no basis ({type(error).__name__}: {error})"
+            raise ValueError(message) from error
+        if not self._current.name.endswith(stored.basis.digest[:12]):
             message = f"states {self._current} are over another basis than the one that is there"
             raise ValueError(message)
-        return StoredBasis(basis, reduced, unjudged)
+        return stored
 
     def load(self, segments: Sequence[Stored]) -> Iterator[Partial]:
         """The triangles of segments, one after another.
@@ -235,6 +234,16 @@ def _listed(group: Path) -> list[Stored]:
     attributes = checked_attributes(attributes_of(group))
     return [Stored(Segment.known(part["segment"]), digests_of(part), int(attributes["sequence"]),
                    group, i) for i, part in enumerate(attributes["parts"])]
+
+
+def _read_basis(path: Path) -> StoredBasis:
+    attributes, arrays = read_group(path)
+    known = dict(attributes["basis"])
+    reduced, unjudged = (partial_of(part, arrays) for part in attributes["parts"])
+    outlook = Outlook(False, bool(known.pop("is_full")), int(known.pop("n_pairs_wanted")),
+                      int(known["n_blind"]), ReadStats(n_pairs=int(known.pop("n_read"))))
+    return StoredBasis(Basis(q=arrays["q"], stats=ReadStats(), outlook=outlook, finished=0.0,
+                             **known), reduced, unjudged)
 
 
 def _write_basis(path: Path, stored: StoredBasis) -> None:

@@ -83,7 +83,7 @@ def _seen_from_anywhere(settings: NightlySettings, raw: dict[str, Any]) -> dict[
     found = {**raw, "store": absolute(settings.store), "runs": absolute(settings.runs)}
     cluster = dict(raw.get("cluster") or {})
     if tls := cluster.get("tls"):
-        cluster["tls"] = {name: absolute(str(Path(path).expanduser()))
+        cluster["tls"] = {name: absolute(os.path.expanduser(path))
                           for name, path in tls.items()}
     return {**found, "cluster": cluster} if cluster else found
 

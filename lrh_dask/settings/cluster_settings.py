@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -53,7 +54,7 @@ class TlsSettings(Strict):
     @field_validator("ca_file", "cert", "key")
     @classmethod
     def _from_home(cls, value: str) -> str:
-        return str(Path(value).expanduser())
+        return os.path.expanduser(value)
 
 
 class ClusterSettings(Strict):
@@ -121,7 +122,7 @@ class ClusterSettings(Strict):
     @field_validator("scheduler_file")
     @classmethod
     def _from_home(cls, value: str | None) -> str | None:
-        return None if value is None else str(Path(value).expanduser())
+        return None if value is None else os.path.expanduser(value)
 
     @model_validator(mode="after")
     def _settings_go_with_kind(self) -> ClusterSettings:

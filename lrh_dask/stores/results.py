@@ -92,12 +92,15 @@ def load_result(path: str | Path) -> LowRankHessian:
         for name, value in stored.items():
             if value is None:
                 stored[name] = math.nan
+        if not 0 <= (n_pairs := int(attributes["n_pairs"])) < 2**63:
+            message = f"{n_pairs} pairs"
+            raise ValueError(message)
         stored["verdict"] = Verdict[stored["verdict"]]
         stored["outlier_buckets"] = tuple(stored.get("outlier_buckets", ()))
         return LowRankHessian(
             eigenvalues=arrays.pop("eigenvalues"), standard_errors=arrays.pop("standard_errors"),
             eigenvectors=arrays.pop("eigenvectors"), offset=arrays.pop("offset", None),
-            n_pairs=int(attributes["n_pairs"]), certificates=known(Certificates, stored),
+            n_pairs=n_pairs, certificates=known(Certificates, stored),
             curves=arrays, provenance=_checked(attributes["provenance"]))
     except MALFORMED as error:
         raise BadPairs(explain(
