@@ -9,7 +9,7 @@ from lrh_dask import Pairs, fit
 from lrh_dask.linalg.ledger import Ledger
 from lrh_dask.nights import going_on
 from lrh_dask.nights.going_on import Counted, fit_night
-from lrh_dask.nights.looking_again import digest_leaf
+from lrh_dask.nights.looking_again import digest_leaf, suspects
 from lrh_dask.nights.states import StoredStates
 from lrh_dask.nights.totals import total_of
 from lrh_dask.runs.pipeline import new_run_id
@@ -18,7 +18,7 @@ from lrh_dask.runs.tasks import LEAST_JUDGED
 from lrh_dask.runs.tree import Partial
 from lrh_dask.statistics.asked import Asked
 from lrh_dask.stores.opening import open_pairs
-from lrh_dask.stores.tokens import chunk_tokens, suspects
+from lrh_dask.stores.tokens import chunk_tokens
 from lrh_dask.stores.unchanged import Unchanged
 from lrh_dask.stores.windows import Segment
 from lrh_dask.stores.writing import write_pairs

@@ -29,7 +29,7 @@ from lrh_dask.nights.agenda import (
 )
 from lrh_dask.nights.going_on import Counted, Night, fit_night
 from lrh_dask.nights.journal import Journal, Watcher
-from lrh_dask.nights.looking_again import Checked, refuse_changed
+from lrh_dask.nights.looking_again import Checked, refuse_changed, suspects
 from lrh_dask.nights.outcome import Outcome, alerts_of, conclude
 from lrh_dask.nights.owed import Owed
 from lrh_dask.nights.publishing import Tonight, age_of, changed_settings, publish
@@ -49,7 +49,7 @@ from lrh_dask.stores.counted import CountedRows
 from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.results import load_result
-from lrh_dask.stores.tokens import chunk_tokens, suspects
+from lrh_dask.stores.tokens import chunk_tokens
 from lrh_dask.stores.unchanged import Unchanged
 from lrh_dask.stores.windows import Segment, Window
 

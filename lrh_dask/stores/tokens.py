@@ -15,20 +15,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lrh_dask.errors import BadPairs
 from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
-from lrh_dask.stores.digests import RowDigest
 from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import digest_of_texts, keys_of_rows
 from lrh_dask.stores.unchanged import as_appended
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["RowTokens", "chunk_tokens", "seen_now", "suspects"]
+__all__ = ["SNAPSHOT", "RowTokens", "chunk_tokens", "seen_now"]
 
 SNAPSHOT = "snapshot"
 IN_A_LIST = 1000
@@ -113,45 +110,6 @@ def _digest(pairs: Pairs, spans: Iterable[tuple[int, int]], tokens: dict[str, st
                          for span in spans for key in keys_of_rows(array, *span))
     return digest_of_texts([str(pairs.x.store_path), *map(_decoding, pairs.arrays.values()), *(
         f"{key} {tokens.get(key, tokens.get(SNAPSHOT))}" for key in keys)])
-
-
-def suspects(pairs: Pairs, tokens: dict[str, str], before: dict[str, str],
-             digests: Sequence[RowDigest]) -> list[RowDigest]:
-    """The blocks of rows that lie in a chunk which may have changed."""
-    may_have_changed = _since(pairs, tokens, before)
-    spans: list[tuple[int, int]] = []
-    for label, array in pairs.arrays.items():
-        rows = stored_chunks(array)[0]
-        spans += [(i * rows, (i + 1) * rows) for i in range(-(-array.shape[0] // rows))
-                  if any(may_have_changed(label, key)
-                         for key in keys_of_rows(array, i * rows, (i + 1) * rows))]
-    joined: list[list[int]] = []
-    for start, stop in sorted(spans):
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], stop)
-        else:
-            joined.append([start, stop])
-    ends = [stop for _, stop in joined]
-    return [d for d in digests if (i := bisect_right(ends, d.start)) < len(ends)
-            and joined[i][0] < d.stop]
-
-
-def _since(pairs: Pairs, tokens: dict[str, str],
-           before: dict[str, str]) -> Callable[[str, str], bool]:
-    """Whether a chunk (label of its array, key) may have changed since it was last looked at."""
-    if any(tokens[label] != before.get(label) for label in pairs.arrays):
-        return lambda *_: True
-    if pairs.snapshot is None:
-        return lambda label, key: not tokens.get(f"{label}/{key}", "absent") or (
-            tokens.get(f"{label}/{key}") != before.get(f"{label}/{key}"))
-    from lrh_dask.stores.snapshots import changed_chunks
-
-    try:
-        changed = changed_chunks(pairs.x.store.folder, before[SNAPSHOT], pairs.snapshot)
-    except (KeyError, BadPairs):  # none was looked at, or history was written anew
-        return lambda *_: True
-    names = {label: array.path for label, array in pairs.arrays.items()}
-    return lambda label, key: f"{names[label]}/{key}" in changed
 
 
 def _token_of(array: Any, keys: Sequence[str], *, exact: bool) -> Callable[[str], str]:
