@@ -79,8 +79,8 @@ def in_child(function, *args):
 
 
 def live_and_die(store, n_lives):
-    """Append for ever, killed again and again at random moments; more often where all is slow."""
-    rng, all_told = random.Random(0), set()
+    """Append for ever, killed again and again at random moments, later ones where all is slow."""
+    rng, longest, all_told = random.Random(0), 0.5, set()
     for life in itertools.count():
         if life >= int(n_lives) and len(all_told) > int(n_lives):
             return
@@ -94,12 +94,13 @@ def live_and_die(store, n_lives):
                 traceback.print_exc()
                 os._exit(1)
         os.close(writing)
-        time.sleep(rng.uniform(0.05, 0.5))
+        time.sleep(rng.uniform(0.05, longest))
         os.kill(pid, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         with open(reading, "rb") as said:
             *told, _ = said.read().split(b"\n")  # the last one may be cut
         all_told.update(told)
+        longest *= 1.0 if told else 1.3
         if told:
             print(told[-1].decode(), flush=True)
 
