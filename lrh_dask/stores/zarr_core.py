@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from zarr import Array, AsyncArray
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath, WrapperStore
@@ -47,7 +47,11 @@ def ends_of(array: Any, keys: Iterable[str], n_bytes: int, *,
 
 
 class _Noting(WrapperStore[Any]):
-    """A store that notes where it had nothing, or less than was asked for."""
+    """A store that notes where it had nothing, or less than was asked for.
+
+    Zarr reads by ``get``; newer versions by ``get_sync`` where a store has it, and by
+    ``get_ranges``, which goes through these two as :class:`Store` has it.
+    """
 
     def __init__(self, store: Any) -> None:
         super().__init__(store)
@@ -55,13 +59,23 @@ class _Noting(WrapperStore[Any]):
         self.torn: list[str] = []
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        found = await self._store.get(key, prototype, byte_range)
+        return self._noted(key, byte_range, await self._store.get(key, prototype, byte_range))
+
+    def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
+        return self._noted(key, byte_range, self._store.get_sync(
+            key, prototype=prototype, byte_range=byte_range))
+
+    def _noted(self, key: str, byte_range: Any, found: Any) -> Any:
         if found is None:
             self.absent.append(key)
         elif isinstance(byte_range, RangeByteRequest) and (
                 len(found) < byte_range.end - byte_range.start):
             self.torn.append(key)
         return found
+
+
+if hasattr(Store, "get_ranges"):
+    setattr(_Noting, "get_ranges", Store.get_ranges)  # noqa: B010: older versions have none
 
 
 def read_noting(array: Any, wanted: Any) -> tuple[Any, list[str]]:
