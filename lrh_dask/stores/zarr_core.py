@@ -74,8 +74,8 @@ class _Noting(WrapperStore[Any]):
         return found
 
 
-if hasattr(Store, "get_ranges"):
-    setattr(_Noting, "get_ranges", Store.get_ranges)  # noqa: B010: older versions have none
+for name in {"get_ranges"} & vars(Store).keys():  # older versions have none
+    setattr(_Noting, name, getattr(Store, name))
 
 
 def read_noting(array: Any, wanted: Any) -> tuple[Any, list[str]]:
