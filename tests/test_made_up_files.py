@@ -134,7 +134,7 @@ def test_chunks_that_are_missing_are_counted_up_to_a_thousand(tmp_path):
 def test_chunks_without_rows_are_refused(tmp_path):
     path = stored(tmp_path / "a.zarr", zarr_format=2)
     changed(path / "y" / ".zarray", chunks=[0, 5])
-    with pytest.raises(BadPairs, match="chunks that hold some rows"):
+    with pytest.raises(BadPairs, match="chunks that hold some rows|chunk shape .* is invalid"):
         open_pairs(path)
 
 
