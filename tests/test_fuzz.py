@@ -23,6 +23,8 @@ import pytest
 from fuzz_inputs import KINDS, Defect, bench
 from watched import Forbidden, watched
 
+from lrh_dask.runs.process import peak_bytes
+
 PAGE = Path(__file__).parent / "benchmarks" / "fuzz.md"
 ALL, AT_ONCE, PROCESSES = 100_000, 500, 2
 ALWAYS = 4
@@ -64,7 +66,7 @@ def test_a_valid_file_of_every_kind_is_read(here, monkeypatch):
     lambda outside: (outside.parent / "f" / "link").write_text("x"),
     lambda _: subprocess.run(["true"], check=False), lambda _: os.system("true"),
     lambda _: pickle.loads(b"cos\nmkdir\n."), lambda _: time.sleep(0.5),
-    lambda _: bytearray(b"x") * 2**27,
+    lambda _: bytearray(b"x") * (peak_bytes() + 2**27),  # more than it ever had
 ])
 def test_what_is_forbidden_is_found_out(tmp_path, doing):
     """Else the tests above would tell nothing."""
