@@ -19,6 +19,7 @@ from lrh_dask.runs.packing import partial_of
 from lrh_dask.settings.config import RunSettings
 from lrh_dask.stores import blocks
 from lrh_dask.stores.tokens import RowTokens
+from lrh_dask.stores.unchanged import Unchanged
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -409,6 +410,20 @@ def test_rows_that_change_while_it_is_told_what_is_stored_of_them_end_the_run(
     monkeypatch.setattr(kept.RowTokens, "__init__", changed_meanwhile)
     with pytest.raises(BadPairs, match="rows that stay as they are"):
         fit(pairs, states=tmp_path / "s")
+
+
+def test_what_is_written_behind_a_link_is_told_and_one_in_a_circle_is_gone_through(
+        tmp_path, make_pairs):
+    pairs, _ = stored(tmp_path, make_pairs, "all of R^D")
+    chunks = tmp_path / "pairs.zarr" / "y" / "c"
+    chunks.rename(tmp_path / "away")
+    chunks.symlink_to(tmp_path / "away")
+    (tmp_path / "away" / "round").symlink_to(tmp_path / "away")
+    unchanged = Unchanged(pairs, Ledger.of([(0, 400)]))
+    unchanged.refuse_changed()
+    rewrite_a_chunk(tmp_path / "pairs.zarr", 100, 120)
+    with pytest.raises(BadPairs, match="rows 100-119"):
+        unchanged.refuse_changed()
 
 
 def test_a_run_that_kept_nothing_binds_nobody(tmp_path, make_pairs):

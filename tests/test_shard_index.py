@@ -16,7 +16,6 @@ from lrh_dask.stores.inspection import inspect_pairs
 
 X = np.random.default_rng(0).standard_normal((57, 6))
 SHARD, CHUNK = (20, 6), (5, 3)
-CHUNKS = (20, 6)
 
 
 def sharded(path, *, empty=None, index_location="end", index_codecs=None, inner=None,
@@ -169,7 +168,7 @@ class Away(LocalStore):
 def test_a_store_that_is_away_while_a_chunk_is_read_is_told_although_it_is_back(tmp_path, how):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     for name in "xy":
-        group.create_array(name, data=X, chunks=CHUNKS, **how)
+        group.create_array(name, data=X, chunks=SHARD, **how)
     pairs = open_pairs(zarr.open_group(Away(tmp_path / "a.zarr"), mode="r"))
     with pytest.raises(BadPairs, match=r"missing \(c/|decoded"):
         pairs.read(20, 57)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_variables
-from lrh_dask.clusters.exposure import refuse_exposed
+from lrh_dask.clusters.exposure import LOOPBACK, refuse_exposed
 from lrh_dask.clusters.lost_workers import watch_workers
 from lrh_dask.clusters.running_cluster import connected, security_of, wait_for_workers
 from lrh_dask.clusters.versions import compare_versions, refuse_mismatched, survived
@@ -24,7 +24,7 @@ from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, ClusterSettings,
 __all__ = ["connect", "default_workers", "reach", "worker_environment"]
 
 MAX_WORKERS = 8
-LOOPBACK, DASHBOARD_PORT = "127.0.0.1", 8787
+DASHBOARD_PORT = 8787
 TRIM, DASKS_TRIM = "MALLOC_TRIM_THRESHOLD_", "65536"
 
 

@@ -13,14 +13,13 @@ from typing import Any
 
 from dask.utils import parse_bytes
 
-from lrh_dask.clusters.exposure import is_loopback
+from lrh_dask.clusters.exposure import LOOPBACK, is_loopback
 from lrh_dask.clusters.running_cluster import security_of
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, QUEUES, ClusterSettings, Kind
 
 __all__ = ["KINDS", "ClusterKind", "start_cluster", "worker_of", "worker_variables"]
 
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from lrh_dask.errors import SettingsError, explain
 from lrh_dask.settings.cluster_settings import QUEUES, ClusterSettings
 
-__all__ = ["is_exposed", "is_loopback", "refuse_exposed"]
+__all__ = ["LOOPBACK", "is_exposed", "is_loopback", "refuse_exposed"]
 
 LOOPBACK = "127.0.0.1"
 SAFE_SCHEMES = {"tls", "wss", "inproc"}

@@ -90,11 +90,10 @@ def _absent(key: str, stored: bytes, grid: tuple[int, ...], places: Iterable[tup
         message = f"the index of shard {key} is not what was written"
         raise ValueError(message)
     index = np.frombuffer(content, "<u8").reshape(*grid, 2)
-    absent = [at for at in places if int(index[at][0]) == ABSENT]
     if ((index[..., 1] == 0) & (index[..., 0] != ABSENT)).any():
         message = f"the index of shard {key} has chunks of no bytes"
         raise ValueError(message)
-    return absent
+    return [at for at in places if int(index[at][0]) == ABSENT]
 
 
 def _within(shard: tuple[int, ...], array: Any, inner: tuple[int, ...],

@@ -108,7 +108,7 @@ def seen_now(pairs: Pairs, spans: Sequence[tuple[int, int]]) -> str:
 def _digest(pairs: Pairs, spans: Iterable[tuple[int, int]], tokens: dict[str, str]) -> str:
     keys = dict.fromkeys(f"{label}/{key}" for label, array in pairs.arrays.items()
                          for span in spans for key in keys_of_rows(array, *span))
-    return digest_of_texts([str(pairs.x.store_path), *map(_decoding, pairs.arrays.values()), *(
+    return digest_of_texts([str(pairs.x.store_path), *(tokens[label] for label in pairs.arrays), *(
         f"{key} {tokens.get(key, tokens.get(SNAPSHOT))}" for key in keys)])
 
 

@@ -23,6 +23,8 @@ from lrh_dask.stores.stored_chunks import digest_of, encoded, folder_of, keys_of
 __all__ = ["Unchanged", "as_appended"]
 
 N_LISTED = 5
+LEVELS = 3
+"""Folders within that of an array, at most: c/0/0 is a chunk."""
 
 
 class Unchanged:
@@ -107,13 +109,14 @@ def as_appended(pairs: Pairs, start: int, stop: int) -> bool:
     return True
 
 
-def _files(folder: Path, root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
+def _files(folder: Path, root: Path,
+           levels: int = LEVELS) -> Iterator[tuple[str, tuple[int, int, int]]]:
     """Key and stamp of every chunk under a folder, but for what is being written aside."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():  # a link to one, too
-                    yield from _files(Path(entry.path), root)
+                if levels and entry.is_dir():  # a link to one, too, be it to where it is
+                    yield from _files(Path(entry.path), root, levels - 1)
                 elif not entry.name.startswith(".") and not entry.name.endswith("json"):
                     told = entry.stat()
                     yield (os.path.relpath(entry.path, root),
