@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
@@ -254,10 +255,18 @@ def prefect(tmp_path_factory):
            "HOME": str(home)}
 
     def ask(path, **body):
+        """As Prefect's own client: 503 is its database in use, to be asked again."""
         request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > end:
+                    raise
+            time.sleep(1)
 
     def healthy():
         with contextlib.suppress(OSError):
