@@ -19,6 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from lrh_dask.clusters import cluster
 from lrh_dask.errors import SettingsError
 from lrh_dask.linalg.arrays import Device, pick_device
 from lrh_dask.linalg.gathering import reduce_to_triangle
@@ -191,6 +192,17 @@ def gpu():
 def other_device(request):
     """Each device that is not NumPy's: the strict namespace, and a GPU where there is one."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _any_dashboard_port():
+    """Of two test processes that both find Dask's usual port free, one comes too late for it.
+
+    Dask takes another then, as it should, but tornado leaves a socket open: a ResourceWarning.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "DASHBOARD_PORT", 0)
+        yield
 
 
 @pytest.fixture
