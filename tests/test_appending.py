@@ -55,7 +55,7 @@ def in_batches(store, x, y, cuts, *weight, **kwargs):
 
 
 @pytest.mark.parametrize(("manifest", "by"), [
-    ("kept", 3), ("none", 3), *(pytest.param(manifest, 1, marks=pytest.mark.long)
+    ("kept", 5), ("none", 5), *(pytest.param(manifest, 1, marks=pytest.mark.long)
                                 for manifest in ("kept", "none"))])
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(tmp_path, manifest, by):
     """Killed before each change of a file in turn, and every time the store is opened and added to.

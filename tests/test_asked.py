@@ -182,7 +182,8 @@ def test_an_outlying_bucket_is_named(make_pairs):
     assert fit(pairs).certificates.outlier_buckets == ()
 
 
-@pytest.mark.parametrize("n_pairs", [30, 60, 200, 2000])
+@pytest.mark.parametrize("n_pairs", [
+    30, 2000, *(pytest.param(n, marks=pytest.mark.long) for n in (60, 200))])
 def test_no_bucket_of_a_clean_store_is_named(make_pairs, n_pairs):
     named = 0
     for seed in range(25):

@@ -63,6 +63,7 @@ def test_a_run_by_scheduler_file_address_or_environment_is_the_same(lrh, store, 
             == json.loads(by_address.stdout)["eigenvalues"] == by_environment["eigenvalues"])
 
 
+@pytest.mark.long
 def test_option_goes_before_file_before_environment_before_local(store, tmp_path, two_processes):
     nowhere = {"DASK_SCHEDULER_ADDRESS": "tcp://127.0.0.1:9"}
     (tmp_path / "run.yaml").write_text(f"store: {store}\nout: {tmp_path}/r.zarr\n"

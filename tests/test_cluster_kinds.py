@@ -197,6 +197,7 @@ def ssh_options(tmp_path):
             "client_keys": [str(tmp_path / "client")]}}
 
 
+@pytest.mark.long
 def test_ssh_starts_workers_with_their_settings_and_ends_them(ssh_options):
     settings = ClusterSettings(kind="ssh", hosts=("127.0.0.1",) * 3, workers=4,
                                memory_limit="1GiB", options=ssh_options)

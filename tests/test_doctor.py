@@ -161,6 +161,7 @@ def test_another_store_of_the_same_name_is_told(scheduler_file, tmp_path):
     assert "is another store for the worker" in found.said
 
 
+@pytest.mark.long
 def test_more_memory_than_the_machine_has_is_told(scheduler_file):
     """Dask cuts a worker's limit at the machine's memory, but not the sum of two."""
     half = ("--no-nanny", "--memory-limit", f"{int(0.8 * psutil.virtual_memory().total)}")
@@ -292,6 +293,7 @@ def test_a_store_that_is_none_is_a_finding(healthy, tmp_path):
     assert looked_at(healthy, tmp_path / "nothing")["store"].health is Health.poor
 
 
+@pytest.mark.long
 def test_a_settings_file_names_cluster_and_store(lrh, healthy, good_store, tmp_path):
     (tmp_path / "run.yaml").write_text(json.dumps({
         "store": str(good_store), "cluster": {"kind": "scheduler_file",

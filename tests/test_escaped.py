@@ -96,6 +96,7 @@ def test_what_a_result_says_of_itself_is_text(lrh, store, tmp_path):
     assert not steers(done.stdout + done.stderr)
 
 
+@pytest.mark.long
 def test_the_page_of_a_night_shows_names_as_they_are(lrh, store, tmp_path):
     (tmp_path / "night.yaml").write_text(json.dumps({
         "store": store.name, "runs": f"runs {TAG} [red]", "window": f"label {LABEL}",

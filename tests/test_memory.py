@@ -1,7 +1,7 @@
 """The price of a run's memory is measured on real workers: never exceeded, and no idle talk.
 
 ``pytest -m "long or not long" tests/test_memory.py`` measures all shapes and writes
-``tests/benchmarks/memory.md``; two run always.
+``tests/benchmarks/memory.md``; one runs always.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SHAPES = {  # n, D, what else; the route that it takes
 
 DECODED = {"compressed", "sharded"}
 PAGE, MIB = Path(__file__).parent / "benchmarks" / "memory.md", 2**20
-ALWAYS = {"fitted_basis, all pairs", "whole_pairs, of [X Y]"}
+ALWAYS = {"fitted_basis, all pairs"}
 """The others are of the long suite; test_pipeline always has one over all of R^D."""
 
 
@@ -145,6 +145,7 @@ def test_a_worker_stays_below_its_price_and_not_far(tmp_path, measured, shape):
     assert plan.usual_worker_bytes <= together * peak, (peak, plan)
 
 
+@pytest.mark.long
 def test_a_worker_of_the_size_that_a_refusal_names_carries_run_after_run(tmp_path):
     """Dask pauses a worker above four fifths of its limit; what it held is not all given back."""
     pairs = open_pairs(write_known(tmp_path / "a.zarr", 60_000, Known.indefinite(256, 8)))

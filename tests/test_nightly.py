@@ -266,9 +266,8 @@ def test_a_window_slides_without_reading_what_was_read(nights):
 
 
 @pytest.mark.parametrize(("window", "n", "first_row"), [
-    ("last 3 days", 650, 400), ("last 500 pairs", 500, 550),
-    *(pytest.param(*which, marks=pytest.mark.long) for which in (
-        ("label b", 200, 200), ("last label", 50, 1000)))])
+    ("last 500 pairs", 500, 550), *(pytest.param(*which, marks=pytest.mark.long) for which in (
+        ("last 3 days", 650, 400), ("label b", 200, 200), ("last label", 50, 1000)))])
 def test_a_window_over_pairs_that_were_counted_as_a_whole_counts_all_of_its_own(
         nights, window, n, first_row):
     for day, label in enumerate("abcde"):
@@ -290,6 +289,7 @@ def test_latest_is_the_run_of_the_settings_that_were_called_with(nights):
     assert nights.latest() == again.path.name == first.path.name
 
 
+@pytest.mark.long
 def test_a_store_by_another_name_is_the_same_store(nights, monkeypatch, tmp_path):
     nights.append(300)
     nights.night()
@@ -301,6 +301,7 @@ def test_a_store_by_another_name_is_the_same_store(nights, monkeypatch, tmp_path
     assert found.document["explained"]["excess"] < 4
 
 
+@pytest.mark.long
 def test_reading_everything_again_explains_no_pairs_that_the_last_run_has_seen(nights):
     nights.append(300)
     nights.night()
@@ -308,6 +309,7 @@ def test_reading_everything_again_explains_no_pairs_that_the_last_run_has_seen(n
     assert nights.night(weighting="step").document["explained"] is None
 
 
+@pytest.mark.long
 def test_a_window_that_moves_on_keeps_what_was_counted(nights):
     for day, label in enumerate("abc"):
         nights.append(200, day=day, label=label)
@@ -429,6 +431,7 @@ def test_a_snapshot_that_changed_rows_outside_of_the_window_is_found(
             nights.night(window=window)
 
 
+@pytest.mark.long
 def test_a_store_in_a_bucket_tells_of_changed_chunks_by_their_tags(tmp_path, make_pairs):
     nights = Nights(tmp_path, None, make_pairs)
     nights.append(300, chunk_rows=100)
@@ -453,6 +456,7 @@ def test_a_store_in_a_bucket_tells_of_changed_chunks_by_their_tags(tmp_path, mak
     remote._opened.cache_clear()  # of a server that is gone
 
 
+@pytest.mark.long
 def test_few_pairs_are_read_every_night_that_brings_more(tmp_path, scheduler_file, make_pairs):
     made = make_pairs(1, 60, 900, EIGENVALUES, noise=0.01)
     nights = Nights(tmp_path, scheduler_file, make_pairs)
@@ -470,6 +474,7 @@ def test_few_pairs_are_read_every_night_that_brings_more(tmp_path, scheduler_fil
         nights.night()
 
 
+@pytest.mark.long
 def test_pairs_that_are_read_feature_by_feature_are_read_again_where_a_chunk_has_changed(
         nights, monkeypatch):
     monkeypatch.setattr(budget, "MAX_WHOLE_BYTES", 0)
@@ -491,6 +496,7 @@ def test_runs_in_the_store_are_refused(nights):
         nights.settings(runs=f"{nights.store}/runs")
 
 
+@pytest.mark.long
 def test_runs_keep_their_order_when_the_clock_goes_backwards(nights):
     nights.append(100)
     first = nights.night()
@@ -531,6 +537,7 @@ def test_old_pairs_are_an_alert_of_every_call_and_sent_once(nights, receiver):
     assert len(receiver.got) == 2
 
 
+@pytest.mark.long
 def test_what_looking_again_has_cost_is_told_where_nothing_is_new(nights):
     group = zarr.open_group(nights.store, mode="w")
     for label in ("x", "y"):  # compressed: of a chunk the time of writing tells
@@ -578,6 +585,7 @@ def test_a_result_that_cannot_be_compared_with_is_told_without_advice_to_who_sto
                     f"{first / 'result.zarr'}: expected a result of `lrh run`, got nothing there")
 
 
+@pytest.mark.long
 def test_pairs_recorded_in_days_to_come_count_and_are_told(nights):
     nights.append(300, day=1)
     nights.night(window="last 30 days")
@@ -749,7 +757,7 @@ def kept_states(nights):
     return list(nights.runs.glob("states/*/kept/*.zip"))
 
 
-@pytest.mark.parametrize("basis", ["auto", 4])
+@pytest.mark.parametrize("basis", ["auto", pytest.param(4, marks=pytest.mark.long)])
 def test_a_night_that_was_broken_off_is_finished_first_without_reading_again(
         nights, monkeypatch, basis):
     nights.append(400)
@@ -778,6 +786,7 @@ def test_a_night_of_other_settings_is_not_the_one_that_was_broken_off(nights, mo
     assert run.n_pairs == 530
 
 
+@pytest.mark.long
 def test_what_was_recomputed_and_broken_off_is_finished_by_an_ordinary_night(nights, monkeypatch):
     nights.append(400)
     nights.night()

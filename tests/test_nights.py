@@ -214,6 +214,7 @@ def test_what_the_look_at_new_pairs_has_missed_too_has_all_pairs_read_for_the_ba
     assert read["basis"] == (500 + 6000 + 6000) * row_bytes  # two that did not, and all pairs
 
 
+@pytest.mark.long
 def test_a_basis_found_in_few_noisy_pairs_is_found_anew_as_more_come(make_pairs, tmp_path):
     made = make_pairs(30, 6000, 120, [3.0, 2.5, 1.0], noise=3.0)
     pairs = Pairs(made.x, made.y)

@@ -97,7 +97,8 @@ def test_a_fit_that_is_semidefinite_already_is_returned():
     np.testing.assert_allclose(semidefinite_solve(fit)[0], fit.solve(), atol=1e-12)
 
 
-@pytest.mark.parametrize("n_pairs", [40, 120, 600])
+@pytest.mark.parametrize("n_pairs", [
+    40, 600, pytest.param(120, marks=pytest.mark.long)])
 def test_for_a_semidefinite_hessian_psd_is_not_worse(make_pairs, n_pairs):
     squares = {True: 0.0, False: 0.0}
     for seed in range(6):

@@ -424,7 +424,9 @@ def n_beyond_noise(cell):
 
 @pytest.mark.always
 @pytest.mark.parametrize("kind", ["y is noise", "x and y of other rows"])
-@pytest.mark.parametrize(("n_pairs", "n_features"), [(40, 40), (200, 40), (2000, 40), (1400, 2600)])
+@pytest.mark.parametrize(("n_pairs", "n_features"), [
+    (40, 40), (1400, 2600), *(pytest.param(*shape, marks=pytest.mark.long) for shape in (
+        (200, 40), (2000, 40)))])
 def test_pairs_without_a_hessian_have_rank_zero_and_say_so(kind, n_pairs, n_features):
     found = []
     for seed in range(8 if n_features == 40 else 2):

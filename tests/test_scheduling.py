@@ -93,6 +93,7 @@ def wait_and_return(seconds, n_bytes, *inputs):
     return np.zeros(n_bytes // 8)
 
 
+@pytest.mark.long
 def test_simulated_workers_do_as_real_ones(tmp_path):
     """The same graph on a real cluster of 8 workers, with tasks that sleep instead of working."""
     graph, seconds = FitGraph(tmp_path, 200), Seconds(leaf=0.1, merge=0.01, solve=0.1)

@@ -177,7 +177,8 @@ def test_the_directions_of_a_fold_are_blind_to_its_test_pairs(make_pairs, make_b
     assert choices[0].held_out_residual != choices[1].held_out_residual
 
 
-@pytest.mark.parametrize("size", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("size", [
+    0.5, *(pytest.param(size, marks=pytest.mark.long) for size in (0.1, 3.0))])
 def test_the_error_of_the_held_out_residual_covers_its_scatter(make_pairs, make_buckets, size):
     """Noise of one size in all stores, not one that goes by the energy of each."""
     choices, hessian = [], make_pairs(0, 20, 10, FIVE).hessian

@@ -174,6 +174,7 @@ def test_a_driver_that_dies_with_its_worker_is_begun_again(submit, slow, tmp_pat
     assert json.loads((runs / run / "run.json").read_text())["n_pairs"] == N_SLOW
 
 
+@pytest.mark.long
 def test_a_run_whose_driver_the_scheduler_has_given_up_is_lost(lrh, submit, slow, tmp_path):
     allow = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
     with scheduler(tmp_path, env=allow) as path, worker(path, "--no-nanny", *SLOWLY) as only:
@@ -195,6 +196,7 @@ def test_the_driver_goes_by_the_address_that_its_worker_has(
     assert lrh("wait", done.stdout.strip(), cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.long
 def test_a_driver_does_not_outlive_its_worker_and_is_begun_again_at_once(submit, slow, tmp_path):
     runs = tmp_path / "runs"
     with scheduler(tmp_path) as path, worker(path, "--no-nanny", *SLOWLY) as first:
@@ -279,6 +281,7 @@ def test_waiting_may_be_given_up_and_the_run_goes_on(
     assert lrh("wait", run, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.long
 def test_a_run_that_waits_for_a_scheduler_that_is_gone_is_told_of_it(lrh, tmp_path):
     underway.note(tmp_path, Status("a-run", State.queued, scheduler="tcp://127.0.0.1:9",
                                    began=time.time()))

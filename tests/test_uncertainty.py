@@ -102,6 +102,7 @@ def test_the_bias_that_a_fit_tells_is_the_one_that_it_has():
     assert np.all(np.abs(off) < 0.004), off
 
 
+@pytest.mark.long
 def test_three_pairs_a_column_give_errors_of_the_right_size():
     """Where the fit takes a sixth of all degrees of freedom for itself."""
     values, errors = [], []

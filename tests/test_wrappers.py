@@ -217,6 +217,7 @@ def pod(tmp_path):
     return runs, env, lambda text: text.replace("/etc/lrh", str(tmp_path))
 
 
+@pytest.mark.long
 def test_the_container_of_the_cron_job_counts_once(pod):
     runs, env, here = pod
     spec = cron_job()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -292,7 +293,7 @@ def assemble(pairs: Pairs, plan: Plan, split: Partition, spec: Spec, solved: Sol
             "route": plan.route.name,
             "fingerprint": hashlib.sha256(
                 (pairs.fingerprint() + solved.content).encode()).hexdigest(),
-            "versions": _versions(), "seconds": seconds,
+            "versions": dict(_versions()), "seconds": seconds,
             "bytes": {"basis": solved.basis_stats.n_bytes, "fit": solved.fit_stats.n_bytes},
             "bytes_read": both.n_bytes, "n_tasks": plan.n_tasks,
             "peak_worker_bytes": both.peak_worker_bytes, "notices": notices,
@@ -304,6 +305,7 @@ def _listed(rows: list[tuple[int, int]]) -> str:
     return ", ".join(f"{first}-{last}" for first, last in rows[:N_LISTED]) + more
 
 
+@cache
 def _versions() -> dict[str, str]:
     packages = ("lrh-dask", "numpy", "scipy", "zarr", "dask", "distributed")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
