@@ -7,7 +7,8 @@ was filled up, or a store that was copied, is no change.
 
 A token of a local chunk is its crc32c checksum where it ends with one, else its size and when it
 was written; where no digests of rows are compared afterwards (:class:`RowTokens`), its inode and
-when that was changed, too, which no program sets at will.
+when that was changed, too, which no program sets at will. While a run reads, files are not opened
+for it: size, time and inode tell that a chunk was written (:func:`written`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, stored_chunks
+from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, is_zarr, read_rows, stored_chunks
 from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
-from lrh_dask.stores.stored_chunks import digest_of_texts, keys_of_rows
-from lrh_dask.stores.unchanged import as_appended
+from lrh_dask.stores.stored_chunks import (
+    digest_of,
+    digest_of_texts,
+    encoded,
+    folder_of,
+    keys_of_rows,
+)
 from lrh_dask.stores.windows import Segment
 
-__all__ = ["SNAPSHOT", "RowTokens", "chunk_tokens", "seen_now"]
+__all__ = ["SNAPSHOT", "RowTokens", "as_appended", "chunk_tokens", "seen_now", "written"]
 
-SNAPSHOT = "snapshot"
+SNAPSHOT, MISSING = "snapshot", "missing"
 IN_A_LIST = 1000
 """Names that object storage tells at once."""
 LOOKED_AT_HERE = 256 * 2**20
@@ -40,10 +46,22 @@ def chunk_tokens(pairs: Pairs, segments: Iterable[Segment]) -> dict[str, str]:
     It is empty where nothing is known that changes with the bytes of a chunk. A snapshot stands
     for all chunks that it has. Under the label of an array ("x") it is told how they are decoded.
     """
-    return _tokens(pairs, [(segment.start, segment.stop) for segment in segments], exact=False)
+    return _tokens(pairs, [(segment.start, segment.stop) for segment in segments],
+                   _of_content_or_time)
 
 
-def _tokens(pairs: Pairs, spans: Sequence[tuple[int, int]], *, exact: bool) -> dict[str, str]:
+def written(pairs: Pairs, spans: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """Of every chunk that holds some rows, by key, what changes when it is written, if anything.
+
+    It is empty for pairs that nobody can write to: those in memory, and those of a snapshot.
+    """
+    if not is_zarr(pairs.x) or pairs.snapshot is not None:
+        return {}
+    return _tokens(pairs, spans, _of_writing)
+
+
+def _tokens(pairs: Pairs, spans: Sequence[tuple[int, int]],
+            of_file: Callable[[str, bool], str]) -> dict[str, str]:
     tokens = {label: _decoding(array) for label, array in pairs.arrays.items()}
     if pairs.snapshot is not None:
         return {SNAPSHOT: pairs.snapshot, **tokens}
@@ -51,7 +69,7 @@ def _tokens(pairs: Pairs, spans: Sequence[tuple[int, int]], *, exact: bool) -> d
         rows = stored_chunks(array)[0]
         at = sorted({i for start, stop in spans for i in range(start // rows, -(-stop // rows))})
         keys = [key for i in at for key in keys_of_rows(array, i * rows, (i + 1) * rows)]
-        token = _token_of(array, keys, exact=exact)
+        token = _token_of(array, keys, of_file)
         tokens |= {f"{label}/{key}": token(key) for key in keys}
     return tokens
 
@@ -74,7 +92,7 @@ class RowTokens:
     def __init__(self, pairs: Pairs) -> None:
         n = pairs.n_pairs
         self._pairs = pairs
-        self._seen = _tokens(pairs, [(0, n)], exact=True)
+        self._seen = _tokens(pairs, [(0, n)], _of_content_or_inode)
         self._lasting: dict[str, str] = {}
         if not pairs.batches or pairs.snapshot is not None or not self.tell:
             return
@@ -102,7 +120,7 @@ class RowTokens:
 
 def seen_now(pairs: Pairs, spans: Sequence[tuple[int, int]]) -> str:
     """What :meth:`RowTokens.seen` would be if it was taken now."""
-    return _digest(pairs, spans, _tokens(pairs, spans, exact=True))
+    return _digest(pairs, spans, _tokens(pairs, spans, _of_content_or_inode))
 
 
 def _digest(pairs: Pairs, spans: Iterable[tuple[int, int]], tokens: dict[str, str]) -> str:
@@ -112,14 +130,15 @@ def _digest(pairs: Pairs, spans: Iterable[tuple[int, int]], tokens: dict[str, st
         f"{key} {tokens.get(key, tokens.get(SNAPSHOT))}" for key in keys)])
 
 
-def _token_of(array: Any, keys: Sequence[str], *, exact: bool) -> Callable[[str], str]:
+def _token_of(array: Any, keys: Sequence[str],
+              of_file: Callable[[str, bool], str]) -> Callable[[str], str]:
     """What gives the token of each of some chunks by its key."""
     from zarr.storage import LocalStore
 
     if isinstance(array.store, LocalStore):
-        folder = array.store.root / array.path
+        folder = folder_of(array)
         checksummed = is_plain(array) and len(array.metadata.codecs) > 1
-        return lambda key: _of_file(folder / key, checksummed=checksummed, exact=exact)
+        return lambda key: of_file(f"{folder}/{key}", checksummed)
     listed = getattr(array.store, "tokens", None)  # of object storage
     if listed is None:
         return lambda _: ""
@@ -128,19 +147,55 @@ def _token_of(array: Any, keys: Sequence[str], *, exact: bool) -> Callable[[str]
         array.shape, stored_chunks(array), strict=True))
     by_key = {name: tag for part in (rows if few else ("",))
               for name, tag in listed(f"{array.path}/{part}").items()}
-    return lambda key: by_key.get(f"{array.path}/{key}", "missing")
+    return lambda key: by_key.get(f"{array.path}/{key}", MISSING)
 
 
-def _of_file(path: Any, *, checksummed: bool, exact: bool) -> str:
-    """The checksum at the end of a chunk, or else its size and when it was written."""
+def _of_writing(path: str, _: bool) -> str:
+    """As written; a new link to a file, as backups make them, is no change."""
+    return _of_stat(path, "st_size", "st_mtime_ns", "st_ino")
+
+
+def _of_content_or_time(path: str, checksummed: bool) -> str:
+    return _of_checksum(path) if checksummed else _of_stat(path, "st_size", "st_mtime_ns")
+
+
+def _of_content_or_inode(path: str, checksummed: bool) -> str:
+    return _of_checksum(path) if checksummed else _of_stat(
+        path, "st_size", "st_mtime_ns", "st_ino", "st_ctime_ns")
+
+
+def _of_stat(path: str, *names: str) -> str:
     try:
-        if not checksummed:
-            found = os.stat(path)
-            return f"{found.st_size}-{found.st_mtime_ns}" + (
-                f"-{found.st_ino}-{found.st_ctime_ns}" * exact)
-        with path.open("rb") as file:
+        found = os.stat(path)
+    except OSError:
+        return MISSING
+    return "-".join(str(getattr(found, name)) for name in names)
+
+
+def _of_checksum(path: str) -> str:
+    """That at the end of a chunk."""
+    try:
+        with open(path, "rb", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - CHECKSUM_BYTES, 0))
             return f"{size}-{file.read().hex()}"
     except OSError:
-        return "missing"
+        return MISSING
+
+
+def as_appended(pairs: Pairs, start: int, stop: int) -> bool:
+    """Whether rows of a row of chunks are those that the store's manifest has digests of.
+
+    They are put into chunks again, with nothing after them, as when they were appended.
+
+    Raises:
+        BadPairs: they cannot be read.
+    """
+    for label, array in pairs.arrays.items():
+        published = chunk_digests(array, len(pairs.batches))
+        first = start // stored_chunks(array)[0] * stored_chunks(array)[0]
+        rows = read_rows(f"{pairs.name}/{label}", array, first, stop)
+        if any(published.get(key) != digest_of(array, stored)
+               for key, stored in encoded(array, first, rows)):
+            return False
+    return True
