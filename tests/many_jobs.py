@@ -203,6 +203,7 @@ def _nights(folder: Path, path: Path) -> Iterator[None]:
 
 def _sample(n: int, began: float, client: Client, processes: dict[str, Any],
             folder: Path) -> Sample:
+    gc.collect()
     end = time.monotonic() + SETTLES
     while True:
         tasks, clients, notes = client.run_on_scheduler(_of_scheduler)
@@ -225,6 +226,7 @@ def _told(process: Any) -> tuple[int, int, int]:
 
 
 def _of_scheduler(dask_scheduler: Any) -> tuple[int, int, int]:
+    gc.collect()  # bokeh's documents are cycles: those of 120 nights are there until Python looks
     spans, topics = dask_scheduler.extensions["spans"], dask_scheduler._broker._topics
     return (len(dask_scheduler.tasks), len(dask_scheduler.clients), n_bytes_of(
         spans.spans, spans.spans_search_by_tag, spans.spans_search_by_name, topics,
@@ -252,4 +254,5 @@ def n_bytes_of(*roots: Any) -> int:
 
 
 def _of_worker(dask_worker: Any) -> int:
+    gc.collect()
     return len(dask_worker.data)
