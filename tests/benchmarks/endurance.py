@@ -62,10 +62,10 @@ Fits by all routes in turn, with weights, with states that are kept, and every t
 a store that grows. Memory is resident bytes, looked at after every {samples[0].jobs}
 jobs, when Python has looked for cycles (if it is not asked to, the scheduler grows by 66 MiB over
 the first 120 nights and no further: the pages of Dask's performance reports, which wait for
-Python's own look); slopes and their standard errors are of the second half. Dask's scheduler notes, for as long
-as it lives, what each span took (a run is one, and so is each of its stages: they are on its
-dashboard), with the groups of its tasks, and what each client did: {notes.by_job / 1024:.1f} KiB \
-a job here, which are taken off its slope.
+Python's own look); slopes and their standard errors are of the second half. Dask's scheduler
+notes, for as long as it lives, what each span took (a run is one, and so is each of its stages:
+they are on its dashboard), with the groups of its tasks, and what each client did:
+{notes.by_job / 1024:.1f} KiB a job here, which are taken off its slope.
 
 | process | at {first.jobs:,}, MiB | at {last.jobs:,}, MiB | KiB a job | open files | threads |
 | --- | ---: | ---: | ---: | ---: | ---: |
