@@ -11,8 +11,8 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec, 
 from zarr.storage import LocalStore
 
 from lrh_dask import BadPairs, fit, open_pairs
-from lrh_dask.stores.chunks import has_checksum
 from lrh_dask.stores.inspection import inspect_pairs
+from lrh_dask.stores.layout import has_checksum
 
 X = np.random.default_rng(0).standard_normal((57, 6))
 SHARD, CHUNK = (20, 6), (5, 3)

@@ -24,8 +24,8 @@ from lrh_dask.settings.cluster_settings import ClusterSettings
 from lrh_dask.settings.config import RunSettings
 from lrh_dask.statistics.hessian import LowRankHessian
 from lrh_dask.stores.aside import refuse_existing, refuse_unwritable
-from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.inside import refuse_links
+from lrh_dask.stores.layout import is_zarr
 from lrh_dask.stores.opening import open_pairs
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.results import is_result, load_result, save_result

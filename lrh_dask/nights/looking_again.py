@@ -16,8 +16,8 @@ from lrh_dask.runs.graph import Stages
 from lrh_dask.runs.metering import Reading
 from lrh_dask.runs.shards import SAMPLE_BYTES, Piece, RunOfShards, gathered
 from lrh_dask.runs.tree import ReadStats
-from lrh_dask.stores.chunks import stored_chunks
 from lrh_dask.stores.digests import Digesting, RowDigest
+from lrh_dask.stores.layout import stored_chunks
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import keys_of_rows
 from lrh_dask.stores.tokens import SNAPSHOT

@@ -41,9 +41,9 @@ from lrh_dask.runs.state_files import FORMAT_VERSION, read_group, write_group
 from lrh_dask.runs.tree import Partial, ReadStats
 from lrh_dask.source import SOURCE
 from lrh_dask.stores.aside import replace_file
-from lrh_dask.stores.chunks import is_zarr
 from lrh_dask.stores.documents import MALFORMED
 from lrh_dask.stores.inside import refuse_links
+from lrh_dask.stores.layout import is_zarr
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.tokens import RowTokens, seen_now
 

@@ -13,7 +13,7 @@ from lrh_dask.runs.shards import SAMPLE_BYTES, Partition, gathered
 from lrh_dask.runs.spec import HELD_OUT, Spec, group_of
 from lrh_dask.runs.tasks import Missed, Short, Solved
 from lrh_dask.runs.tree import Key, ReadStats
-from lrh_dask.stores.chunks import is_zarr
+from lrh_dask.stores.layout import is_zarr
 from lrh_dask.stores.pairs import Pairs
 
 __all__ = ["fit_in_basis", "share_missed", "shortcomings", "still_missed"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrh_dask.stores.chunks import is_plain, is_remote, is_zarr, stored_chunks
+from lrh_dask.stores.layout import is_plain, is_remote, is_zarr, stored_chunks
 
 __all__ = ["CHUNK_BYTES", "Block", "Blocks", "is_dask"]
 

@@ -13,7 +13,8 @@ import numpy as np
 from lrh_dask.errors import BadPairs, explain, public_name
 from lrh_dask.linalg.arrays import row_squares
 from lrh_dask.stores.checks import beyond_squares, check_array, working_dtype
-from lrh_dask.stores.chunks import first_rows, is_zarr, read_rows, stored_chunks
+from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.layout import first_rows, is_zarr, stored_chunks
 from lrh_dask.stores.opening import open_arrays
 from lrh_dask.stores.stored_chunks import RowsDigest
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.errors import BadPairs, explain
-from lrh_dask.stores.chunks import stored_chunks
+from lrh_dask.stores.layout import stored_chunks
 from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import digests, keys_of_rows

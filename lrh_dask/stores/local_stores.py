@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from lrh_dask.errors import BadPairs, LrhError, RunFailed, explain
-from lrh_dask.stores.chunks import first_rows, read_rows, stored_chunks
+from lrh_dask.stores.chunks import read_rows
 from lrh_dask.stores.incoming import Incoming
 from lrh_dask.stores.inside import refuse_links
+from lrh_dask.stores.layout import first_rows, stored_chunks
 from lrh_dask.stores.locks import exclusive
 from lrh_dask.stores.manifest import (
     NODE,

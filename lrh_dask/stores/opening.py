@@ -9,8 +9,9 @@ from typing import Any
 from urllib.request import url2pathname
 
 from lrh_dask.errors import BadPairs, SettingsError, explain, public_name
-from lrh_dask.stores.chunks import first_rows, refuse_boundless
+from lrh_dask.stores.layout import first_rows
 from lrh_dask.stores.manifest import Manifest, manifest_of
+from lrh_dask.stores.missing import refuse_boundless
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.pickles import refuse_pickles
 from lrh_dask.stores.shard_index import refuse_unknown_shards

@@ -26,16 +26,10 @@ from lrh_dask.stores.checks import (
     without_bad_rows,
     working_dtype,
 )
-from lrh_dask.stores.chunks import (
-    first_rows,
-    has_checksum,
-    is_remote,
-    is_zarr,
-    missing_chunks,
-    read_rows,
-    stored_chunks,
-)
+from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.layout import first_rows, has_checksum, is_remote, is_zarr, stored_chunks
 from lrh_dask.stores.manifest import Batch
+from lrh_dask.stores.missing import missing_chunks
 from lrh_dask.stores.streaming import Stream, can_stream
 
 __all__ = ["Pairs", "slice_in_memory"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_hexdigest, xxh3_128, xxh3_128_hexdigest
 
-from lrh_dask.stores.chunks import CHECKSUM_BYTES, stored_chunks
+from lrh_dask.stores.layout import CHECKSUM_BYTES, stored_chunks
 
 __all__ = ["RowsDigest", "digest_of", "digest_of_texts", "digests", "encoded", "folder_of",
            "keys_of_rows", "put", "remove", "set_rows", "sync_folders"]

@@ -17,7 +17,8 @@ import numpy as np
 from crc32c import crc32c
 
 from lrh_dask.errors import BadPairs, explain
-from lrh_dask.stores.chunks import CHECKSUM_BYTES, chunk_dtype, is_plain, is_zarr, read_rows
+from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.layout import CHECKSUM_BYTES, chunk_dtype, is_plain, is_zarr
 
 __all__ = ["Stream", "can_stream"]
 

@@ -19,7 +19,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lrh_dask.stores.chunks import CHECKSUM_BYTES, is_plain, is_zarr, read_rows, stored_chunks
+from lrh_dask.stores.chunks import read_rows
+from lrh_dask.stores.layout import CHECKSUM_BYTES, is_plain, is_zarr, stored_chunks
 from lrh_dask.stores.manifest import chunk_digests
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from lrh_dask.errors import BadPairs, explain
 from lrh_dask.linalg.ledger import Ledger
-from lrh_dask.stores.chunks import stored_chunks
+from lrh_dask.stores.layout import stored_chunks
 from lrh_dask.stores.pairs import Pairs
 from lrh_dask.stores.stored_chunks import keys_of_rows
 from lrh_dask.stores.tokens import as_appended, written

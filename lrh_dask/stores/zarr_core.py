@@ -6,7 +6,7 @@ It takes a second to import, so those who need it import it where they need it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from zarr import Array, AsyncArray
@@ -15,7 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath, WrapperStore
 
-__all__ = ["PROTOTYPE", "ends_of", "get", "made_like", "put", "read_noting", "sync"]
+__all__ = ["PROTOTYPE", "ask", "ends_of", "get", "made_like", "put", "read_noting", "sync"]
 
 PROTOTYPE = default_buffer_prototype()
 REQUESTS = 16
@@ -27,23 +27,29 @@ def get(path: Any) -> bytes | None:
     return None if stored is None else stored.to_bytes()
 
 
+def ask(request: Callable[[str], Awaitable[Any]], keys: Iterable[str]) -> list[Any]:
+    """The answers to a request for every key, REQUESTS of which are under way at once."""
+    async def all_of_them() -> list[Any]:
+        at_once = asyncio.Semaphore(REQUESTS)
+
+        async def one(key: str) -> Any:
+            async with at_once:
+                return await request(key)
+
+        return await asyncio.gather(*map(one, keys))
+
+    return sync(all_of_them())
+
+
 def ends_of(array: Any, keys: Iterable[str], n_bytes: int, *,
             at_end: bool) -> list[tuple[str, bytes | None]]:
     """The last or first bytes of what a store holds under keys of an array; None for nothing."""
     part = SuffixByteRequest(n_bytes) if at_end else RangeByteRequest(0, n_bytes)
 
-    async def asked() -> list[Any]:
-        at_once = asyncio.Semaphore(REQUESTS)
-
-        async def ask(key: str) -> Any:
-            async with at_once:
-                return await (array.store_path / key).get(PROTOTYPE, byte_range=part)
-
-        return await asyncio.gather(*map(ask, keys))
-
     keys = list(keys)
+    answers = ask(lambda key: (array.store_path / key).get(PROTOTYPE, byte_range=part), keys)
     return [(key, None if stored is None else stored.to_bytes())
-            for key, stored in zip(keys, sync(asked()), strict=True)]
+            for key, stored in zip(keys, answers, strict=True)]
 
 
 class _Noting(WrapperStore[Any]):
