@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 import lrh_dask
@@ -13,6 +15,7 @@ from lrh_dask.nights.underway import State, statuses
 from lrh_dask.stores.catalog import Catalog
 
 ROOT = Path(__file__).parents[1]
+WORKFLOWS = ROOT / "workflows"
 BIN = Path(sys.executable).parent
 
 
@@ -65,3 +68,16 @@ def counted(runs, tries_first=False):
 def n_ended(runs):
     """How many nights have come to an end."""
     return sum(status.state.is_final for status in statuses(runs))
+
+
+def there(condition, seconds=120):
+    """Wait until it is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def told(unavailable):
+    """Skip a test of what this machine has not."""
+    pytest.skip(" ".join(str(unavailable).split()))

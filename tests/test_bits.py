@@ -71,6 +71,7 @@ def test_tasks_of_one_bucket_each_give_the_same_bytes_over_all_features(stored, 
     assert bytes_of(apart) == expected
 
 
+@pytest.mark.long
 def test_threads_and_deaths_of_workers_that_hold_states_change_no_byte(stored):
     """Workers of two threads; then one of two is killed in each of the two passes."""
     pairs, expected = stored["fitted_basis"]

@@ -76,6 +76,7 @@ def test_a_fit_over_hosts_has_the_bits_of_one_in_this_process(network, over_host
     np.testing.assert_array_equal(there.eigenvectors, here.eigenvectors)
 
 
+@pytest.mark.long
 def test_the_command_line_takes_the_scheduler_file_of_another_host(network, over_hosts, store,
                                                                    tmp_path):
     driver, _ = network["driver"]

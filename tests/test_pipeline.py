@@ -308,6 +308,7 @@ def test_an_asynchronous_client_is_refused_clearly(two_workers):
         asyncio.run(attempt())
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_midrun_changes_no_bit(tmp_path):
     x, y, _, _ = known(8000, 200)
     pairs = open_pairs(write_pairs(tmp_path / "a.zarr", x, y, chunk_rows=100))

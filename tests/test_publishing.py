@@ -15,7 +15,7 @@ def scheduler_file(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("basis", "first", "by"), [
-    ("auto", 3, 181), (6, 5, 211),
+    ("auto", 3, 271), (6, 5, 311),
     pytest.param("auto", 0, 1, marks=pytest.mark.long),
     pytest.param(6, 0, 1, marks=pytest.mark.long)])
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(

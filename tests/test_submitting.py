@@ -104,6 +104,7 @@ def test_a_run_that_finds_nothing_new_names_the_one_before(
     assert again in listed
 
 
+@pytest.mark.long
 def test_dasks_own_setting_names_the_scheduler(lrh, config, scheduler_file, tmp_path):
     told = json.loads(submitted_by_a_process(config, "--json", cwd=tmp_path, env={
         **os.environ, "DASK_SCHEDULER_ADDRESS": address_in(scheduler_file)}))
@@ -187,6 +188,7 @@ def test_a_run_whose_driver_the_scheduler_has_given_up_is_lost(lrh, submit, slow
     assert status_of(tmp_path / "runs", run).state is State.lost
 
 
+@pytest.mark.long
 def test_the_driver_goes_by_the_address_that_its_worker_has(
         lrh, config, scheduler_file, tmp_path):
     """The submitter may have come through a tunnel that is closed by now."""

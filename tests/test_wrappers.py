@@ -1,6 +1,6 @@
 """Wrappers of `lrh nightly` in workflows/, run as schedulers run them: the second night is a no-op.
 
-What needs a scheduler of its own is in `test_schedulers.py`.
+What needs a scheduler of its own is in test_cron, test_systemd, test_slurm and test_prefect.
 """
 
 import contextlib
