@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,10 +268,12 @@ def test_workers_are_fast_where_another_cluster_of_this_process_has_left_its_set
             "if __name__ == '__main__':\n"
             "    with LocalCluster(n_workers=1, dashboard_address='127.0.0.1:0'): pass\n"
             "    with connect(ClusterSettings(workers=1)) as client:\n"
-            "        print(client.run(lambda: dict(__import__('os').environ)))\n")
+            "        print(client.run(lambda: dict(__import__('os').environ)))\n"
+            "        print(client.run(lambda dask_worker: dask_worker.profile_history.maxlen))\n")
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, text=True,
                           capture_output=True, env=fresh_environment())
     assert "'MALLOC_TRIM_THRESHOLD_': '268435456'" in done.stdout
+    assert re.search(r"{'tcp://[^']*': 100}", done.stdout)  # seconds of profile; not 100 MiB of it
 
 
 def test_one_process_can_connect_again_and_again(two_processes):

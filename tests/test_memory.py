@@ -40,6 +40,8 @@ SHAPES = {  # n, D, what else; the route that it takes
     "all_features, chunked columns": (60_000, 256, {"chunks": (8000, 64)}, {}),
     "all_features, two workers": (60_000, 256, {}, {}),
     "all_features, exact": (24_000, 400, {"noise": 0.0, "chunks": (500, 400)}, {}),
+    "all_features, kept": (60_000, 256, {}, {}),
+    "all_features, exact, kept": (24_000, 400, {"noise": 0.0, "chunks": (500, 400)}, {}),
     "fitted_basis, all pairs": (12_000, 2600, {}, {"basis": 96}),
     "fitted_basis, a sample": (160_000, 512, {}, {"basis": 100}),
     "fitted_basis, weighted": (160_000, 512, {}, {"basis": 100}),
@@ -50,13 +52,16 @@ SHAPES = {  # n, D, what else; the route that it takes
     "fitted_basis, chunked columns": (12_000, 2600, {"chunks": (1600, 650)}, {"basis": 96}),
     "fitted_basis, float64, two workers": (60_000, 512, {"dtype": "float64"}, {"basis": 100}),
     "fitted_basis, sharded": (12_000, 2600, {"chunks": (1600, 2600)}, {"basis": 96}),
+    "fitted_basis, kept": (12_000, 2600, {}, {"basis": 96}),
     "whole_pairs": (200, 60_000, {}, {}),
     "whole_pairs, as many pairs as features": (1000, 1500, {}, {}),
     "whole_pairs, exact": (200, 60_000, {"noise": 0.0}, {}),
     "whole_pairs, of [X Y]": (200, 60_000, {}, {"method": "least_norm"}),
+    "whole_pairs, kept": (200, 60_000, {}, {}),
     "by_features": (100, 1_400_000, {"chunks": (50, 50_000)}, {}),
     "by_features, compressed": (100, 700_000, {"chunks": (50, 50_000), "dtype": "float64"}, {}),
     "by_features, exact": (100, 1_400_000, {"chunks": (50, 50_000), "noise": 0.0}, {}),
+    "by_features, kept": (100, 1_400_000, {"chunks": (50, 50_000)}, {}),
 }
 
 
@@ -136,7 +141,7 @@ def test_a_worker_stays_below_its_price_and_not_far(tmp_path, measured, shape):
     with workers(2 if "workers" in shape else 1, threads) as client:
         plan, _ = price(pairs, rank=None, client=client, **{"method": "symmetric", **asked})
         client.run(_forget_the_peak)
-        hessian = fit(pairs, **asked)
+        hessian = fit(pairs, **asked, **({"states": tmp_path / "kept"} if "kept" in shape else {}))
         peak = max(client.run(peak_bytes).values())
     measured[shape] = plan.usual_worker_bytes, peak
     assert hessian.provenance["route"] == shape.split(",")[0]

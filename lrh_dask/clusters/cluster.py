@@ -13,7 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lrh_dask.clusters.cluster_kinds import KINDS, start_cluster, worker_variables
+from lrh_dask.clusters.cluster_kinds import (
+    KINDS,
+    SECONDS_OF_PROFILE,
+    start_cluster,
+    worker_variables,
+)
 from lrh_dask.clusters.exposure import LOOPBACK, refuse_exposed
 from lrh_dask.clusters.lost_workers import watch_workers
 from lrh_dask.clusters.running_cluster import connected, security_of, wait_for_workers
@@ -33,9 +38,13 @@ def _unheard(_: str) -> None:
 
 
 def worker_environment(threads: int) -> dict[str, int]:
-    """Dask settings that have a nanny start its worker with these environment variables."""
-    return {f"distributed.nanny.pre-spawn-environ.{name}": n
-            for name, n in worker_variables(threads).items()}
+    """Dask settings that have a nanny start its worker with these environment variables.
+
+    A nanny hands its own settings down, too, and these go before the environment.
+    """
+    return {"distributed.admin.low-level-log-length": SECONDS_OF_PROFILE, **{
+        f"distributed.nanny.pre-spawn-environ.{name}": n
+        for name, n in worker_variables(threads).items()}}
 
 
 @contextlib.contextmanager

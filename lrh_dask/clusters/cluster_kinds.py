@@ -18,7 +18,11 @@ from lrh_dask.clusters.running_cluster import security_of
 from lrh_dask.errors import RunFailed, SettingsError, explain
 from lrh_dask.settings.cluster_settings import CONNECT_SECONDS, QUEUES, ClusterSettings, Kind
 
-__all__ = ["KINDS", "ClusterKind", "start_cluster", "worker_of", "worker_variables"]
+__all__ = ["KINDS", "SECONDS_OF_PROFILE", "ClusterKind", "start_cluster", "worker_of",
+           "worker_variables"]
+
+SECONDS_OF_PROFILE = 100
+"""A worker keeps a profile of each of the last 1,000 by default: 100 MiB and more, in no price."""
 
 
 
@@ -35,7 +39,6 @@ class ClusterKind:
     """What the class is given: the settings' own `options` go before ours."""
     look_at: str
 
-
 def worker_variables(threads: int) -> dict[str, int]:
     """Environment of a worker process that reads chunk after chunk."""
     return {
@@ -45,6 +48,7 @@ def worker_variables(threads: int) -> dict[str, int]:
         # Zarr reads on threads of its own: as many as compute, and none keeps freed chunks apart.
         "MALLOC_ARENA_MAX": 1,
         "ZARR_THREADING__MAX_WORKERS": threads,
+        "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": SECONDS_OF_PROFILE,
     }
 
 
