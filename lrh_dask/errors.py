@@ -17,6 +17,8 @@ ADDRESS = re.compile(
     r"""(?:[a-zA-Z][a-zA-Z0-9+.-]{0,31}|[a-zA-Z0-9+.-]{32})://(?:\S{0,4096}@)?[^\s"'<>`|]*""")
 """A URL in a text; what is before an @ may hold anything. Texts of any length are gone through in
 a time in proportion to it: a file may hold anything, and what it says is quoted."""
+FAR = 2 * 4096
+"""Further than any @ of an address is from where it begins."""
 STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What steers a terminal, or turns the direction in which it writes."""
 
@@ -36,9 +38,9 @@ def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) 
 
     What others have said may stand in it: addresses are shown without their credentials.
     """
-    where, expected, got, consequence, fix = map(  # before they are cut short
-        public_text, (where, expected, got, consequence, fix))
-    parts = [f"{_shown(where)}: expected {expected}, got {_shown(got)}", consequence, fix]
+    where, got = _shown(where), _shown(got)
+    expected, consequence, fix = map(public_text, (expected, consequence, fix))
+    parts = [f"{where}: expected {expected}, got {got}", consequence, fix]
     text = _Explained(" ".join(part if part.endswith((".", "?")) else f"{part}."
                                for part in parts))
     text.finding = parts[0]
@@ -46,8 +48,11 @@ def explain(where: str, *, expected: str, got: str, consequence: str, fix: str) 
 
 
 def _shown(text: str) -> str:
-    """A text as far as a person would read it: it may quote what a file says."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text):,} characters)"
+    """A public text as far as a person would read it: it may quote what a file says."""
+    public = public_text(text[:SHOWN + FAR])  # an address may begin where it is cut
+    if len(text) <= SHOWN:
+        return public
+    return f"{public[:SHOWN]} ... ({len(text):,} characters)"
 
 
 def finding(error: BaseException) -> str:

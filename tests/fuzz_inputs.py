@@ -59,6 +59,8 @@ from lrh_dask.stores.tokens import RowTokens
 
 D, N = 8, 60
 BEYOND = (10**5, 10**7, 10**9, 10**12, 10**15, 2**62, 2**63 - 1, 2**63, 10**30)
+MEMORY = 2**29
+"""Bytes that an input may take beyond four times its own: as such, as text and as what it says."""
 LONGEST = 4000
 """Characters of a message: more is no message."""
 IN_MEMORY = Path("/dev/shm")
@@ -386,7 +388,8 @@ class Bench:
         path.unlink()
         path.write_bytes(changed)
         try:
-            with watched(self.home), warnings.catch_warnings(), contextlib.chdir(self.home):
+            with watched(self.home, n_bytes=MEMORY + 4 * len(changed)), \
+                    warnings.catch_warnings(), contextlib.chdir(self.home):
                 warnings.simplefilter("ignore")
                 kind.read(self.home, path, rng)
         except LrhError as error:

@@ -127,9 +127,10 @@ processes.
 Each input is a valid file of one kind of which a seed has made another: by type, size, depth,
 name, bit and byte, with pickles and lying headers ([mutations.py](../mutations.py)). All that reads
 such files is called, in a process that is watched: no code of a file may run, nothing may be
-written outside of the folder, an input may take 10 seconds and half a gigabyte
-([watched.py](../watched.py)). A reader works (what is stored of earlier runs and cannot be read is
-read anew from the pairs: a night then still counts each pair once), or refuses with a message.
+written outside of the folder, an input may take 10 seconds, and half a gigabyte beyond four times
+its size ([watched.py](../watched.py)). A reader works (what is stored of earlier runs and cannot be
+read is read anew from the pairs: a night then still counts each pair once), or refuses with a
+message.
 
 | kind | inputs | refused with a message | worked |
 | --- | ---: | ---: | ---: |

@@ -12,8 +12,9 @@ import zarr
 from lrh_dask import BadPairs, SettingsError, append_pairs, fit, open_pairs, write_pairs
 from lrh_dask.clusters.findings import Health
 from lrh_dask.clusters.store_checks import check_chunks
-from lrh_dask.errors import public_text
+from lrh_dask.errors import SHOWN, explain, public_text
 from lrh_dask.nights.states import StoredStates
+from lrh_dask.nights.totals import _kept
 from lrh_dask.nights.underway import KEPT, State, Status, forget_old, note, status_of, statuses
 from lrh_dask.runs.begun import Begun
 from lrh_dask.runs.packing import Packed, described, partial_of
@@ -279,3 +280,48 @@ def test_a_stored_basis_that_is_none_is_an_error_of_values(tmp_path):
         write_group(path, attributes, Packed())
         with pytest.raises(ValueError, match="have no basis"):
             StoredStates(tmp_path, {"a": 1}).basis()
+
+
+@pytest.mark.parametrize("out", ["/", ".", ".."])
+def test_a_result_needs_a_name(out):
+    settings = RunSettings(store="s3://a/b.zarr", out=out)
+    with pytest.raises(SettingsError, match="ends in the name of the result"):
+        assert settings.states_path
+
+
+@pytest.mark.parametrize("where", ["chunk", "shard"])
+def test_numbers_that_are_said_to_be_texts_are_not_read(tmp_path, where):
+    """The first four bytes of a chunk would be the length of a list: 8 GB of one were seen."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    for name, rows in (("x", X), ("y", Y)):
+        group.create_array(name, data=rows, chunks=(5, 5), compressors=None,
+                           shards=(20, 5) if where == "shard" else None)
+    path = tmp_path / "a.zarr" / "y" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    codecs = metadata["codecs"]
+    (codecs[0]["configuration"]["codecs"] if where == "shard" else codecs)[0] = {
+        "name": "vlen-utf8"}
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(BadPairs, match="a codec of texts"):
+        open_pairs(tmp_path / "a.zarr")
+
+
+def test_what_is_cut_short_in_a_message_shows_no_credentials():
+    for n in range(SHOWN - 30, SHOWN + 3):
+        said = explain(f"{'x ' * (n // 2)}s3://key:{'secret' * 99}@bucket/a?sign=ed", expected="a",
+                       got="b" * 10**6, consequence="c", fix="d")
+        assert "key" not in said
+        assert "secret" not in said
+        assert "ed" not in said.replace("expected", "")
+        assert len(said) < 3 * SHOWN
+
+
+def test_a_total_of_nobody_knows_what_is_none(tmp_path):
+    states = StoredStates(tmp_path, {"a": 1})
+    states.folder.mkdir(parents=True)
+    (states.folder / "current").write_text("000001-0123456789ab")
+    path = states.folder / "000001-0123456789ab" / "total.zarr"
+    path.mkdir(parents=True)
+    for segments in (17, "rows", {"0": 1}):
+        write_group(path, {"segments": segments, "parts": []}, Packed())
+        assert _kept(StoredStates(tmp_path, {"a": 1}), []) == (0, None)

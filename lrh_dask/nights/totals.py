@@ -50,7 +50,7 @@ def _kept(states: StoredStates, segments: Sequence[Stored]) -> tuple[int, Partia
     if states.current is None:
         return 0, None
     names = attributes_of(states.current / NAME).get("segments", [])
-    if not names or _names(segments[:len(names)]) != names:
+    if not isinstance(names, list) or not names or _names(segments[:len(names)]) != names:
         return 0, None
     try:
         attributes, arrays = read_group(states.current / NAME)

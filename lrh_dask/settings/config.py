@@ -105,8 +105,8 @@ class RunSettings(FitSettings):
         """Where the result goes.
 
         Raises:
-            SettingsError: the store is remote and no place was named, the place is remote, or
-                it is the store itself.
+            SettingsError: the store is remote and no place was named, the place is remote or
+                has no name of its own, or it is the store itself.
         """
         if "://" in (self.out or self.store):
             raise SettingsError(explain(
@@ -117,6 +117,11 @@ class RunSettings(FitSettings):
         store = Path(self.store)
         path = Path(self.out) if self.out is not None else (
             store.parent / f"{store.name.removesuffix('.zarr')}-hessian.zarr")
+        if path.name in {"", ".."}:
+            raise SettingsError(explain(
+                f"out {path}", expected="a path that ends in the name of the result", got="none",
+                consequence="There would be no place for it, so nothing was computed",
+                fix="Name one with --out, such as result.zarr"))
         if "://" not in self.store and (
                 path.resolve() == store.resolve() or path.resolve() in store.resolve().parents
                 or store.resolve() in path.resolve().parents):

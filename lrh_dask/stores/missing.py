@@ -44,8 +44,14 @@ def refuse_boundless(name: str, array: Any, fill: frozenset[str] = frozenset()) 
     """Raise where metadata speak of more chunks than are there, before anybody goes over them all.
 
     Raises:
-        BadPairs: they do, or of chunks that hold nothing.
+        BadPairs: they do, or of chunks that hold nothing, or of numbers that were stored as texts,
+            when any four bytes of a chunk are a length for which memory is taken.
     """
+    if "vlen-" in str(array.metadata.to_dict()):
+        raise BadPairs(explain(
+            f"open {name}", expected="numbers that are stored as such", got="a codec of texts",
+            consequence="Zarr would take memory without end, so nothing was read",
+            fix="Check the codecs in zarr.json; restore the store from a copy"))
     if 0 in stored_chunks(array):
         raise BadPairs(explain(
             f"open {name}", expected="chunks that hold some rows and features",
