@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import zarr
 from cluster_processes import scheduler, worker
+from dask.utils import key_split
 from distributed import Client
 
 import lrh_dask
@@ -34,9 +35,11 @@ N_WORKERS = 2
 NIGHTS_A_FOLDER = 10
 """After so many nights another folder begins: the list of runs is to grow no further."""
 SHORT_LOGS = {"DASK_DISTRIBUTED__ADMIN__LOG_LENGTH": "1000",
-              "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100"}
-"""Dask keeps so many lines of what it did, and so many seconds of its profile (10,000 and 1,000 by
-default, when workers are 80 to 120 MiB larger after a quarter of an hour): these fill up soon."""
+              "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100",
+              "DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__TASKS__TASK_STREAM_LENGTH": "1000"}
+"""Dask keeps so many lines of what it did (10,000), so many seconds of its profile (1,000, of which
+`lrh` gives the workers that it starts 100, too), and so many tasks on its dashboard (100,000, of
+2 KiB each): these fill up soon."""
 SETTLES = 10.0
 ALLOWED_BYTES = 1024
 """By which a job may make a process grow, beside Dask's own notes: what an allocator scatters."""
@@ -51,8 +54,9 @@ class Sample:
         children: processes under those of the cluster, and under this one.
         leftovers: files in the folders for temporary files.
         tasks: that the scheduler knows; ``keys``: that workers hold; ``clients``: of the scheduler.
-        notes: bytes that the scheduler's own notes of jobs take, which it never drops: of spans
-            with their groups of tasks, and of what clients did.
+        notes: bytes, by process, of Dask's own notes of jobs, which it never drops: those of the
+            scheduler of spans with their groups of tasks, and of what clients did; those of a
+            worker of how long it took for each span.
     """
 
     jobs: int
@@ -65,7 +69,7 @@ class Sample:
     tasks: int
     keys: int
     clients: int
-    notes: int
+    notes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,9 @@ class Slope:
 
 
 def slopes(samples: Sequence[Sample]) -> dict[str, Slope]:
-    """Growth of the memory of each process, in bytes a job; of the scheduler without its notes."""
+    """Growth of the memory of each process, in bytes a job, without Dask's notes in it."""
     return {name: Slope.of([s.jobs for s in samples], [
-        s.memory[name] - s.notes * (name == "scheduler") for s in samples])
+        s.memory[name] - s.notes.get(name, 0) for s in samples])
         for name in samples[0].memory}
 
 
@@ -203,11 +207,12 @@ def _nights(folder: Path, path: Path) -> Iterator[None]:
 
 def _sample(n: int, began: float, client: Client, processes: dict[str, Any],
             folder: Path) -> Sample:
-    gc.collect()
+    _forget()
     end = time.monotonic() + SETTLES
     while True:
-        tasks, clients, notes = client.run_on_scheduler(_of_scheduler)
-        keys = sum(client.run(_of_worker).values())
+        tasks, clients, noted = client.run_on_scheduler(_of_scheduler)
+        workers = {pid: rest for pid, *rest in client.run(_of_worker).values()}
+        keys = sum(n_keys for n_keys, _ in workers.values())
         if not tasks + keys or time.monotonic() > end:
             break
         time.sleep(0.05)
@@ -217,7 +222,9 @@ def _sample(n: int, began: float, client: Client, processes: dict[str, Any],
         children=len(psutil.Process().children(recursive=True)),
         leftovers=sum(len(files) for root in ("tmp", "local")
                       for _, _, files in os.walk(folder / root)),
-        tasks=tasks, keys=keys, clients=clients, notes=notes)
+        tasks=tasks, keys=keys, clients=clients,
+        notes={"scheduler": noted} | {name: workers[p.pid][1] for name, p in processes.items()
+                                      if p.pid in workers})
 
 
 def _told(process: Any) -> tuple[int, int, int]:
@@ -226,7 +233,7 @@ def _told(process: Any) -> tuple[int, int, int]:
 
 
 def _of_scheduler(dask_scheduler: Any) -> tuple[int, int, int]:
-    gc.collect()  # bokeh's documents are cycles: those of 120 nights are there until Python looks
+    _forget()
     spans, topics = dask_scheduler.extensions["spans"], dask_scheduler._broker._topics
     return (len(dask_scheduler.tasks), len(dask_scheduler.clients), n_bytes_of(
         spans.spans, spans.spans_search_by_tag, spans.spans_search_by_name, topics,
@@ -253,6 +260,13 @@ def n_bytes_of(*roots: Any) -> int:
     return total
 
 
-def _of_worker(dask_worker: Any) -> int:
+def _of_worker(dask_worker: Any) -> tuple[int, int, int]:
+    _forget()
+    return os.getpid(), len(dask_worker.data), n_bytes_of(
+        dask_worker.digests_total, dask_worker.digests_max)
+
+
+def _forget() -> None:
+    """Bokeh's documents are cycles, which wait for Python's look; Dask caches 100,000 names."""
+    key_split.cache_clear()
     gc.collect()
-    return len(dask_worker.data)
