@@ -117,11 +117,6 @@ class RunSettings(FitSettings):
         store = Path(self.store)
         path = Path(self.out) if self.out is not None else (
             store.parent / f"{store.name.removesuffix('.zarr')}-hessian.zarr")
-        if path.name in {"", ".."}:
-            raise SettingsError(explain(
-                f"out {path}", expected="a path that ends in the name of the result", got="none",
-                consequence="There would be no place for it, so nothing was computed",
-                fix="Name one with --out, such as result.zarr"))
         if "://" not in self.store and (
                 path.resolve() == store.resolve() or path.resolve() in store.resolve().parents
                 or store.resolve() in path.resolve().parents):
@@ -130,6 +125,11 @@ class RunSettings(FitSettings):
                 got=f"one that is, holds or lies in {store}",
                 consequence="The result would destroy its own input, so nothing was computed",
                 fix="Choose another place with --out"))
+        if path.name in {"", ".."}:
+            raise SettingsError(explain(
+                f"out {path}", expected="a path that ends in the name of the result", got="none",
+                consequence="There would be no place for it, so nothing was computed",
+                fix="Name one with --out, such as result.zarr"))
         return path
 
 
