@@ -270,12 +270,17 @@ def test_a_shard_whose_index_is_damaged_is_told_by_who_only_looks(tmp_path):
     assert check_chunks(open_pairs(tmp_path / "a.zarr")).health is Health.poor
 
 
-def test_a_stored_basis_that_is_none_is_an_error_of_values(tmp_path):
-    states = StoredStates(tmp_path, {"a": 1})
-    states.folder.mkdir(parents=True)
-    (states.folder / "current").write_text("000001-0123456789ab")
-    path = states.folder / "000001-0123456789ab" / "basis.zarr"
+def among_states(folder, name):
+    """A place among the stored states of a lineage."""
+    states = StoredStates(folder, {"a": 1})
+    path = states.folder / "000001-0123456789ab" / name
     path.mkdir(parents=True)
+    (states.folder / "current").write_text(path.parent.name)
+    return path
+
+
+def test_a_stored_basis_that_is_none_is_an_error_of_values(tmp_path):
+    path = among_states(tmp_path, "basis.zarr")
     for attributes in ({}, {"basis": {"n_read": [1]}, "parts": []}, {"basis": 7}):
         write_group(path, attributes, Packed())
         with pytest.raises(ValueError, match="have no basis"):
@@ -301,9 +306,12 @@ def test_numbers_that_are_said_to_be_texts_are_not_read(tmp_path, where):
     codecs = metadata["codecs"]
     (codecs[0]["configuration"]["codecs"] if where == "shard" else codecs)[0] = {
         "name": "vlen-utf8"}
+    good = path.read_text()
     path.write_text(json.dumps(metadata))
     with pytest.raises(BadPairs, match="a codec of texts"):
         open_pairs(tmp_path / "a.zarr")
+    path.write_text(json.dumps(json.loads(good) | {"attributes": {"from": "vlen-7"}}))
+    assert open_pairs(tmp_path / "a.zarr").n_pairs == len(X)
 
 
 def test_what_is_cut_short_in_a_message_shows_no_credentials():
@@ -317,11 +325,7 @@ def test_what_is_cut_short_in_a_message_shows_no_credentials():
 
 
 def test_a_total_of_nobody_knows_what_is_none(tmp_path):
-    states = StoredStates(tmp_path, {"a": 1})
-    states.folder.mkdir(parents=True)
-    (states.folder / "current").write_text("000001-0123456789ab")
-    path = states.folder / "000001-0123456789ab" / "total.zarr"
-    path.mkdir(parents=True)
+    path = among_states(tmp_path, "total.zarr")
     for segments in (17, "rows", {"0": 1}):
         write_group(path, {"segments": segments, "parts": []}, Packed())
         assert _kept(StoredStates(tmp_path, {"a": 1}), []) == (0, None)
